@@ -1,0 +1,3 @@
+//! The development tool of the repository, run as `cargo xtask`.
+
+fn main() {}
