@@ -1,0 +1,162 @@
+//! Names on the wire: labels, annotations, condition types, reasons and texts. They are part of the contract with
+//! clients and must not change.
+
+/// Group of Sandbox, and prefix of its labels and annotations.
+pub const GROUP: &str = "agents.x-k8s.io";
+/// Group of claims, templates and pools.
+pub const EXTENSIONS_GROUP: &str = "extensions.agents.x-k8s.io";
+/// `apiVersion` of Sandbox.
+pub const SANDBOX_API_VERSION: &str = "agents.x-k8s.io/v1beta1";
+/// `apiVersion` of claims, templates and pools.
+pub const EXTENSIONS_API_VERSION: &str = "extensions.agents.x-k8s.io/v1beta1";
+
+/// Labels.
+pub mod label {
+    /// Hash of the Sandbox's name: on what belongs to it, and in its selector.
+    pub const SANDBOX_NAME_HASH: &str = "agents.x-k8s.io/sandbox-name-hash";
+    /// Hash of the pool's name: on unclaimed members.
+    pub const WARM_POOL: &str = "agents.x-k8s.io/warm-pool-sandbox";
+    /// Hash of the template's name.
+    pub const TEMPLATE_REF_HASH: &str = "agents.x-k8s.io/sandbox-template-ref-hash";
+    /// Hash of the template's blueprint when the member was made.
+    pub const TEMPLATE_HASH: &str = "agents.x-k8s.io/sandbox-template-hash";
+    /// Hash of the template's pod template when the member was made. Deprecated upstream.
+    pub const POD_TEMPLATE_HASH: &str = "agents.x-k8s.io/sandbox-pod-template-hash";
+    /// `warm` or `cold`.
+    pub const LAUNCH_TYPE: &str = "agents.x-k8s.io/launch-type";
+    /// Who made the object: an SDK, or `controller` for pool members.
+    pub const CREATED_BY: &str = "agents.x-k8s.io/created-by";
+    /// UID of the claim that has the Sandbox.
+    pub const CLAIM_UID: &str = "agents.x-k8s.io/claim-uid";
+    /// The node that runs the Sandbox (a name over 63 characters is hashed). Written by the controller only.
+    pub const NODE: &str = "hearth.dev/node";
+}
+
+/// Annotations.
+pub mod annotation {
+    /// Name of the pod; clients fall back to the Sandbox's name.
+    pub const POD_NAME: &str = "agents.x-k8s.io/pod-name";
+    /// On a claim: the Sandbox assigned to it.
+    pub const SANDBOX_NAME: &str = "agents.x-k8s.io/sandbox-name";
+    /// Name of the template, plain.
+    pub const TEMPLATE_REF: &str = "agents.x-k8s.io/sandbox-template-ref";
+    /// When the SDK sent the claim, by the client's clock.
+    pub const CLIENT_FIRST_REQUESTED_AT: &str = "agents.x-k8s.io/client-first-requested-at";
+    /// When the controller saw the claim.
+    pub const CONTROLLER_FIRST_OBSERVED_AT: &str = "agents.x-k8s.io/controller-first-observed-at";
+    /// When the claim first became ready.
+    pub const CLAIM_FIRST_READY_AT: &str = "agents.x-k8s.io/claim-first-ready-at";
+    /// W3C trace context as a JSON map.
+    pub const TRACE_CONTEXT: &str = "opentelemetry.io/trace-context";
+    /// On the leader Lease: SHA-256 of the leader's client certificate (DER), lower-case hex.
+    pub const LEADER_FINGERPRINT: &str = "hearth.dev/leader-fingerprint";
+    /// On a pool member: how it is kept (`Frozen`, `Running`, `Sandbox`), copied from the pool's `spec.warmth`.
+    pub const WARMTH: &str = "hearth.dev/warmth";
+    /// On a Sandbox that Hearth suspended by itself: why.
+    pub const SUSPENDED_BY: &str = "hearth.dev/suspended-by";
+}
+
+/// Condition types.
+pub mod condition {
+    /// The sandbox can be used.
+    pub const READY: &str = "Ready";
+    /// The sandbox's processes are stopped or gone. Always present on a Sandbox.
+    pub const SUSPENDED: &str = "Suspended";
+    /// The sandbox has a node.
+    pub const POD_SCHEDULED: &str = "PodScheduled";
+    /// The sandbox's processes have ended.
+    pub const FINISHED: &str = "Finished";
+}
+
+/// Condition reasons.
+pub mod reason {
+    /// Ready: all is there.
+    pub const DEPENDENCIES_READY: &str = "DependenciesReady";
+    /// Not ready: something is missing.
+    pub const DEPENDENCIES_NOT_READY: &str = "DependenciesNotReady";
+    /// Not ready: suspended or on the way there.
+    pub const SANDBOX_SUSPENDED: &str = "SandboxSuspended";
+    /// Not ready: past its shutdown time.
+    pub const SANDBOX_EXPIRED: &str = "SandboxExpired";
+    /// Processes ended well.
+    pub const POD_SUCCEEDED: &str = "PodSucceeded";
+    /// Processes ended badly.
+    pub const POD_FAILED: &str = "PodFailed";
+    /// An error stands in the way.
+    pub const RECONCILER_ERROR: &str = "ReconcilerError";
+    /// A field that cannot be honoured.
+    pub const INVALID_CONFIGURATION: &str = "InvalidConfiguration";
+    /// Suspended is false.
+    pub const NOT_SUSPENDED: &str = "NotSuspended";
+    /// Suspended is false, the pod is being stopped.
+    pub const POD_TERMINATING: &str = "PodTerminating";
+    /// Suspended is true, the pod is gone.
+    pub const POD_TERMINATED: &str = "PodTerminated";
+    /// Suspended is true, the processes are frozen. Hearth only.
+    pub const FROZEN: &str = "Frozen";
+    /// Suspended is unknown.
+    pub const POD_STATE_UNKNOWN: &str = "PodStateUnknown";
+    /// PodScheduled is true.
+    pub const POD_SCHEDULED: &str = "PodScheduled";
+    /// PodScheduled is false: no node fits.
+    pub const UNSCHEDULABLE: &str = "Unschedulable";
+    /// Claim: no such template.
+    pub const TEMPLATE_NOT_FOUND: &str = "TemplateNotFound";
+    /// Claim: no such pool.
+    pub const WARM_POOL_NOT_FOUND: &str = "WarmPoolNotFound";
+    /// Claim: metadata refused.
+    pub const INVALID_METADATA: &str = "InvalidMetadata";
+    /// Claim: environment refused.
+    pub const ENV_VARS_INJECTION_REJECTED: &str = "EnvVarsInjectionRejected";
+    /// Claim: volumes refused.
+    pub const VOLUME_CLAIM_TEMPLATES_ERROR: &str = "VolumeClaimTemplatesError";
+    /// Claim: past its end.
+    pub const CLAIM_EXPIRED: &str = "ClaimExpired";
+    /// Claim: its sandbox is gone.
+    pub const SANDBOX_MISSING: &str = "SandboxMissing";
+    /// Claim: its sandbox says nothing yet.
+    pub const SANDBOX_NOT_READY: &str = "SandboxNotReady";
+    /// Claim: its sandbox was made, the next look will show it.
+    pub const SANDBOX_CREATE_PENDING: &str = "SandboxCreatePending";
+    /// The node does not answer. Hearth only.
+    pub const NODE_LOST: &str = "NodeLost";
+}
+
+/// Condition messages.
+pub mod message {
+    /// Ready.
+    pub const POD_READY: &str = "Pod is Ready";
+    /// No pod.
+    pub const POD_DOES_NOT_EXIST: &str = "Pod does not exist";
+    /// Running, but its probes fail.
+    pub const POD_NOT_READY: &str = "Pod is Running but not Ready";
+    /// On the way to suspended.
+    pub const SANDBOX_SUSPENDING: &str = "Sandbox is suspending";
+    /// Suspended.
+    pub const SANDBOX_SUSPENDED: &str = "Sandbox is suspended";
+    /// Not suspended.
+    pub const SANDBOX_NOT_SUSPENDED: &str = "Sandbox is not suspended";
+    /// Suspending.
+    pub const POD_TERMINATING: &str = "Pod is terminating. Sandbox is suspending";
+    /// Suspended.
+    pub const POD_TERMINATED: &str = "Pod has been terminated. Sandbox is suspended";
+    /// Suspended by freezing. Hearth only.
+    pub const POD_FROZEN: &str = "Pod is frozen. Sandbox is suspended";
+    /// Ended well.
+    pub const POD_SUCCEEDED: &str = "Pod completed successfully";
+    /// Ended badly.
+    pub const POD_FAILED: &str = "Pod failed";
+    /// Expired.
+    pub const SANDBOX_EXPIRED: &str = "Sandbox has expired";
+}
+
+/// Finalizer of Sandboxes with volumes.
+pub const TEARDOWN_FINALIZER: &str = "hearth.dev/teardown";
+/// Name of the leader Lease, the same as upstream's so that both cannot lead.
+pub const LEADER_LEASE: &str = "a3317529.agent-sandbox.x-k8s.io";
+/// Namespace of the controller and the leader Lease.
+pub const CONTROLLER_NAMESPACE: &str = "agent-sandbox-system";
+/// Namespace of hearthd's ServiceAccount.
+pub const HEARTH_NAMESPACE: &str = "hearth-system";
+/// Namespace of the node Leases: one per node, named like the node.
+pub const NODE_LEASE_NAMESPACE: &str = "hearth-nodes";

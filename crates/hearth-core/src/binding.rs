@@ -1,0 +1,1 @@
+//! Who owns which member: bind, release, retire, as pure rules.

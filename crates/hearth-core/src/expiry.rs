@@ -1,0 +1,1 @@
+//! When sandboxes and claims end by themselves.

@@ -1,0 +1,1 @@
+//! All that the controller knows, in memory.

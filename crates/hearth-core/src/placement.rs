@@ -1,0 +1,1 @@
+//! Choosing a node for a sandbox.

@@ -1,0 +1,1 @@
+//! Which PodSpec fields a node honours, and which it refuses.

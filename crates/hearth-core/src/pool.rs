@@ -1,0 +1,1 @@
+//! How many members a pool needs.

@@ -1,0 +1,1 @@
+//! When a probe runs, and what its results mean.

@@ -1,0 +1,1 @@
+//! When a container that ended is started again.

@@ -1,0 +1,1 @@
+//! What Hearth asks of the kernel: freezer, cgroup limits and statistics, mounts, processes, nftables.

@@ -1,0 +1,1 @@
+//! What tests share: builders, a scripted API server, waiting for a condition.

@@ -1,0 +1,1 @@
+//! Mutual TLS with self-made certificates pinned by fingerprint, for tonic.

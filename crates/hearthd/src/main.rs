@@ -1,0 +1,3 @@
+//! Thin binary: arguments to configuration to run.
+
+fn main() {}
