@@ -1,3 +1,139 @@
 //! The development tool of the repository, run as `cargo xtask`.
+//!
+//! It builds the third-party components from pinned Go modules, makes a single-machine cluster of
+//! them under `.hearth/`, runs our own programs in it under their own service accounts, tests all
+//! of it, and takes it down without a trace.
+//!
+//! Processes: `up` starts one supervisor (this program again) per long-running program and exits;
+//! see [`supervise`]. Everything else is a short-lived command.
 
-fn main() {}
+mod apt;
+mod components;
+mod control_plane;
+mod deploy;
+mod down;
+mod instance;
+mod kubeconfig;
+mod kubectl;
+mod paths;
+mod pki;
+mod process;
+mod services;
+mod status;
+mod supervise;
+mod system;
+mod ui;
+mod up;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::paths::Layout;
+
+/// Builds, runs, tests and takes down the development cluster.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct Where {
+    /// The cluster's directory [default: .hearth in the checkout].
+    #[arg(long, env = "HEARTH_DIR")]
+    dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Starts the cluster, or brings a running one up to date.
+    Up {
+        #[command(flatten)]
+        place: Where,
+        #[command(flatten)]
+        options: up::Options,
+    },
+    /// Stops the cluster and removes all of it but its logs.
+    Down {
+        #[command(flatten)]
+        place: Where,
+    },
+    /// Shows what runs.
+    Status {
+        #[command(flatten)]
+        place: Where,
+    },
+    /// Starts a program that was stopped.
+    Start {
+        #[command(flatten)]
+        place: Where,
+        /// As `status` shows it.
+        name: String,
+    },
+    /// Stops a program until it is started again.
+    Stop {
+        #[command(flatten)]
+        place: Where,
+        /// As `status` shows it.
+        name: String,
+    },
+    /// Stops a program and starts it again.
+    Restart {
+        #[command(flatten)]
+        place: Where,
+        /// As `status` shows it.
+        name: String,
+    },
+    /// Builds the third-party components into the cache.
+    BuildComponents {
+        /// Installs missing Debian packages without asking.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Keeps one program running; `up` starts this.
+    #[command(hide = true)]
+    Supervise {
+        /// The program's specification.
+        spec: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Up { place, options } => up::up(&place.layout()?, &options),
+        Command::Down { place } => down::down(&place.layout()?),
+        Command::Status { place } => status::print(&place.layout()?),
+        Command::Start { place, name } => supervise::resume(&place.layout()?, &name),
+        Command::Stop { place, name } => supervise::halt(&place.layout()?, &name),
+        Command::Restart { place, name } => {
+            let layout = place.layout()?;
+            supervise::halt(&layout, &name)?;
+            supervise::resume(&layout, &name)
+        }
+        Command::BuildComponents { yes } => {
+            apt::ensure_packages(apt::Consent::new(yes))?;
+            components::build_all()
+        }
+        Command::Supervise { spec } => supervise::supervise(&spec),
+    }
+}
+
+impl Where {
+    fn layout(&self) -> Result<Layout> {
+        Layout::new(self.dir.as_deref())
+    }
+}
