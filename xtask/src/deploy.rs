@@ -132,7 +132,7 @@ fn memory_kib(meminfo: &str) -> Result<u64> {
 }
 
 /// The machine's architecture as Kubernetes calls it.
-fn architecture() -> &'static str {
+pub(crate) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

@@ -12,6 +12,7 @@ mod components;
 mod control_plane;
 mod deploy;
 mod down;
+mod images;
 mod instance;
 mod kubeconfig;
 mod kubectl;
@@ -94,6 +95,11 @@ enum Command {
         #[arg(long)]
         yes: bool,
     },
+    /// Writes the images of the examples and tests as OCI archives.
+    Images {
+        #[command(flatten)]
+        place: Where,
+    },
     /// Keeps one program running; `up` starts this.
     #[command(hide = true)]
     Supervise {
@@ -128,6 +134,7 @@ fn run(command: Command) -> Result<()> {
             apt::ensure_packages(apt::Consent::new(yes))?;
             components::build_all()
         }
+        Command::Images { place } => images::write_all(&place.layout()?.images()),
         Command::Supervise { spec } => supervise::supervise(&spec),
     }
 }

@@ -1,0 +1,12 @@
+//! The first process of every pod sandbox: it holds the namespaces and does nothing.
+//!
+//! It handles no signal, which makes it deaf to all but SIGKILL as the first process of a PID
+//! namespace; that is what a runtime ends a pod sandbox with. There is nothing to reap either, for
+//! the containers of the pod have PID namespaces of their own.
+
+fn main() {
+    loop {
+        // May return without cause.
+        std::thread::park();
+    }
+}
