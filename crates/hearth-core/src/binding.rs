@@ -1,1 +1,0 @@
-//! Who owns which member: bind, release, retire, as pure rules.
