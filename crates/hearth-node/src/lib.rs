@@ -1,1 +1,3 @@
 //! The node daemon as a library.
+
+pub mod pod;
