@@ -1,0 +1,1 @@
+//! Emptying and removing cgroups.
