@@ -1,1 +1,17 @@
-//! The cluster suite.
+//! What the cluster suite is made of: the cluster that `cargo xtask up` left, a namespace for each test, and looks at
+//! the sandboxes from every side that does not depend on our own word: the API server's watch and audit log, the
+//! kernel's cgroup files, containerd's lists, and HTTP into the sandboxes.
+
+pub mod audit;
+pub mod cgroups;
+pub mod cluster;
+pub mod component;
+pub mod containerd;
+pub mod daemon_logs;
+pub mod fixtures;
+pub mod http;
+pub mod observe;
+pub mod process;
+pub mod scene;
+pub mod tail;
+pub mod wait;
