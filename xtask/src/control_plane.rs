@@ -1,7 +1,7 @@
 //! etcd, the API server and the controller manager, with the settings that a cluster without
 //! kubelet, scheduler and kube-proxy needs.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -15,8 +15,8 @@ use crate::services;
 use crate::supervise::{Health, Spec};
 use crate::system;
 
-/// Starts the control plane and waits until the API server serves.
-pub(crate) fn start(layout: &Layout, instance: &Instance) -> Result<()> {
+/// Starts the control plane, waits until the API server serves and says where that is.
+pub(crate) fn start(layout: &Layout, instance: &Instance) -> Result<Server> {
     let pki = Pki::ensure(layout)?;
     let server = server(instance, &pki);
     kubeconfig::write(
@@ -61,7 +61,8 @@ pub(crate) fn start(layout: &Layout, instance: &Instance) -> Result<()> {
                 .map(drop)
                 .context("the default service account is not there yet")
         },
-    )
+    )?;
+    Ok(server)
 }
 
 fn server(instance: &Instance, pki: &Pki) -> Server {
@@ -96,7 +97,7 @@ fn api_server(
     layout: &Layout,
     instance: &Instance,
     pki: &Pki,
-    audit_policy: &std::path::Path,
+    audit_policy: &Path,
 ) -> Result<Spec> {
     let own = pki.api_server();
     let args = vec![
@@ -145,7 +146,7 @@ fn controller_manager(
     layout: &Layout,
     instance: &Instance,
     pki: &Pki,
-    kubeconfig: &std::path::Path,
+    kubeconfig: &Path,
 ) -> Result<Spec> {
     let kubeconfig = kubeconfig.display();
     let args = vec![
@@ -204,8 +205,3 @@ rules:
     verbs: [get, list, watch]
   - level: Metadata
 ";
-
-/// The files that a running control plane reads when it starts, for `status`.
-pub(crate) fn audit_log(layout: &Layout) -> PathBuf {
-    layout.logs().join("audit.log")
-}

@@ -13,6 +13,9 @@ use crate::kubectl::Kubectl;
 use crate::paths::{Layout, repository};
 use crate::ui;
 
+/// The label of a Node that no kubelet registered but this tool, as a selector.
+pub(crate) const MADE_HERE: &str = "app.kubernetes.io/managed-by=cargo-xtask";
+
 /// Applies all of it. Applying twice changes nothing.
 pub(crate) fn apply(layout: &Layout, instance: &Instance) -> Result<()> {
     let kubectl = Kubectl::new(layout);
@@ -68,6 +71,7 @@ fn ensure_node(kubectl: &Kubectl, instance: &Instance) -> Result<()> {
                 "kubernetes.io/hostname": name,
                 "kubernetes.io/os": "linux",
                 "kubernetes.io/arch": architecture(),
+                "app.kubernetes.io/managed-by": "cargo-xtask",
             },
         },
     });

@@ -1,10 +1,18 @@
 //! `cargo xtask down`.
 
-use anyhow::Result;
+use std::fs;
+use std::io::ErrorKind;
+use std::process::Command;
 
+use anyhow::{Context as _, Result, bail};
+
+use crate::existing;
+use crate::instance::Instance;
+use crate::inventory::Inventory;
 use crate::paths::Layout;
 use crate::services;
 use crate::supervise;
+use crate::sysctl;
 use crate::system;
 use crate::ui;
 
@@ -13,28 +21,83 @@ use crate::ui;
 pub(crate) fn down(layout: &Layout) -> Result<()> {
     system::require_root()?;
     ui::heading(format!("taking down {}", layout.root().display()));
+    let foreign = Instance::load(layout)?.filter(|instance| instance.existing);
+    if foreign.is_some() {
+        existing::remove_examples(layout);
+    }
+    for name in [services::CONTROLLER, services::HEARTHD] {
+        stop(layout, name)?;
+    }
+    let node = clean_node(layout);
+    if let Some(instance) = foreign
+        && let Err(error) = existing::leave(layout, &instance)
+    {
+        ui::warn(format!("the cluster was not left cleanly: {error:#}"));
+    }
     for name in services::START_ORDER.iter().rev() {
-        if supervise::spec(layout, name)?.is_some() {
-            supervise::stop(layout, name)?;
-            ui::note(format!("stopped {name}"));
-        }
+        stop(layout, name)?;
     }
     for stray in supervise::end_marked(layout)? {
         ui::note(format!("ended a process without a record: {stray}"));
     }
-    remove_files(layout)
+    // Its files are what a second attempt goes by.
+    node.context("the sandboxes could not be removed; `cargo xtask down` tries again")?;
+    remove_files(layout)?;
+    sysctl::restore(layout)?;
+    verify(layout)
+}
+
+fn stop(layout: &Layout, name: &str) -> Result<()> {
+    if supervise::spec(layout, name)?.is_some() {
+        supervise::stop(layout, name)?;
+        ui::note(format!("stopped {name}"));
+    }
+    Ok(())
+}
+
+/// Removes what outlives hearthd on purpose: the sandboxes, their containerd, mounts, network and
+/// cgroups. A cluster that never had a hearthd has none of it.
+fn clean_node(layout: &Layout) -> Result<()> {
+    let hearthd = layout.program(services::HEARTHD);
+    if !hearthd.exists() {
+        return Ok(());
+    }
+    ui::step("removing the sandboxes", || {
+        let path = std::env::var("PATH").unwrap_or_default();
+        system::capture(
+            Command::new(&hearthd)
+                .arg("cleanup")
+                .arg(format!("--instance={}", layout.instance_id()))
+                .arg(format!("--root-dir={}", layout.node().display()))
+                .arg(format!("--run-dir={}", layout.node_run().display()))
+                .env("PATH", format!("{}:{path}", layout.bin().display())),
+        )
+        .map(drop)
+    })
 }
 
 /// Everything but the logs, which tell what happened.
 fn remove_files(layout: &Layout) -> Result<()> {
-    let entries = match std::fs::read_dir(layout.root()) {
-        Ok(entries) => entries,
-        Err(_) => return Ok(()),
+    let describe = || format!("cannot list {}", layout.root().display());
+    let entries = match fs::read_dir(layout.root()) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries.with_context(describe)?,
     };
-    for entry in entries.filter_map(Result::ok) {
-        if entry.path() != layout.logs() {
-            system::remove(&entry.path())?;
+    for entry in entries {
+        let path = entry.with_context(describe)?.path();
+        if path != layout.logs() {
+            system::remove(&path)?;
         }
     }
-    Ok(())
+    system::remove(&layout.node_run())
+}
+
+/// Looks whether anything is left, rather than believing that nothing is.
+fn verify(layout: &Layout) -> Result<()> {
+    let left = Inventory::take(layout)?.leftovers(layout);
+    if left.is_empty() {
+        ui::heading("down; the logs are still there");
+        return Ok(());
+    }
+    bail!("these are left of the cluster:\n  {}", left.join("\n  "))
 }

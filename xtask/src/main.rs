@@ -8,12 +8,17 @@
 //! see [`supervise`]. Everything else is a short-lived command.
 
 mod apt;
+mod cargo;
 mod components;
 mod control_plane;
 mod deploy;
 mod down;
+mod existing;
+mod hearth;
 mod images;
+mod install;
 mod instance;
+mod inventory;
 mod kubeconfig;
 mod kubectl;
 mod paths;
@@ -21,7 +26,9 @@ mod pki;
 mod process;
 mod services;
 mod status;
+mod suite;
 mod supervise;
+mod sysctl;
 mod system;
 mod ui;
 mod up;
@@ -32,6 +39,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
+use crate::apt::Consent;
 use crate::paths::Layout;
 
 /// Builds, runs, tests and takes down the development cluster.
@@ -47,6 +55,13 @@ struct Where {
     /// The cluster's directory [default: .hearth in the checkout].
     #[arg(long, env = "HEARTH_DIR")]
     dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Packages {
+    /// Install missing Debian packages without asking.
+    #[arg(long)]
+    yes: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -89,14 +104,31 @@ enum Command {
         /// As `status` shows it.
         name: String,
     },
+    /// Checks format, lints and every test that needs no cluster.
+    Check {
+        #[command(flatten)]
+        packages: Packages,
+    },
+    /// Runs every test there is, the cluster suite on a cluster of its own.
+    Test {
+        /// The directory of that cluster [default: .hearth-test in the checkout].
+        #[arg(long)]
+        dir: Option<PathBuf>,
+        #[command(flatten)]
+        packages: Packages,
+    },
     /// Builds the third-party components into the cache.
     BuildComponents {
-        /// Installs missing Debian packages without asking.
-        #[arg(long)]
-        yes: bool,
+        #[command(flatten)]
+        packages: Packages,
     },
     /// Writes the images of the examples and tests as OCI archives.
     Images {
+        #[command(flatten)]
+        place: Where,
+    },
+    /// Prints what is on the machine of the kinds of things that a cluster makes, as JSON.
+    Inventory {
         #[command(flatten)]
         place: Where,
     },
@@ -130,11 +162,17 @@ fn run(command: Command) -> Result<()> {
             supervise::halt(&layout, &name)?;
             supervise::resume(&layout, &name)
         }
-        Command::BuildComponents { yes } => {
-            apt::ensure_packages(apt::Consent::new(yes))?;
+        Command::Check { packages } => suite::check(packages.consent()),
+        Command::Test { dir, packages } => {
+            let dir = dir.unwrap_or_else(|| paths::repository().join(".hearth-test"));
+            suite::test(&Layout::new(Some(&dir))?, packages.consent())
+        }
+        Command::BuildComponents { packages } => {
+            apt::ensure_packages(packages.consent())?;
             components::build_all()
         }
         Command::Images { place } => images::write_all(&place.layout()?.images()),
+        Command::Inventory { place } => inventory::print(&place.layout()?),
         Command::Supervise { spec } => supervise::supervise(&spec),
     }
 }
@@ -142,5 +180,11 @@ fn run(command: Command) -> Result<()> {
 impl Where {
     fn layout(&self) -> Result<Layout> {
         Layout::new(self.dir.as_deref())
+    }
+}
+
+impl Packages {
+    fn consent(&self) -> Consent {
+        Consent::new(self.yes)
     }
 }

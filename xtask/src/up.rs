@@ -1,14 +1,18 @@
 //! `cargo xtask up`.
 
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 
 use crate::apt::{self, Consent};
 use crate::components;
 use crate::control_plane;
 use crate::deploy;
+use crate::existing;
+use crate::hearth;
+use crate::install::install_self;
 use crate::instance::Instance;
 use crate::paths::{Layout, repository};
 use crate::system;
@@ -41,68 +45,39 @@ pub(crate) fn up(layout: &Layout, options: &Options) -> Result<()> {
     let instance = Instance::ensure(layout, options.existing)?;
     components::provide(layout)?;
     install_self(layout)?;
-    control_plane::start(layout, &instance)?;
+    let server = if options.existing {
+        existing::adopt(layout)?
+    } else {
+        control_plane::start(layout, &instance)?
+    };
     deploy::apply(layout, &instance)?;
-
+    if !options.no_hearth {
+        hearth::start(layout, &instance, &server)?;
+        if !options.no_examples {
+            hearth::start_examples(layout)?;
+        }
+    }
     ui::heading(format!("up in {}", ui::duration(started.elapsed())));
-    ui::note(format!(
-        "export KUBECONFIG={}",
-        relative(&layout.kubeconfig()).display()
-    ));
+    if !options.no_hearth {
+        print_next_steps(layout);
+    }
     Ok(())
 }
 
-/// Copies this very program to where supervisors are started from.
-fn install_self(layout: &Layout) -> Result<()> {
-    let own = std::env::current_exe().context("cannot find this program's own file")?;
-    install(&own, &layout.program("xtask"))
-}
-
-/// Copies a program, unless the copy is already there. What runs from the old copy goes on.
-fn install(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
-    let describe = || format!("cannot copy {} to {}", from.display(), to.display());
-    if same_contents(from, to).with_context(describe)? {
-        return Ok(());
-    }
-    let temporary = system::sibling(to, ".tmp");
-    std::fs::copy(from, &temporary)
-        .and_then(|_| std::fs::rename(&temporary, to))
-        .with_context(describe)
-}
-
-fn same_contents(a: &std::path::Path, b: &std::path::Path) -> std::io::Result<bool> {
-    use std::fs::File;
-    use std::io::{BufRead as _, BufReader};
-    let b = match File::open(b) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    let a = File::open(a)?;
-    if a.metadata()?.len() != b.metadata()?.len() {
-        return Ok(false);
-    }
-    let (mut a, mut b) = (BufReader::new(a), BufReader::new(b));
-    loop {
-        let (left, right) = (a.fill_buf()?, b.fill_buf()?);
-        let length = left.len().min(right.len());
-        if length == 0 {
-            return Ok(left.is_empty() && right.is_empty());
-        }
-        if left[..length] != right[..length] {
-            return Ok(false);
-        }
-        a.consume(length);
-        b.consume(length);
-    }
+fn print_next_steps(layout: &Layout) {
+    let kubeconfig = as_typed(&layout.kubeconfig());
+    let bin = as_typed(&layout.bin());
+    ui::note(format!("export KUBECONFIG={kubeconfig} PATH={bin}:$PATH"));
+    ui::note("kubectl apply -f examples/claim.yaml");
+    ui::note("kubectl get sandboxclaims,sandboxes,swp,sandboxnodes -A");
+    ui::note("cargo xtask status | down");
 }
 
 /// A path the way a user in the checkout would type it.
-fn relative(path: &std::path::Path) -> std::path::PathBuf {
-    match path.strip_prefix(repository()) {
-        Ok(inside) if std::env::current_dir().is_ok_and(|now| now == repository()) => {
-            inside.to_owned()
-        }
-        _ => path.to_owned(),
+fn as_typed(path: &Path) -> String {
+    let inside: Option<PathBuf> = path.strip_prefix(repository()).ok().map(Path::to_owned);
+    match inside {
+        Some(inside) => format!("$PWD/{}", inside.display()),
+        None => path.display().to_string(),
     }
 }

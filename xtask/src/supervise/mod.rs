@@ -116,12 +116,6 @@ impl Spec {
         self.health = Some(health);
         self
     }
-
-    /// Adds a variable to the environment.
-    pub(crate) fn with_env(mut self, name: &str, value: &str) -> Self {
-        self.env.insert(name.to_owned(), value.to_owned());
-        self
-    }
 }
 
 /// Tells one build of a program from another without reading all of it.
@@ -314,7 +308,11 @@ pub(crate) fn end_marked(layout: &Layout) -> Result<Vec<String>> {
             return Ok(ended);
         }
         for process in marked {
-            ended.push(process::command_line(process.pid));
+            let command = process::command_line(process.pid);
+            // Empty: it ended along with one that was found before it.
+            if !command.is_empty() {
+                ended.push(command);
+            }
             process.end(Duration::from_secs(10))?;
         }
     }

@@ -1,0 +1,199 @@
+//! Our own programs: built, given their service accounts, started and waited for.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use crate::cargo;
+use crate::images;
+use crate::install::install;
+use crate::instance::Instance;
+use crate::kubeconfig::{self, Server, User};
+use crate::kubectl::Kubectl;
+use crate::paths::{Layout, repository};
+use crate::services::{self, CONTROLLER, HEARTHD};
+use crate::supervise::{Health, Spec};
+use crate::sysctl;
+use crate::system;
+use crate::ui;
+
+/// A program of ours and who it is in the cluster.
+struct Identity {
+    program: &'static str,
+    namespace: &'static str,
+    service_account: &'static str,
+}
+
+const NODE: Identity = Identity {
+    program: HEARTHD,
+    namespace: "hearth-system",
+    service_account: "hearthd",
+};
+const LEADER: Identity = Identity {
+    program: CONTROLLER,
+    namespace: "agent-sandbox-system",
+    service_account: "agent-sandbox-controller",
+};
+
+/// How long a token lasts. It is minted anew at each `up`.
+const TOKEN_LIFETIME: &str = "--duration=8760h";
+/// For everything that waits for our own programs, on a machine that may be compiling as well.
+const READY_WITHIN: Duration = Duration::from_secs(120);
+
+/// Builds, starts and waits for hearthd and the controller.
+pub(crate) fn start(layout: &Layout, instance: &Instance, server: &Server) -> Result<()> {
+    build(layout)?;
+    images::write_all(&layout.images())?;
+    sysctl::raise(layout)?;
+    let kubectl = Kubectl::new(layout);
+    let node_config = credentials(layout, &kubectl, server, &NODE)?;
+    let leader_config = credentials(layout, &kubectl, server, &LEADER)?;
+    services::start(layout, &hearthd(layout, instance, &node_config)?)?;
+    services::start(layout, &controller(layout, instance, &leader_config)?)?;
+    ui::step("waiting for the node and the controller", || {
+        services::wait_healthy(layout, CONTROLLER, READY_WITHIN)?;
+        wait_for_node(layout, instance, &kubectl)
+    })
+}
+
+/// Applies the example template and pool and waits until the pool is full.
+pub(crate) fn start_examples(layout: &Layout) -> Result<()> {
+    let kubectl = Kubectl::new(layout);
+    let pool = example("pool");
+    for file in [example("template"), pool.clone()] {
+        kubectl.capture(&["apply", "--filename", &file])?;
+    }
+    let wanted = kubectl.capture(&[
+        "get",
+        "--filename",
+        &pool,
+        "--output=jsonpath={.spec.replicas}",
+    ])?;
+    let full = format!("jsonpath={{.status.readyReplicas}}={}", wanted.trim());
+    ui::step(
+        &format!("waiting for the {wanted} sandboxes of the example pool"),
+        || {
+            kubectl
+                .wait(&["--filename", &pool], &full, READY_WITHIN)
+                .with_context(|| {
+                    let seen = kubectl
+                        .capture(&["get", "--filename", &pool, "--output=yaml"])
+                        .unwrap_or_default();
+                    format!("the pool does not fill; it says:\n{seen}")
+                })
+        },
+    )
+}
+
+/// Takes the examples away again.
+pub(crate) fn remove_examples(layout: &Layout) -> Result<()> {
+    let kubectl = Kubectl::new(layout);
+    for file in [example("pool"), example("template")] {
+        kubectl.capture(&["delete", "--ignore-not-found", "--filename", &file])?;
+    }
+    Ok(())
+}
+
+fn example(name: &str) -> String {
+    repository()
+        .join("examples")
+        .join(format!("{name}.yaml"))
+        .display()
+        .to_string()
+}
+
+/// Builds the workspace's programs and copies them to the cluster, where a later build does not
+/// change them under a running supervisor.
+fn build(layout: &Layout) -> Result<()> {
+    let built = ui::step("building hearthd, the controller and hearth-bench", || {
+        cargo::build(&["hearthd", "controller", "bench"])
+    })?;
+    for program in built {
+        let name = program
+            .file_name()
+            .with_context(|| format!("{} has no name", program.display()))?;
+        install(&program, &layout.bin().join(name))?;
+    }
+    Ok(())
+}
+
+/// Gives a program a token of its service account and a kubeconfig that uses it.
+fn credentials(
+    layout: &Layout,
+    kubectl: &Kubectl,
+    server: &Server,
+    who: &Identity,
+) -> Result<PathBuf> {
+    let token = kubectl.capture(&[
+        "--namespace",
+        who.namespace,
+        "create",
+        "token",
+        who.service_account,
+        TOKEN_LIFETIME,
+    ])?;
+    let dir = layout.credentials(who.program);
+    let token_file = dir.join("token");
+    system::write_atomic(&token_file, token.trim().as_bytes(), 0o600)?;
+    let config = dir.join("kubeconfig");
+    kubeconfig::write(&config, server, &User::TokenFile(&token_file))?;
+    Ok(config)
+}
+
+fn hearthd(layout: &Layout, instance: &Instance, kubeconfig: &Path) -> Result<Spec> {
+    let ports = &instance.ports;
+    let args = vec![
+        format!("--node-name={}", instance.node_name),
+        format!("--instance={}", instance.id),
+        format!("--kubeconfig={}", kubeconfig.display()),
+        format!("--root-dir={}", layout.node().display()),
+        format!("--run-dir={}", layout.node_run().display()),
+        format!("--bin-dir={}", layout.bin().display()),
+        format!("--images-dir={}", layout.images().display()),
+        format!("--listen=127.0.0.1:{}", ports.node_api),
+        format!("--metrics-listen=127.0.0.1:{}", ports.node_metrics),
+        format!("--pod-cidr={}", instance.pod_cidr),
+    ];
+    let spec = Spec::new(layout, HEARTHD, &layout.program(HEARTHD), args)?;
+    Ok(spec.with_health(Health::Http {
+        port: ports.node_metrics,
+        path: "/readyz".to_owned(),
+    }))
+}
+
+fn controller(layout: &Layout, instance: &Instance, kubeconfig: &Path) -> Result<Spec> {
+    let ports = &instance.ports;
+    let args = vec![
+        format!("--kubeconfig={}", kubeconfig.display()),
+        format!(
+            "--metrics-bind-address=127.0.0.1:{}",
+            ports.controller_metrics
+        ),
+        format!(
+            "--health-probe-bind-address=127.0.0.1:{}",
+            ports.controller_health
+        ),
+    ];
+    let spec = Spec::new(layout, CONTROLLER, &layout.program(CONTROLLER), args)?;
+    Ok(spec.with_health(Health::Http {
+        port: ports.controller_health,
+        path: "/readyz".to_owned(),
+    }))
+}
+
+/// Waits until the node reports itself ready to the cluster.
+fn wait_for_node(layout: &Layout, instance: &Instance, kubectl: &Kubectl) -> Result<()> {
+    let node = format!("sandboxnode/{}", instance.node_name);
+    services::wait_until(layout, HEARTHD, READY_WITHIN, || {
+        // Short, so that a daemon that keeps ending is noticed meanwhile.
+        kubectl
+            .wait(&[&node], "condition=Ready", Duration::from_secs(2))
+            .with_context(|| {
+                let conditions = kubectl
+                    .capture(&["get", &node, "--output=jsonpath={.status.conditions}"])
+                    .unwrap_or_else(|_| "nothing, it is not there".to_owned());
+                format!("{node} says {conditions}")
+            })
+    })
+}

@@ -1,0 +1,136 @@
+//! `cargo xtask check` and `cargo xtask test`: phases, each with its name and its time.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow};
+
+use crate::apt::{self, Consent};
+use crate::cargo;
+use crate::components;
+use crate::down::down;
+use crate::inventory::Inventory;
+use crate::paths::Layout;
+use crate::services;
+use crate::supervise;
+use crate::system;
+use crate::ui;
+use crate::up::{self, up};
+
+/// The package with the tests that need a cluster; everything else needs none.
+const CLUSTER_SUITE: &str = "hearth-tests";
+/// How much of a log is shown when something failed.
+const TAIL: usize = 40;
+
+/// What has been done and how long it took.
+#[derive(Default)]
+struct Phases {
+    done: Vec<(&'static str, Duration, bool)>,
+}
+
+impl Phases {
+    fn run(&mut self, name: &'static str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        ui::heading(name);
+        let started = Instant::now();
+        let result = work();
+        self.done.push((name, started.elapsed(), result.is_ok()));
+        result.with_context(|| format!("failed: {name}"))
+    }
+
+    fn print(&self) {
+        ui::heading("phases");
+        for (name, took, passed) in &self.done {
+            let verdict = if *passed { "passed" } else { "FAILED" };
+            ui::note(format!("{verdict}  {:>6}  {name}", ui::duration(*took)));
+        }
+    }
+}
+
+/// Format, lints and every test that needs no cluster.
+pub(crate) fn check(consent: Consent) -> Result<()> {
+    let mut phases = Phases::default();
+    let result = check_phases(&mut phases, consent);
+    phases.print();
+    result
+}
+
+fn check_phases(phases: &mut Phases, consent: Consent) -> Result<()> {
+    phases.run("packages", || apt::ensure_packages(consent))?;
+    phases.run("format", || cargo::run(&["fmt", "--all", "--check"]))?;
+    phases.run("lints", || {
+        cargo::run(&[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "--deny=warnings",
+        ])
+    })?;
+    phases.run("tests without a cluster", || {
+        cargo::run(&["test", "--workspace", "--exclude", CLUSTER_SUITE])
+    })
+}
+
+/// Everything: [`check`], and the cluster suite on a cluster of its own, with a look at the machine
+/// before and after.
+pub(crate) fn test(layout: &Layout, consent: Consent) -> Result<()> {
+    system::require_root()?;
+    let mut phases = Phases::default();
+    let result = test_phases(&mut phases, layout, consent);
+    phases.print();
+    result
+}
+
+fn test_phases(phases: &mut Phases, layout: &Layout, consent: Consent) -> Result<()> {
+    check_phases(phases, consent)?;
+    phases.run("components", components::build_all)?;
+    // What an earlier run left would pass for the machine's own.
+    phases.run("clean start", || down(layout))?;
+    let before = Inventory::take(layout)?;
+    let tested = phases
+        .run("cluster up", || {
+            up(
+                layout,
+                &up::Options {
+                    yes: consent.0,
+                    no_examples: true,
+                    ..up::Options::default()
+                },
+            )
+        })
+        .and_then(|()| phases.run("cluster suite", || cluster_suite(layout)));
+    if tested.is_err() {
+        print_logs(layout);
+    }
+    let cleaned = phases.run("cluster down", || down(layout)).and_then(|()| {
+        phases.run("the machine is as it was", || {
+            let differences = Inventory::take(layout)?.differences(&before)?;
+            if differences.is_empty() {
+                return Ok(());
+            }
+            Err(anyhow!("it is not:\n  {}", differences.join("\n  ")))
+        })
+    });
+    match (tested, cleaned) {
+        (Err(first), Err(second)) => Err(first.context(format!("moreover: {second:#}"))),
+        (tested, cleaned) => tested.and(cleaned),
+    }
+}
+
+fn cluster_suite(layout: &Layout) -> Result<()> {
+    system::run(
+        cargo::cargo(&["test", "--package", CLUSTER_SUITE])
+            .env("HEARTH_DIR", layout.root())
+            .env("KUBECONFIG", layout.kubeconfig()),
+    )
+}
+
+/// The ends of the logs, for whoever has nothing but the output of a failed run.
+fn print_logs(layout: &Layout) {
+    for name in services::START_ORDER {
+        let tail = supervise::log_tail(&layout.log(name), TAIL);
+        if !tail.is_empty() {
+            ui::heading(format!("the end of {}", layout.log(name).display()));
+            println!("{tail}");
+        }
+    }
+}
