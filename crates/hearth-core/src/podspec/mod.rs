@@ -1,0 +1,29 @@
+//! What a pod is made from, as far as a node honours it.
+//!
+//! [`plan`] turns a Sandbox's spec into a [`PodPlan`], the compact, checked form that holds what is done and nothing
+//! else. Whatever the spec says beyond it becomes an [`UnsupportedField`], never silence: the readers go over each field
+//! that is there, and one that no reader knows is refused by name.
+//!
+//! The API server does not validate an embedded PodSpec beyond its types, so what it would check of a Pod (names,
+//! ranges, references) is checked here.
+
+mod container;
+mod expand;
+mod plan;
+mod pod;
+mod quantity;
+mod read;
+mod security;
+mod volume;
+
+#[cfg(test)]
+mod tests;
+
+pub use expand::expand;
+pub use plan::{
+    Capabilities, ContainerPlan, ContainerSecurity, DnsPlan, HttpHeader, MountPlan, PodPlan,
+    PodSecurity, ProbeAction, ProbePlan, PullPolicy, Resources, RestartPolicy, Seccomp, VolumePlan,
+};
+pub use pod::plan;
+pub use quantity::{Quantity, QuantityError};
+pub use read::{Refusal, UnsupportedField};

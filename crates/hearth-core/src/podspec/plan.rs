@@ -1,0 +1,279 @@
+//! The compact form of a PodSpec.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// A pod, ready to be made. Small enough to be kept for each sandbox and written to the journal, which is why fields may
+/// be added with a default but never change their meaning.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PodPlan {
+    /// `runtimeClassName`; empty means the node's default handler.
+    pub runtime_class: String,
+    /// What happens to a container that exits.
+    pub restart_policy: RestartPolicy,
+    /// How long a container may take to end after its stop signal, in seconds.
+    pub grace_seconds: u32,
+    /// Host name of the pod; empty means the Sandbox's name.
+    pub hostname: String,
+    /// Name resolution.
+    pub dns: DnsPlan,
+    /// More lines of `/etc/hosts`: an address and its names.
+    pub host_aliases: Vec<(String, Vec<String>)>,
+    /// Whether the containers see each other's processes.
+    pub share_processes: bool,
+    /// Labels of the pod template, without reserved ones.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations of the pod template, without reserved ones.
+    pub annotations: BTreeMap<String, String>,
+    /// Volumes that live as long as the pod.
+    pub volumes: Vec<VolumePlan>,
+    /// Security of the whole pod.
+    pub security: PodSecurity,
+    /// The ordinary containers, in order.
+    pub containers: Vec<ContainerPlan>,
+}
+
+impl PodPlan {
+    /// What the containers use together. A limit is there only when each container has one.
+    #[must_use]
+    pub fn resources(&self) -> Resources {
+        let sum_limits = |limit: fn(&Resources) -> Option<u64>| {
+            self.containers
+                .iter()
+                .map(|c| limit(&c.resources))
+                .sum::<Option<u64>>()
+                .filter(|sum| *sum > 0)
+        };
+        Resources {
+            cpu_request_millis: self
+                .containers
+                .iter()
+                .map(|c| c.resources.cpu_request_millis)
+                .sum(),
+            memory_request: self
+                .containers
+                .iter()
+                .map(|c| c.resources.memory_request)
+                .sum(),
+            cpu_limit_millis: sum_limits(|r| r.cpu_limit_millis),
+            memory_limit: sum_limits(|r| r.memory_limit),
+        }
+    }
+}
+
+/// One container of a [`PodPlan`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContainerPlan {
+    /// Name, unique in the pod.
+    pub name: String,
+    /// Image reference.
+    pub image: String,
+    /// When the image is pulled.
+    pub pull_policy: PullPolicy,
+    /// Entry point, variables expanded; empty means the image's.
+    pub command: Vec<String>,
+    /// Arguments, variables expanded; empty means the image's, unless there is a command.
+    pub args: Vec<String>,
+    /// Working directory; empty means the image's.
+    pub working_dir: String,
+    /// Environment, variables expanded, in order.
+    pub env: Vec<(String, String)>,
+    /// CPU and memory.
+    pub resources: Resources,
+    /// Volumes in the container.
+    pub mounts: Vec<MountPlan>,
+    /// When the container is ready; `None`: once it was started.
+    pub readiness: Option<ProbePlan>,
+    /// Security of the container, that of the pod folded in.
+    pub security: ContainerSecurity,
+    /// Whether it has a terminal.
+    pub tty: bool,
+    /// Whether its standard input stays open.
+    pub stdin: bool,
+    /// Whether its standard input is closed after the first client.
+    pub stdin_once: bool,
+}
+
+/// What happens to a container that exits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RestartPolicy {
+    /// It is started again.
+    #[default]
+    Always,
+    /// It is started again when it failed.
+    OnFailure,
+    /// It stays as it is.
+    Never,
+}
+
+/// When an image is pulled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PullPolicy {
+    /// Before each start.
+    Always,
+    /// When it is not there.
+    #[default]
+    IfNotPresent,
+    /// Never: it is there or the container does not start.
+    Never,
+}
+
+/// Name resolution of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DnsPlan {
+    /// The cluster's resolver where the node knows one, else the node's.
+    #[default]
+    Cluster,
+    /// The node's resolver.
+    Node,
+    /// Exactly this.
+    Own {
+        /// Addresses of resolvers.
+        servers: Vec<String>,
+        /// Search domains.
+        searches: Vec<String>,
+        /// Resolver options, `name` or `name:value`.
+        options: Vec<String>,
+    },
+}
+
+/// CPU and memory of a container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Resources {
+    /// CPU requested, in thousandths of a core.
+    pub cpu_request_millis: u64,
+    /// Memory requested, in bytes.
+    pub memory_request: u64,
+    /// Most CPU, in thousandths of a core.
+    pub cpu_limit_millis: Option<u64>,
+    /// Most memory, in bytes.
+    pub memory_limit: Option<u64>,
+}
+
+/// A volume that lives as long as the pod (`emptyDir`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VolumePlan {
+    /// Name, unique in the pod.
+    pub name: String,
+    /// Whether it is in memory.
+    pub memory: bool,
+    /// Most bytes; only for volumes in memory.
+    pub size_limit: Option<u64>,
+}
+
+/// A volume in a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MountPlan {
+    /// Name of the volume.
+    pub volume: String,
+    /// Where it is mounted.
+    pub path: String,
+    /// Whether it can only be read.
+    pub read_only: bool,
+}
+
+/// A probe and its timing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbePlan {
+    /// What is done.
+    pub action: ProbeAction,
+    /// Seconds from the container's start to the first probe.
+    pub initial_delay_seconds: u32,
+    /// Seconds after which one probe counts as failed.
+    pub timeout_seconds: u32,
+    /// Seconds between probes.
+    pub period_seconds: u32,
+    /// Successes in a row that make it ready.
+    pub success_threshold: u32,
+    /// Failures in a row that make it not ready.
+    pub failure_threshold: u32,
+}
+
+/// What a probe does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProbeAction {
+    /// Runs a command in the container; exit code 0 is a success.
+    Exec {
+        /// The command.
+        command: Vec<String>,
+    },
+    /// Sends a GET request; a status from 200 to 399 is a success.
+    Http {
+        /// Port.
+        port: u16,
+        /// Path and query.
+        path: String,
+        /// Headers.
+        headers: Vec<HttpHeader>,
+    },
+    /// Opens a connection; that it opens is a success.
+    Tcp {
+        /// Port.
+        port: u16,
+    },
+}
+
+/// A header of a probe's request.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpHeader {
+    /// Name.
+    pub name: String,
+    /// Value.
+    pub value: String,
+}
+
+/// Security of the whole pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PodSecurity {
+    /// More groups of each container's first process.
+    pub supplemental_groups: Vec<i64>,
+    /// Group of the volumes, and one more group of each container's first process.
+    pub fs_group: Option<u32>,
+}
+
+/// Security of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContainerSecurity {
+    /// User of the first process; `None`: the image's.
+    pub run_as_user: Option<i64>,
+    /// Group of the first process; `None`: the image's.
+    pub run_as_group: Option<i64>,
+    /// Whether a container that would run as root must not start.
+    pub run_as_non_root: bool,
+    /// Whether the root file system can only be read.
+    pub read_only_root: bool,
+    /// Whether a process can gain more privileges than its parent.
+    pub allow_privilege_escalation: bool,
+    /// Capabilities relative to the runtime's default set.
+    pub capabilities: Capabilities,
+    /// System call filter.
+    pub seccomp: Seccomp,
+}
+
+/// Capabilities relative to the runtime's default set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Capabilities {
+    /// To add, without the prefix `CAP_`.
+    pub add: Vec<String>,
+    /// To drop, without the prefix `CAP_`.
+    pub drop: Vec<String>,
+}
+
+/// System call filter of a container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seccomp {
+    /// The runtime's default filter.
+    #[default]
+    RuntimeDefault,
+    /// None.
+    Unconfined,
+}

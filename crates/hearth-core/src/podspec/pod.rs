@@ -1,0 +1,338 @@
+//! The pod as a whole.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hearth_api::constants::{EXTENSIONS_GROUP, GROUP, annotation};
+use hearth_api::{IdlePolicy, RecreatePolicy, SandboxSpec, Warmth};
+use serde_json::Value;
+
+use super::container::{self, PodContext};
+use super::plan::{DnsPlan, PodPlan, RestartPolicy};
+use super::read::{At, Problems, Refusal};
+use super::{security, volume};
+
+/// What the API server would set in a Pod that says nothing.
+const DEFAULT_GRACE_SECONDS: u32 = 30;
+/// Longest host name that the kernel takes.
+const HOST_NAME_MAX: usize = 63;
+
+const NOT_YET: &str = "this node does not do it yet; remove it";
+const PLACEMENT: &str = "placement does not honour it; use nodeSelector, affinity or tolerations";
+const NO_HOST_ACCESS: &str = "a sandbox never shares this with its node; remove it";
+const NO_TOKEN: &str = "no service account token is mounted yet; leave it unset or set it to false";
+
+/// Checks all that a Sandbox asks of its node and plans its pod. `warmth` is how a pool member is kept.
+///
+/// # Errors
+/// Names each field that this node cannot honour, or that makes no sense.
+pub fn plan(spec: &SandboxSpec, warmth: Option<Warmth>) -> Result<PodPlan, Refusal> {
+    let problems = Problems::default();
+    check_sandbox(spec, warmth, &problems);
+    let pod: Value = match spec.pod_template.spec.parse() {
+        Ok(pod) => pod,
+        Err(error) => {
+            problems.push(
+                "spec.podTemplate.spec",
+                "",
+                &format!("is not JSON: {error}"),
+            );
+            return problems.conclude(PodPlan::default());
+        }
+    };
+    let mut plan = read_pod(&At::root("spec.podTemplate.spec", &pod, &problems));
+    plan.labels = without_reserved(&spec.pod_template.metadata.labels);
+    plan.annotations = without_reserved(&spec.pod_template.metadata.annotations);
+    problems.conclude(plan)
+}
+
+/// Labels or annotations of a pod template that reach the pod: not those under the API's own prefixes.
+fn without_reserved(from: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let reserved = |key: &str| {
+        let prefix = key.split_once('/').map_or("", |(prefix, _)| prefix);
+        prefix == GROUP || prefix == EXTENSIONS_GROUP || key == annotation::TRACE_CONTEXT
+    };
+    from.iter()
+        .filter(|(key, _)| !reserved(key))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+fn check_sandbox(spec: &SandboxSpec, warmth: Option<Warmth>, problems: &Problems) {
+    if !spec.volume_claim_templates.is_empty() {
+        problems.push(
+            "spec.volumeClaimTemplates",
+            &format!("a list of {}", spec.volume_claim_templates.len()),
+            "this node does not mount persistent volumes yet; use an emptyDir volume",
+        );
+    }
+    if spec
+        .idle
+        .as_ref()
+        .is_some_and(|idle| *idle != IdlePolicy::default())
+    {
+        problems.push("spec.idle", "set", NOT_YET);
+    }
+    if let Some(recreate) = spec
+        .recreate
+        .filter(|recreate| *recreate != RecreatePolicy::Never)
+    {
+        problems.push(
+            "spec.recreate",
+            &format!("{recreate:?}"),
+            "only Never is done yet; remove it",
+        );
+    }
+    if warmth == Some(Warmth::Sandbox) {
+        problems.push(
+            "the pool's spec.warmth",
+            "Sandbox",
+            "only Frozen and Running are done yet",
+        );
+    }
+}
+
+/// Fields that are only understood together.
+#[derive(Default)]
+struct Together {
+    dns_policy: Option<DnsPolicy>,
+    dns: Dns,
+    token_declined: bool,
+    account: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum DnsPolicy {
+    Cluster,
+    Node,
+    Own,
+}
+
+#[derive(Default)]
+struct Dns {
+    servers: Vec<String>,
+    searches: Vec<String>,
+    options: Vec<String>,
+}
+
+fn read_pod(pod: &At<'_>) -> PodPlan {
+    let mut plan = PodPlan {
+        grace_seconds: DEFAULT_GRACE_SECONDS,
+        ..PodPlan::default()
+    };
+    let mut together = Together::default();
+    let mut context = PodContext::default();
+    // Volumes and the pod's security first: the containers refer to them.
+    pod.each_field(|name, at| match name {
+        "volumes" => plan.volumes = volume::volumes(&at),
+        "securityContext" => security::pod(&at, &mut plan.security, &mut context.security),
+        _ => {}
+    });
+    context.volumes = plan
+        .volumes
+        .iter()
+        .map(|volume| volume.name.clone())
+        .collect();
+    let mut has_containers = false;
+    pod.each_field(|name, at| match name {
+        "volumes" | "securityContext" => {}
+        "containers" => {
+            has_containers = at.value().as_array().is_some_and(|items| !items.is_empty());
+            plan.containers = at.list(|at| container::container(&at, &context));
+            unique(&at, plan.containers.iter().map(|c| c.name.as_str()));
+        }
+        "restartPolicy" => plan.restart_policy = restart_policy(&at),
+        "terminationGracePeriodSeconds" => plan.grace_seconds = at.seconds(0),
+        "runtimeClassName" => plan.runtime_class = at.string(),
+        "hostname" => plan.hostname = host_name(&at),
+        "hostAliases" => plan.host_aliases = at.list(|at| host_alias(&at)),
+        "shareProcessNamespace" => plan.share_processes = at.bool(),
+        "dnsPolicy" => together.dns_policy = dns_policy(&at),
+        "dnsConfig" => together.dns = dns_config(&at),
+        "automountServiceAccountToken" if at.bool() => at.wrong(NO_TOKEN),
+        "automountServiceAccountToken" => together.token_declined = true,
+        "serviceAccountName" | "serviceAccount" => together.account = Some(at.string()),
+        // Where the pod goes is decided before it reaches a node.
+        "nodeSelector" | "affinity" | "tolerations" => {}
+        _ => read_rare(name, &at),
+    });
+    if !has_containers {
+        pod.missing("containers");
+    }
+    conclude(pod, together, &mut plan);
+    plan
+}
+
+/// Fields that are accepted with one value only, or not at all.
+fn read_rare(name: &str, at: &At<'_>) {
+    let only = |word: &str, remedy: &str| {
+        if at.value().as_str() != Some(word) {
+            at.wrong(remedy);
+        }
+    };
+    match name {
+        "schedulerName" => only("default-scheduler", PLACEMENT),
+        "os" => at.each_field(|name, at| match (name, at.value().as_str()) {
+            ("name", Some("linux")) => {}
+            _ => at.wrong("only linux is run"),
+        }),
+        // True is what is done: no user namespace.
+        "hostUsers" if at.bool() => {}
+        "hostUsers" => at.wrong("user namespaces are not done yet; remove it"),
+        // Variables for each Service are what `true` asks for, and what no sandbox gets.
+        "enableServiceLinks" => at.refuse("variables for Services are not set; set it to false"),
+        "nodeName"
+        | "schedulingGates"
+        | "topologySpreadConstraints"
+        | "priorityClassName"
+        | "priority"
+        | "preemptionPolicy"
+        | "schedulingGroup"
+        | "workloadRef" => at.refuse(PLACEMENT),
+        "hostNetwork" | "hostPID" | "hostIPC" => at.refuse(NO_HOST_ACCESS),
+        "initContainers" => at.refuse("this node does not run init containers yet; remove them"),
+        "ephemeralContainers" => at.refuse("a sandbox has no ephemeral containers; remove them"),
+        "imagePullSecrets" => {
+            at.refuse("this node does not read Secrets yet; use an image that needs none")
+        }
+        _ => at.refuse(NOT_YET),
+    }
+}
+
+fn conclude(pod: &At<'_>, together: Together, plan: &mut PodPlan) {
+    let Together {
+        dns_policy,
+        dns,
+        token_declined,
+        account,
+    } = together;
+    let Dns {
+        servers,
+        searches,
+        options,
+    } = dns;
+    let configured = !servers.is_empty() || !searches.is_empty() || !options.is_empty();
+    plan.dns = match dns_policy {
+        None | Some(DnsPolicy::Cluster) => DnsPlan::Cluster,
+        Some(DnsPolicy::Node) => DnsPlan::Node,
+        Some(DnsPolicy::Own) => DnsPlan::Own {
+            servers,
+            searches,
+            options,
+        },
+    };
+    if let DnsPlan::Own { servers, .. } = &plan.dns {
+        if servers.is_empty() {
+            pod.problem(
+                "dnsConfig.nameservers",
+                "",
+                "needs at least one address when dnsPolicy is None",
+            );
+        }
+    } else if configured {
+        pod.problem("dnsConfig", "set", "is only done with dnsPolicy None yet");
+    }
+    // An account that nothing in the pod can see is harmless; one whose token is expected is not.
+    if let Some(account) = account.filter(|account| !account.is_empty() && account != "default")
+        && !token_declined
+    {
+        pod.problem(
+            "serviceAccountName",
+            &format!("{account:?}"),
+            "no token of it is mounted yet; set automountServiceAccountToken to false to go without",
+        );
+    }
+}
+
+/// Reports names that occur twice.
+pub(super) fn unique<'a>(at: &At<'_>, names: impl Iterator<Item = &'a str>) {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            at.problem_here(&format!("{name:?} twice"), "must be unique");
+        }
+    }
+}
+
+/// A name of containers, volumes and hosts: lower-case letters, digits and `-`, at most 63 characters.
+pub(super) fn label_name(at: &At<'_>) -> String {
+    let name = at.string();
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let good = !name.is_empty()
+        && name.len() <= HOST_NAME_MAX
+        && name.bytes().all(inner)
+        && !name.starts_with('-')
+        && !name.ends_with('-');
+    if !good {
+        at.wrong("must be at most 63 lower-case letters, digits and inner -");
+    }
+    name
+}
+
+fn host_name(at: &At<'_>) -> String {
+    if at.value().as_str() == Some("") {
+        String::new()
+    } else {
+        label_name(at)
+    }
+}
+
+fn restart_policy(at: &At<'_>) -> RestartPolicy {
+    let known = [
+        ("Always", RestartPolicy::Always),
+        ("OnFailure", RestartPolicy::OnFailure),
+        ("Never", RestartPolicy::Never),
+        ("", RestartPolicy::Always),
+    ];
+    at.choice(&known).unwrap_or_default()
+}
+
+fn dns_policy(at: &At<'_>) -> Option<DnsPolicy> {
+    at.choice(&[
+        ("ClusterFirst", DnsPolicy::Cluster),
+        // Without the node's network the two mean the same.
+        ("ClusterFirstWithHostNet", DnsPolicy::Cluster),
+        ("Default", DnsPolicy::Node),
+        ("None", DnsPolicy::Own),
+        ("", DnsPolicy::Cluster),
+    ])
+}
+
+fn dns_config(at: &At<'_>) -> Dns {
+    let mut dns = Dns::default();
+    at.each_field(|name, at| match name {
+        "nameservers" => dns.servers = at.strings(),
+        "searches" => dns.searches = at.strings(),
+        "options" => dns.options = at.list(|at| dns_option(&at)),
+        _ => at.refuse(NOT_YET),
+    });
+    dns
+}
+
+fn dns_option(at: &At<'_>) -> String {
+    let (mut option, mut value) = (String::new(), String::new());
+    at.each_field(|name, at| match name {
+        "name" => option = at.string(),
+        "value" => value = at.string(),
+        _ => at.refuse(NOT_YET),
+    });
+    if value.is_empty() {
+        option
+    } else {
+        format!("{option}:{value}")
+    }
+}
+
+fn host_alias(at: &At<'_>) -> (String, Vec<String>) {
+    let (mut ip, mut names) = (String::new(), Vec::new());
+    at.each_field(|name, at| match name {
+        "ip" => {
+            ip = at.string();
+            if ip.parse::<std::net::IpAddr>().is_err() {
+                at.wrong("must be an IP address");
+            }
+        }
+        "hostnames" => names = at.strings(),
+        _ => at.refuse(NOT_YET),
+    });
+    (ip, names)
+}
