@@ -35,12 +35,17 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
     system::run(&mut cargo(args))
 }
 
-/// Builds `packages` and returns their programs.
-pub(crate) fn build(packages: &[&str]) -> Result<Vec<PathBuf>> {
-    let mut args = vec!["build", "--message-format=json-render-diagnostics"];
-    for package in packages {
-        args.extend(["--package", package]);
-    }
+/// Builds the workspace's programs, but for this one, and returns them.
+pub(crate) fn build_programs() -> Result<Vec<PathBuf>> {
+    // All packages, for the choice of packages decides the features of dependencies, and the tests
+    // should find them built.
+    let args = [
+        "build",
+        "--workspace",
+        "--exclude=xtask",
+        "--bins",
+        "--message-format=json-render-diagnostics",
+    ];
     let output = cargo(&args)
         .stdin(Stdio::null())
         // Its progress is the user's.

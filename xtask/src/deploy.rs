@@ -13,8 +13,8 @@ use crate::kubectl::Kubectl;
 use crate::paths::{Layout, repository};
 use crate::ui;
 
-/// The label of a Node that no kubelet registered but this tool, as a selector.
-pub(crate) const MADE_HERE: &str = "app.kubernetes.io/managed-by=cargo-xtask";
+/// The label of a Node that no kubelet registered but this tool, with the instance as its value.
+pub(crate) const MADE_BY: &str = "hearth.dev/made-by-instance";
 
 /// Applies all of it. Applying twice changes nothing.
 pub(crate) fn apply(layout: &Layout, instance: &Instance) -> Result<()> {
@@ -71,7 +71,7 @@ fn ensure_node(kubectl: &Kubectl, instance: &Instance) -> Result<()> {
                 "kubernetes.io/hostname": name,
                 "kubernetes.io/os": "linux",
                 "kubernetes.io/arch": architecture(),
-                "app.kubernetes.io/managed-by": "cargo-xtask",
+                MADE_BY: instance.id,
             },
         },
     });

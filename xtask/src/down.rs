@@ -21,7 +21,8 @@ use crate::ui;
 pub(crate) fn down(layout: &Layout) -> Result<()> {
     system::require_root()?;
     ui::heading(format!("taking down {}", layout.root().display()));
-    let foreign = Instance::load(layout)?.filter(|instance| instance.existing);
+    let foreign = Instance::load(layout)?
+        .filter(|instance| instance.existing && has_run(layout, services::HEARTHD));
     if foreign.is_some() {
         existing::remove_examples(layout);
     }
@@ -47,6 +48,11 @@ pub(crate) fn down(layout: &Layout) -> Result<()> {
     verify(layout)
 }
 
+/// Whether a program of ours was ever installed in this cluster.
+fn has_run(layout: &Layout, program: &str) -> bool {
+    layout.program(program).exists()
+}
+
 fn stop(layout: &Layout, name: &str) -> Result<()> {
     if supervise::spec(layout, name)?.is_some() {
         supervise::stop(layout, name)?;
@@ -58,14 +64,13 @@ fn stop(layout: &Layout, name: &str) -> Result<()> {
 /// Removes what outlives hearthd on purpose: the sandboxes, their containerd, mounts, network and
 /// cgroups. A cluster that never had a hearthd has none of it.
 fn clean_node(layout: &Layout) -> Result<()> {
-    let hearthd = layout.program(services::HEARTHD);
-    if !hearthd.exists() {
+    if !has_run(layout, services::HEARTHD) {
         return Ok(());
     }
     ui::step("removing the sandboxes", || {
         let path = std::env::var("PATH").unwrap_or_default();
         system::capture(
-            Command::new(&hearthd)
+            Command::new(layout.program(services::HEARTHD))
                 .arg("cleanup")
                 .arg(format!("--instance={}", layout.instance_id()))
                 .arg(format!("--root-dir={}", layout.node().display()))

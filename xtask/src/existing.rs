@@ -63,7 +63,7 @@ pub(crate) fn leave(layout: &Layout, instance: &Instance) -> Result<()> {
         "delete",
         "node",
         &format!("--field-selector=metadata.name={name}"),
-        &format!("--selector={}", deploy::MADE_HERE),
+        &format!("--selector={}={}", deploy::MADE_BY, instance.id),
     ])?;
     ui::note("the CRDs, namespaces and roles stay; `kubectl delete -k deploy` removes them");
     Ok(())

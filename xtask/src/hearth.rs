@@ -107,7 +107,7 @@ fn example(name: &str) -> String {
 /// change them under a running supervisor.
 fn build(layout: &Layout) -> Result<()> {
     let built = ui::step("building hearthd, the controller and hearth-bench", || {
-        cargo::build(&["hearthd", "controller", "bench"])
+        cargo::build_programs()
     })?;
     for program in built {
         let name = program

@@ -54,6 +54,8 @@ impl Instance {
             );
             return Ok(recorded);
         }
+        // The last cluster's, which its `down` left.
+        system::remove(&layout.logs())?;
         let id = layout.instance_id();
         let seed = seed(&id);
         let instance = Self {

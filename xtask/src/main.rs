@@ -14,6 +14,7 @@ mod control_plane;
 mod deploy;
 mod down;
 mod existing;
+mod generate;
 mod hearth;
 mod images;
 mod install;
@@ -117,6 +118,13 @@ enum Command {
         #[command(flatten)]
         packages: Packages,
     },
+    /// Generates the CRDs in deploy/crds from the API types.
+    Crds,
+    /// Takes the schemas that the CRDs embed from the running API server.
+    Schemas {
+        #[command(flatten)]
+        place: Where,
+    },
     /// Builds the third-party components into the cache.
     BuildComponents {
         #[command(flatten)]
@@ -167,6 +175,8 @@ fn run(command: Command) -> Result<()> {
             let dir = dir.unwrap_or_else(|| paths::repository().join(".hearth-test"));
             suite::test(&Layout::new(Some(&dir))?, packages.consent())
         }
+        Command::Crds => generate::crds(),
+        Command::Schemas { place } => generate::schemas(&place.layout()?),
         Command::BuildComponents { packages } => {
             apt::ensure_packages(packages.consent())?;
             components::build_all()

@@ -16,8 +16,8 @@ use crate::system;
 use crate::ui;
 use crate::up::{self, up};
 
-/// The package with the tests that need a cluster; everything else needs none.
-const CLUSTER_SUITE: &str = "hearth-tests";
+/// The tests that need a cluster are behind this feature; everything else needs none.
+const CLUSTER_FEATURE: &str = "--features=hearth-tests/cluster";
 /// How much of a log is shown when something failed.
 const TAIL: usize = 40;
 
@@ -61,12 +61,13 @@ fn check_phases(phases: &mut Phases, consent: Consent) -> Result<()> {
             "clippy",
             "--workspace",
             "--all-targets",
+            CLUSTER_FEATURE,
             "--",
             "--deny=warnings",
         ])
     })?;
     phases.run("tests without a cluster", || {
-        cargo::run(&["test", "--workspace", "--exclude", CLUSTER_SUITE])
+        cargo::run(&["test", "--workspace"])
     })
 }
 
@@ -117,10 +118,19 @@ fn test_phases(phases: &mut Phases, layout: &Layout, consent: Consent) -> Result
 }
 
 fn cluster_suite(layout: &Layout) -> Result<()> {
+    // All packages, for the choice of packages decides the features of dependencies, and other
+    // features would mean another build of them.
     system::run(
-        cargo::cargo(&["test", "--package", CLUSTER_SUITE])
-            .env("HEARTH_DIR", layout.root())
-            .env("KUBECONFIG", layout.kubeconfig()),
+        cargo::cargo(&[
+            "test",
+            "--workspace",
+            CLUSTER_FEATURE,
+            "--test=cluster",
+            "--",
+            "--test-threads=1",
+        ])
+        .env("HEARTH_DIR", layout.root())
+        .env("KUBECONFIG", layout.kubeconfig()),
     )
 }
 
