@@ -1,3 +1,4 @@
 //! The node daemon as a library.
 
+pub mod journal;
 pub mod pod;

@@ -33,7 +33,10 @@ pub struct Memory {
 
 impl Default for Memory {
     fn default() -> Self {
-        Self { keep_for: Duration::from_secs(600), at_most: 32_768 }
+        Self {
+            keep_for: Duration::from_secs(600),
+            at_most: 32_768,
+        }
     }
 }
 
@@ -167,7 +170,13 @@ impl Bindings {
                 continue;
             }
             bindings.by_owner.insert(owner.clone(), sandbox.clone());
-            bindings.by_sandbox.insert(sandbox, Hold { owner, settled: true });
+            bindings.by_sandbox.insert(
+                sandbox,
+                Hold {
+                    owner,
+                    settled: true,
+                },
+            );
         }
         bindings
     }
@@ -181,7 +190,10 @@ impl Bindings {
     /// The key that holds `sandbox`, once its bind is settled.
     #[must_use]
     pub fn owner(&self, sandbox: &SandboxUid) -> Option<&OwnerKey> {
-        self.by_sandbox.get(sandbox).filter(|hold| hold.settled).map(|hold| &hold.owner)
+        self.by_sandbox
+            .get(sandbox)
+            .filter(|hold| hold.settled)
+            .map(|hold| &hold.owner)
     }
 
     /// Whether `sandbox` is bound or being bound.
@@ -198,7 +210,10 @@ impl Bindings {
 
     /// Settled binds.
     pub fn binds(&self) -> impl Iterator<Item = (&SandboxUid, &OwnerKey)> {
-        self.by_sandbox.iter().filter(|(_, hold)| hold.settled).map(|(sandbox, hold)| (sandbox, &hold.owner))
+        self.by_sandbox
+            .iter()
+            .filter(|(_, hold)| hold.settled)
+            .map(|(sandbox, hold)| (sandbox, &hold.owner))
     }
 
     /// Released keys that are still remembered.
@@ -226,14 +241,23 @@ impl Bindings {
     }
 
     /// `owner` asks for `sandbox`.
-    pub fn bind(&mut self, owner: &OwnerKey, sandbox: &SandboxUid, candidate: Candidate) -> BindDecision {
+    pub fn bind(
+        &mut self,
+        owner: &OwnerKey,
+        sandbox: &SandboxUid,
+        candidate: Candidate,
+    ) -> BindDecision {
         if self.tombstones.contains(owner) {
             return BindDecision::Refused(Refusal::Released);
         }
         if let Some(held) = self.by_owner.get(owner) {
             let settled = self.by_sandbox.get(held).is_some_and(|hold| hold.settled);
             let held = held.clone();
-            return if settled { BindDecision::Bound(held) } else { BindDecision::Join(held) };
+            return if settled {
+                BindDecision::Bound(held)
+            } else {
+                BindDecision::Join(held)
+            };
         }
         if self.by_sandbox.contains_key(sandbox) {
             return BindDecision::Refused(Refusal::Taken);
@@ -244,8 +268,17 @@ impl Bindings {
         let refusal = match candidate {
             Candidate::Ready => {
                 self.by_owner.insert(owner.clone(), sandbox.clone());
-                self.by_sandbox.insert(sandbox.clone(), Hold { owner: owner.clone(), settled: false });
-                return BindDecision::Proceed(Record::Bind { sandbox: sandbox.clone(), owner: owner.clone() });
+                self.by_sandbox.insert(
+                    sandbox.clone(),
+                    Hold {
+                        owner: owner.clone(),
+                        settled: false,
+                    },
+                );
+                return BindDecision::Proceed(Record::Bind {
+                    sandbox: sandbox.clone(),
+                    owner: owner.clone(),
+                });
             }
             Candidate::Absent => Refusal::NotFound,
             Candidate::NotMember => Refusal::NotMember,
@@ -268,16 +301,27 @@ impl Bindings {
 
     /// The reserved bind of `owner` to `sandbox` failed. The record, if any, takes back what may have been written.
     pub fn abort(&mut self, owner: &OwnerKey, sandbox: &SandboxUid) -> Option<Record> {
-        if self.by_sandbox.get(sandbox).is_none_or(|hold| hold.owner != *owner || hold.settled) {
+        if self
+            .by_sandbox
+            .get(sandbox)
+            .is_none_or(|hold| hold.owner != *owner || hold.settled)
+        {
             return None;
         }
         self.by_sandbox.remove(sandbox);
         self.by_owner.remove(owner);
-        Some(Record::Unbind { sandbox: sandbox.clone() })
+        Some(Record::Unbind {
+            sandbox: sandbox.clone(),
+        })
     }
 
     /// `owner` gives up what it holds, which the caller expects to be `expected` if it names one.
-    pub fn release(&mut self, owner: &OwnerKey, expected: Option<&SandboxUid>, now: Duration) -> ReleaseDecision {
+    pub fn release(
+        &mut self,
+        owner: &OwnerKey,
+        expected: Option<&SandboxUid>,
+        now: Duration,
+    ) -> ReleaseDecision {
         let held = self.by_owner.get(owner).cloned();
         if let (Some(held), Some(expected)) = (&held, expected)
             && held != expected
@@ -286,23 +330,40 @@ impl Bindings {
         }
         let mut records = Vec::new();
         if self.tombstones.insert(owner.clone(), now) {
-            records.push(Record::Tombstone { owner: owner.clone() });
+            records.push(Record::Tombstone {
+                owner: owner.clone(),
+            });
         }
         if let Some(sandbox) = &held {
             self.by_owner.remove(owner);
             self.by_sandbox.remove(sandbox);
             self.disposed.insert(sandbox.clone(), now);
-            records.push(Record::Dispose { sandbox: sandbox.clone() });
+            records.push(Record::Dispose {
+                sandbox: sandbox.clone(),
+            });
         }
-        ReleaseDecision::Released { sandbox: held, records }
+        ReleaseDecision::Released {
+            sandbox: held,
+            records,
+        }
     }
 
     /// The caller wants to delete the unbound `sandbox`.
-    pub fn retire(&mut self, sandbox: &SandboxUid, candidate: Candidate, now: Duration) -> RetireDecision {
+    pub fn retire(
+        &mut self,
+        sandbox: &SandboxUid,
+        candidate: Candidate,
+        now: Duration,
+    ) -> RetireDecision {
         if self.by_sandbox.contains_key(sandbox) {
             return RetireDecision::Bound;
         }
-        let record = self.disposed.insert(sandbox.clone(), now).then(|| Record::Dispose { sandbox: sandbox.clone() });
+        let record = self
+            .disposed
+            .insert(sandbox.clone(), now)
+            .then(|| Record::Dispose {
+                sandbox: sandbox.clone(),
+            });
         if candidate == Candidate::Absent && record.is_some() {
             RetireDecision::NotFound(record)
         } else {
@@ -314,7 +375,15 @@ impl Bindings {
     pub fn prune(&mut self, now: Duration, is_known: impl Fn(&SandboxUid) -> bool) -> Vec<Record> {
         let tombstones = self.tombstones.prune(now, self.memory, |_| false);
         let disposed = self.disposed.prune(now, self.memory, is_known);
-        let tombstones = tombstones.into_iter().map(|owner| Record::DropTombstone { owner });
-        tombstones.chain(disposed.into_iter().map(|sandbox| Record::DropDisposed { sandbox })).collect()
+        let tombstones = tombstones
+            .into_iter()
+            .map(|owner| Record::DropTombstone { owner });
+        tombstones
+            .chain(
+                disposed
+                    .into_iter()
+                    .map(|sandbox| Record::DropDisposed { sandbox }),
+            )
+            .collect()
     }
 }

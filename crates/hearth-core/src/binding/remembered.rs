@@ -16,7 +16,10 @@ impl<T: Clone + Eq + Hash> Remembered<T> {
     /// Remembers all of `elements` from `now` on.
     pub(super) fn new(elements: impl IntoIterator<Item = T>, now: Duration) -> Self {
         let order: VecDeque<T> = elements.into_iter().collect();
-        Self { since: order.iter().map(|element| (element.clone(), now)).collect(), order }
+        Self {
+            since: order.iter().map(|element| (element.clone(), now)).collect(),
+            order,
+        }
     }
 
     pub(super) fn contains(&self, element: &T) -> bool {
@@ -38,12 +41,19 @@ impl<T: Clone + Eq + Hash> Remembered<T> {
     }
 
     /// Forgets what is too old or too much, except what must be kept.
-    pub(super) fn prune(&mut self, now: Duration, memory: Memory, keep: impl Fn(&T) -> bool) -> Vec<T> {
+    pub(super) fn prune(
+        &mut self,
+        now: Duration,
+        memory: Memory,
+        keep: impl Fn(&T) -> bool,
+    ) -> Vec<T> {
         let mut forgotten = Vec::new();
         let mut excess = self.order.len().saturating_sub(memory.at_most);
         let since = &mut self.since;
         self.order.retain(|element| {
-            let old = since.get(element).is_none_or(|&since| now.saturating_sub(since) >= memory.keep_for);
+            let old = since
+                .get(element)
+                .is_none_or(|&since| now.saturating_sub(since) >= memory.keep_for);
             if (excess == 0 && !old) || keep(element) {
                 return true;
             }

@@ -20,7 +20,10 @@ fn empty() -> Bindings {
 
 fn bound(key: &str, uid: &str) -> Bindings {
     let mut bindings = empty();
-    assert!(matches!(bindings.bind(&owner(key), &sandbox(uid), Candidate::Ready), BindDecision::Proceed(_)));
+    assert!(matches!(
+        bindings.bind(&owner(key), &sandbox(uid), Candidate::Ready),
+        BindDecision::Proceed(_)
+    ));
     assert_eq!(bindings.confirm(&owner(key), &sandbox(uid)), Settled::Bound);
     bindings
 }
@@ -28,7 +31,10 @@ fn bound(key: &str, uid: &str) -> Bindings {
 #[test]
 fn a_bind_is_refused_for_the_reason_that_the_pod_gives() {
     let check = |candidate, expected| {
-        assert_eq!(empty().bind(&owner("k"), &sandbox("s"), candidate), BindDecision::Refused(expected));
+        assert_eq!(
+            empty().bind(&owner("k"), &sandbox("s"), candidate),
+            BindDecision::Refused(expected)
+        );
     };
     check(Candidate::Absent, Refusal::NotFound);
     check(Candidate::NotMember, Refusal::NotMember);
@@ -39,7 +45,11 @@ fn a_bind_is_refused_for_the_reason_that_the_pod_gives() {
 #[test]
 fn a_bound_sandbox_answers_by_key() {
     let check = |key: &str, uid: &str, expected: BindDecision| {
-        assert_eq!(bound("k", "s").bind(&owner(key), &sandbox(uid), Candidate::Ready), expected, "{key} {uid}");
+        assert_eq!(
+            bound("k", "s").bind(&owner(key), &sandbox(uid), Candidate::Ready),
+            expected,
+            "{key} {uid}"
+        );
     };
     check("k", "s", BindDecision::Bound(sandbox("s")));
     check("k", "other", BindDecision::Bound(sandbox("s")));
@@ -49,8 +59,16 @@ fn a_bound_sandbox_answers_by_key() {
 #[test]
 fn a_bound_key_gets_its_answer_whatever_became_of_the_pod() {
     let mut bindings = bound("k", "s");
-    for candidate in [Candidate::Absent, Candidate::NotMember, Candidate::NotReady, Candidate::Ending] {
-        assert_eq!(bindings.bind(&owner("k"), &sandbox("s"), candidate), BindDecision::Bound(sandbox("s")));
+    for candidate in [
+        Candidate::Absent,
+        Candidate::NotMember,
+        Candidate::NotReady,
+        Candidate::Ending,
+    ] {
+        assert_eq!(
+            bindings.bind(&owner("k"), &sandbox("s"), candidate),
+            BindDecision::Bound(sandbox("s"))
+        );
     }
 }
 
@@ -58,10 +76,25 @@ fn a_bound_key_gets_its_answer_whatever_became_of_the_pod() {
 fn a_bind_under_way_keeps_others_out_and_lets_its_own_key_wait() {
     let mut bindings = empty();
     let decision = bindings.bind(&owner("k"), &sandbox("s"), Candidate::Ready);
-    assert_eq!(decision, BindDecision::Proceed(Record::Bind { sandbox: sandbox("s"), owner: owner("k") }));
-    assert_eq!(bindings.bind(&owner("k"), &sandbox("s"), Candidate::Ready), BindDecision::Join(sandbox("s")));
-    assert_eq!(bindings.bind(&owner("thief"), &sandbox("s"), Candidate::Ready), BindDecision::Refused(Refusal::Taken));
-    assert_eq!(bindings.retire(&sandbox("s"), Candidate::Ready, NOW), RetireDecision::Bound);
+    assert_eq!(
+        decision,
+        BindDecision::Proceed(Record::Bind {
+            sandbox: sandbox("s"),
+            owner: owner("k")
+        })
+    );
+    assert_eq!(
+        bindings.bind(&owner("k"), &sandbox("s"), Candidate::Ready),
+        BindDecision::Join(sandbox("s"))
+    );
+    assert_eq!(
+        bindings.bind(&owner("thief"), &sandbox("s"), Candidate::Ready),
+        BindDecision::Refused(Refusal::Taken)
+    );
+    assert_eq!(
+        bindings.retire(&sandbox("s"), Candidate::Ready, NOW),
+        RetireDecision::Bound
+    );
     assert_eq!(bindings.owner(&sandbox("s")), None, "not durable yet");
 }
 
@@ -69,9 +102,21 @@ fn a_bind_under_way_keeps_others_out_and_lets_its_own_key_wait() {
 fn an_aborted_bind_leaves_the_sandbox_free() {
     let mut bindings = empty();
     bindings.bind(&owner("k"), &sandbox("s"), Candidate::Ready);
-    assert_eq!(bindings.abort(&owner("k"), &sandbox("s")), Some(Record::Unbind { sandbox: sandbox("s") }));
-    assert!(matches!(bindings.bind(&owner("other"), &sandbox("s"), Candidate::Ready), BindDecision::Proceed(_)));
-    assert_eq!(bindings.abort(&owner("k"), &sandbox("s")), None, "the new reservation is not k's to abort");
+    assert_eq!(
+        bindings.abort(&owner("k"), &sandbox("s")),
+        Some(Record::Unbind {
+            sandbox: sandbox("s")
+        })
+    );
+    assert!(matches!(
+        bindings.bind(&owner("other"), &sandbox("s"), Candidate::Ready),
+        BindDecision::Proceed(_)
+    ));
+    assert_eq!(
+        bindings.abort(&owner("k"), &sandbox("s")),
+        None,
+        "the new reservation is not k's to abort"
+    );
 }
 
 #[test]
@@ -84,19 +129,33 @@ fn a_settled_bind_is_not_aborted() {
 #[test]
 fn a_release_is_a_tombstone_and_the_end_of_the_sandbox() {
     let mut bindings = bound("k", "s");
-    let records = vec![Record::Tombstone { owner: owner("k") }, Record::Dispose { sandbox: sandbox("s") }];
+    let records = vec![
+        Record::Tombstone { owner: owner("k") },
+        Record::Dispose {
+            sandbox: sandbox("s"),
+        },
+    ];
     assert_eq!(
         bindings.release(&owner("k"), None, NOW),
-        ReleaseDecision::Released { sandbox: Some(sandbox("s")), records }
+        ReleaseDecision::Released {
+            sandbox: Some(sandbox("s")),
+            records
+        }
     );
     assert_eq!(
         bindings.bind(&owner("k"), &sandbox("other"), Candidate::Ready),
         BindDecision::Refused(Refusal::Released)
     );
-    assert_eq!(bindings.bind(&owner("other"), &sandbox("s"), Candidate::Ready), BindDecision::Refused(Refusal::Ending));
+    assert_eq!(
+        bindings.bind(&owner("other"), &sandbox("s"), Candidate::Ready),
+        BindDecision::Refused(Refusal::Ending)
+    );
     assert_eq!(
         bindings.release(&owner("k"), None, NOW),
-        ReleaseDecision::Released { sandbox: None, records: Vec::new() },
+        ReleaseDecision::Released {
+            sandbox: None,
+            records: Vec::new()
+        },
         "again changes nothing"
     );
 }
@@ -105,16 +164,31 @@ fn a_release_is_a_tombstone_and_the_end_of_the_sandbox() {
 fn a_release_before_its_bind_refuses_the_late_bind() {
     let mut bindings = empty();
     bindings.release(&owner("k"), Some(&sandbox("s")), NOW);
-    assert_eq!(bindings.bind(&owner("k"), &sandbox("s"), Candidate::Ready), BindDecision::Refused(Refusal::Released));
-    assert!(matches!(bindings.bind(&owner("other"), &sandbox("s"), Candidate::Ready), BindDecision::Proceed(_)));
+    assert_eq!(
+        bindings.bind(&owner("k"), &sandbox("s"), Candidate::Ready),
+        BindDecision::Refused(Refusal::Released)
+    );
+    assert!(matches!(
+        bindings.bind(&owner("other"), &sandbox("s"), Candidate::Ready),
+        BindDecision::Proceed(_)
+    ));
 }
 
 #[test]
 fn a_release_during_the_bind_wins() {
     let mut bindings = empty();
     bindings.bind(&owner("k"), &sandbox("s"), Candidate::Ready);
-    assert!(matches!(bindings.release(&owner("k"), None, NOW), ReleaseDecision::Released { sandbox: Some(_), .. }));
-    assert_eq!(bindings.confirm(&owner("k"), &sandbox("s")), Settled::Released);
+    assert!(matches!(
+        bindings.release(&owner("k"), None, NOW),
+        ReleaseDecision::Released {
+            sandbox: Some(_),
+            ..
+        }
+    ));
+    assert_eq!(
+        bindings.confirm(&owner("k"), &sandbox("s")),
+        Settled::Released
+    );
     assert_eq!(bindings.abort(&owner("k"), &sandbox("s")), None);
     assert!(bindings.is_disposed(&sandbox("s")));
 }
@@ -131,26 +205,51 @@ fn a_release_of_another_sandbox_than_the_one_held_changes_nothing() {
 
 #[test]
 fn only_an_unbound_sandbox_retires() {
-    assert_eq!(bound("k", "s").retire(&sandbox("s"), Candidate::Ready, NOW), RetireDecision::Bound);
+    assert_eq!(
+        bound("k", "s").retire(&sandbox("s"), Candidate::Ready, NOW),
+        RetireDecision::Bound
+    );
     let mut bindings = empty();
-    let record = Record::Dispose { sandbox: sandbox("s") };
-    assert_eq!(bindings.retire(&sandbox("s"), Candidate::NotReady, NOW), RetireDecision::Retired(Some(record.clone())));
-    assert_eq!(bindings.retire(&sandbox("s"), Candidate::Ending, NOW), RetireDecision::Retired(None));
-    assert_eq!(bindings.bind(&owner("k"), &sandbox("s"), Candidate::Ready), BindDecision::Refused(Refusal::Ending));
+    let record = Record::Dispose {
+        sandbox: sandbox("s"),
+    };
+    assert_eq!(
+        bindings.retire(&sandbox("s"), Candidate::NotReady, NOW),
+        RetireDecision::Retired(Some(record.clone()))
+    );
+    assert_eq!(
+        bindings.retire(&sandbox("s"), Candidate::Ending, NOW),
+        RetireDecision::Retired(None)
+    );
+    assert_eq!(
+        bindings.bind(&owner("k"), &sandbox("s"), Candidate::Ready),
+        BindDecision::Refused(Refusal::Ending)
+    );
 }
 
 #[test]
 fn a_sandbox_retired_before_the_node_knew_it_is_never_bound() {
     let mut bindings = empty();
-    let record = Record::Dispose { sandbox: sandbox("s") };
-    assert_eq!(bindings.retire(&sandbox("s"), Candidate::Absent, NOW), RetireDecision::NotFound(Some(record)));
-    assert_eq!(bindings.bind(&owner("k"), &sandbox("s"), Candidate::Ready), BindDecision::Refused(Refusal::Ending));
+    let record = Record::Dispose {
+        sandbox: sandbox("s"),
+    };
+    assert_eq!(
+        bindings.retire(&sandbox("s"), Candidate::Absent, NOW),
+        RetireDecision::NotFound(Some(record))
+    );
+    assert_eq!(
+        bindings.bind(&owner("k"), &sandbox("s"), Candidate::Ready),
+        BindDecision::Refused(Refusal::Ending)
+    );
 }
 
 #[test]
 fn only_a_newer_leader_raises_the_fence() {
     let mut bindings = empty();
-    assert_eq!(bindings.hello(Fence(7)), FenceDecision::Raised(Record::Fence(Fence(7))));
+    assert_eq!(
+        bindings.hello(Fence(7)),
+        FenceDecision::Raised(Record::Fence(Fence(7)))
+    );
     assert_eq!(bindings.hello(Fence(7)), FenceDecision::Same);
     assert_eq!(bindings.hello(Fence(6)), FenceDecision::Stale(Fence(7)));
     assert_eq!(bindings.reset_fence(Fence(6)), Record::Fence(Fence(6)));
@@ -159,7 +258,10 @@ fn only_a_newer_leader_raises_the_fence() {
 
 #[test]
 fn what_is_remembered_is_forgotten_by_age_and_by_number() {
-    let memory = Memory { keep_for: Duration::from_secs(10), at_most: 2 };
+    let memory = Memory {
+        keep_for: Duration::from_secs(10),
+        at_most: 2,
+    };
     let at = |second| NOW + Duration::from_secs(second);
     let mut bindings = Bindings::restore(Saved::default(), memory, NOW);
     for (second, key) in [(0, "a"), (1, "b"), (2, "c")] {
@@ -169,16 +271,38 @@ fn what_is_remembered_is_forgotten_by_age_and_by_number() {
     bindings.retire(&sandbox("here"), Candidate::Ready, at(0));
     let is_known = |uid: &SandboxUid| *uid == sandbox("here");
 
-    assert_eq!(bindings.prune(at(3), is_known), [Record::DropTombstone { owner: owner("a") }], "one too many");
-    let expected = [Record::DropTombstone { owner: owner("b") }, Record::DropDisposed { sandbox: sandbox("gone") }];
-    assert_eq!(bindings.prune(at(11), is_known), expected, "too old, but what is still here stays refused");
+    assert_eq!(
+        bindings.prune(at(3), is_known),
+        [Record::DropTombstone { owner: owner("a") }],
+        "one too many"
+    );
+    let expected = [
+        Record::DropTombstone { owner: owner("b") },
+        Record::DropDisposed {
+            sandbox: sandbox("gone"),
+        },
+    ];
+    assert_eq!(
+        bindings.prune(at(11), is_known),
+        expected,
+        "too old, but what is still here stays refused"
+    );
     assert!(bindings.is_disposed(&sandbox("here")));
 }
 
 #[test]
 fn two_binds_of_one_key_in_a_damaged_journal_are_not_both_kept() {
-    let binds = [("a", "k"), ("b", "k")].map(|(uid, key)| (sandbox(uid), owner(key))).into();
-    let bindings = Bindings::restore(Saved { binds, ..Saved::default() }, Memory::default(), NOW);
+    let binds = [("a", "k"), ("b", "k")]
+        .map(|(uid, key)| (sandbox(uid), owner(key)))
+        .into();
+    let bindings = Bindings::restore(
+        Saved {
+            binds,
+            ..Saved::default()
+        },
+        Memory::default(),
+        NOW,
+    );
     assert_eq!(bindings.owner(&sandbox("a")), Some(&owner("k")));
     assert_eq!(bindings.owner(&sandbox("b")), None);
     assert!(bindings.is_disposed(&sandbox("b")));
@@ -243,14 +367,22 @@ impl World {
     }
 
     fn write(&mut self, records: impl IntoIterator<Item = Record>) {
-        records.into_iter().for_each(|record| self.journal.apply(&record));
+        records
+            .into_iter()
+            .for_each(|record| self.journal.apply(&record));
     }
 
     fn tell_bound(&mut self, key: &OwnerKey, uid: &SandboxUid) {
         assert!(!self.released.contains(key), "{key} was released");
-        assert!(!self.disposed.contains(uid), "{uid} was released or retired");
+        assert!(
+            !self.disposed.contains(uid),
+            "{uid} was released or retired"
+        );
         for (other, held) in &self.told_bound {
-            assert!(other == key || held != uid, "{uid} has two owners: {other} and {key}");
+            assert!(
+                other == key || held != uid,
+                "{uid} has two owners: {other} and {key}"
+            );
         }
         if let Some(before) = self.told_bound.insert(key.clone(), uid.clone()) {
             assert_eq!(before, *uid, "{key} got another answer than before");
@@ -261,9 +393,17 @@ impl World {
         let key = |n: u8| owner(&format!("k{n}"));
         let uid = |n: u8| sandbox(&format!("s{n}"));
         match step {
-            Step::Bind { key: k, uid: u, ready } => {
+            Step::Bind {
+                key: k,
+                uid: u,
+                ready,
+            } => {
                 let (key, uid) = (key(k), uid(u));
-                let candidate = if ready { Candidate::Ready } else { Candidate::NotReady };
+                let candidate = if ready {
+                    Candidate::Ready
+                } else {
+                    Candidate::NotReady
+                };
                 match self.bindings.bind(&key, &uid, candidate) {
                     BindDecision::Proceed(record) => {
                         assert!(ready);
@@ -279,7 +419,9 @@ impl World {
             }
             Step::Settle { key: k, well } => {
                 let key = key(k);
-                let Some(uid) = self.under_way.remove(&key) else { return };
+                let Some(uid) = self.under_way.remove(&key) else {
+                    return;
+                };
                 if !well {
                     let record = self.bindings.abort(&key, &uid);
                     self.write(record);
@@ -296,7 +438,9 @@ impl World {
                         self.told_bound.remove(&key);
                         self.disposed.extend(sandbox);
                     }
-                    ReleaseDecision::HoldsAnother(held) => assert_ne!(Some(held), expected.map(uid)),
+                    ReleaseDecision::HoldsAnother(held) => {
+                        assert_ne!(Some(held), expected.map(uid))
+                    }
                 }
             }
             Step::Retire { uid: u } => {
@@ -304,7 +448,10 @@ impl World {
                 match self.bindings.retire(&uid, Candidate::Ready, NOW) {
                     RetireDecision::Retired(record) => {
                         self.write(record);
-                        assert!(!self.told_bound.values().any(|held| *held == uid), "{uid} retired while bound");
+                        assert!(
+                            !self.told_bound.values().any(|held| *held == uid),
+                            "{uid} retired while bound"
+                        );
                         self.disposed.insert(uid);
                     }
                     RetireDecision::Bound => assert!(self.bindings.is_held(&uid)),

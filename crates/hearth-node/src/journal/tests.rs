@@ -1,0 +1,491 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use hearth_core::ids::{Fence, OwnerKey};
+use redb::{Database, DatabaseError, StorageBackend};
+
+use super::*;
+
+/// A disk that keeps only what was synced, and remembers what it would hold after a power cut at every moment.
+#[derive(Clone, Debug, Default)]
+struct Disk(Arc<Mutex<Platter>>);
+
+#[derive(Debug, Default)]
+struct Platter {
+    /// What reads see.
+    bytes: Vec<u8>,
+    /// What each sync made durable, the empty disk first.
+    synced: Vec<Vec<u8>>,
+    /// Writes since the last sync.
+    unsynced: Vec<(usize, Vec<u8>)>,
+    /// Contents in which a sync was reached with only some of its writes done, and the number of syncs before.
+    torn: Vec<(usize, Vec<u8>)>,
+    /// Fail writes from now on.
+    broken: bool,
+}
+
+impl Disk {
+    fn holding(bytes: Vec<u8>) -> Self {
+        let disk = Self::default();
+        disk.platter().synced.push(bytes.clone());
+        disk.platter().bytes = bytes;
+        disk
+    }
+
+    fn platter(&self) -> MutexGuard<'_, Platter> {
+        self.0.lock().unwrap()
+    }
+
+    fn syncs(&self) -> usize {
+        self.platter().synced.len() - 1
+    }
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.platter().bytes.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let start = usize::try_from(offset).unwrap();
+        out.copy_from_slice(&self.platter().bytes[start..start + out.len()]);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.platter()
+            .bytes
+            .resize(usize::try_from(len).unwrap(), 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut platter = self.platter();
+        let before = platter.synced.last().unwrap().clone();
+        let syncs = platter.synced.len() - 1;
+        let unsynced = std::mem::take(&mut platter.unsynced);
+        // A power cut may keep any part of what was not synced: try every beginning, and every end.
+        for cut in 0..unsynced.len() {
+            for kept in [&unsynced[..cut], &unsynced[cut..]] {
+                let mut bytes = before.clone();
+                bytes.resize(platter.bytes.len().max(bytes.len()), 0);
+                for (start, data) in kept {
+                    if let Some(place) = bytes.get_mut(*start..start + data.len()) {
+                        place.copy_from_slice(data);
+                    }
+                }
+                platter.torn.push((syncs, bytes));
+            }
+        }
+        let now = platter.bytes.clone();
+        platter.synced.push(now);
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut platter = self.platter();
+        if platter.broken {
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
+        let start = usize::try_from(offset).unwrap();
+        platter.bytes[start..start + data.len()].copy_from_slice(data);
+        platter.unsynced.push((start, data.to_owned()));
+        Ok(())
+    }
+}
+
+impl Medium for Disk {
+    fn is_fresh(&self) -> bool {
+        self.platter().bytes.is_empty()
+    }
+
+    fn open(&mut self) -> Result<Database, DatabaseError> {
+        store::builder().create_with_backend(self.clone())
+    }
+
+    fn path(&self) -> &Path {
+        Path::new("simulated")
+    }
+
+    fn set_aside(&mut self) -> Result<PathBuf, OpenError> {
+        *self.platter() = Platter {
+            synced: vec![Vec::new()],
+            ..Platter::default()
+        };
+        Ok(PathBuf::from("aside"))
+    }
+}
+
+fn sandbox(n: usize) -> SandboxUid {
+    SandboxUid(format!("s{n}"))
+}
+
+fn owner(n: usize) -> OwnerKey {
+    OwnerKey(format!("k{n}"))
+}
+
+fn bind(n: usize) -> Batch {
+    Batch::new().binding(Record::Bind {
+        sandbox: sandbox(n),
+        owner: owner(n),
+    })
+}
+
+fn open(dir: &Path) -> Opened {
+    Journal::open(dir, JournalMetrics::default()).unwrap()
+}
+
+fn open_disk(disk: &Disk, dir: &Path) -> Opened {
+    let files = BindFiles::open(dir.join("binds")).unwrap();
+    Journal::open_on(Box::new(disk.clone()), files, JournalMetrics::default()).unwrap()
+}
+
+/// Ends the journal and waits until its file is closed.
+async fn close(opened: Opened) {
+    drop(opened.journal);
+    opened.writer.await;
+}
+
+fn bind_file_names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(dir.join("binds"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn what_was_committed_is_there_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open(dir.path());
+    assert_eq!(opened.found, Found::New);
+    assert_eq!(opened.contents, Contents::default());
+    let batch = bind(1)
+        .binding(Record::Fence(Fence(7)))
+        .binding(Record::Tombstone { owner: owner(2) })
+        .binding(Record::Dispose {
+            sandbox: sandbox(3),
+        })
+        .put_sandbox(sandbox(1), b"one".to_vec())
+        .put_sandbox(sandbox(4), b"four".to_vec())
+        .put_meta("boot", b"b".to_vec());
+    opened.journal.commit(batch).await.unwrap();
+    opened
+        .journal
+        .commit(Batch::new().remove_sandbox(sandbox(4)))
+        .await
+        .unwrap();
+    close(opened).await;
+
+    let again = open(dir.path());
+    assert_eq!(again.found, Found::Whole);
+    let bindings = Saved {
+        fence: Fence(7),
+        binds: BTreeMap::from([(sandbox(1), owner(1))]),
+        tombstones: [owner(2)].into(),
+        disposed: [sandbox(3)].into(),
+    };
+    let sandboxes = BTreeMap::from([(sandbox(1), b"one".to_vec())]);
+    let meta = BTreeMap::from([("boot".to_owned(), b"b".to_vec())]);
+    assert_eq!(
+        again.contents,
+        Contents {
+            bindings,
+            sandboxes,
+            meta
+        }
+    );
+}
+
+#[tokio::test]
+async fn batches_that_wait_together_share_a_commit() {
+    let disk = Disk::holding(Vec::new());
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open_disk(&disk, dir.path());
+    let before = disk.syncs();
+    let commits = (0..100).map(|n| opened.journal.commit(bind(n)));
+    for result in futures::future::join_all(commits).await {
+        result.unwrap();
+    }
+    assert!(
+        disk.syncs() - before < 50,
+        "{} syncs for 100 batches",
+        disk.syncs() - before
+    );
+}
+
+/// One answer, and the number of syncs that the disk had seen when the batch was handed in and when it was answered.
+struct Answered {
+    batch: Batch,
+    asked: usize,
+    answered: usize,
+}
+
+/// Commits batch after batch, some of them together, and takes some back.
+async fn story(disk: &Disk, journal: &Journal) -> Vec<Answered> {
+    let mut answers = Vec::new();
+    for round in 0..8 {
+        let base = round * 3;
+        let batches = [
+            bind(base).put_sandbox(sandbox(base), vec![7; 300]),
+            bind(base + 1).binding(Record::Fence(Fence(round as u64 + 1))),
+            Batch::new()
+                .binding(Record::Tombstone {
+                    owner: owner(base.saturating_sub(3)),
+                })
+                .binding(Record::Dispose {
+                    sandbox: sandbox(base.saturating_sub(3)),
+                }),
+        ];
+        let asked = disk.syncs();
+        let commits = batches.iter().map(|batch| journal.commit(batch.clone()));
+        for result in futures::future::join_all(commits).await {
+            result.unwrap();
+        }
+        let answered = disk.syncs();
+        answers.extend(batches.into_iter().map(|batch| Answered {
+            batch,
+            asked,
+            answered,
+        }));
+    }
+    answers
+}
+
+fn after(story: &[Answered]) -> Saved {
+    let mut saved = Saved::default();
+    for change in story.iter().flat_map(|answered| &answered.batch.changes) {
+        if let Change::Binding(record) = change {
+            saved.apply(record);
+        }
+    }
+    saved
+}
+
+#[tokio::test]
+async fn a_power_cut_at_any_moment_loses_no_answered_bind_and_invents_none() {
+    let disk = Disk::holding(Vec::new());
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open_disk(&disk, dir.path());
+    let made = disk.syncs();
+    let story = story(&disk, &opened.journal).await;
+    close(opened).await;
+
+    let platter = disk.platter();
+    let synced = platter.synced.iter().cloned().enumerate();
+    let cuts: Vec<(usize, Vec<u8>)> = synced.chain(platter.torn.iter().cloned()).collect();
+    assert!(cuts.len() > 100, "only {} moments", cuts.len());
+    let mut seen = std::collections::HashSet::new();
+    // A cut while the file is being made leaves no journal, or a damaged one, and nothing was promised yet.
+    for (syncs, bytes) in cuts.into_iter().filter(|(syncs, _)| *syncs >= made) {
+        let (_store, contents) =
+            Store::open(&mut Disk::holding(bytes)).expect("opens after any power cut");
+        let answered = story
+            .iter()
+            .filter(|answered| answered.answered <= syncs)
+            .count();
+        let asked = story
+            .iter()
+            .filter(|answered| answered.asked <= syncs)
+            .count();
+        let state = (answered..=asked).find(|&count| after(&story[..count]) == contents.bindings);
+        assert!(
+            state.is_some(),
+            "after {syncs} syncs, {answered} of {asked} answered: {:?}",
+            contents.bindings
+        );
+        seen.extend(state);
+    }
+    assert!(
+        seen.len() > 8,
+        "the cuts fell between batches only {} times",
+        seen.len()
+    );
+}
+
+#[tokio::test]
+async fn a_full_disk_fails_the_commit_and_a_disk_with_room_takes_the_next() {
+    let disk = Disk::holding(Vec::new());
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open_disk(&disk, dir.path());
+    opened.journal.commit(bind(1)).await.unwrap();
+    disk.platter().broken = true;
+    opened.journal.commit(bind(2)).await.unwrap_err();
+    opened.journal.commit(bind(3)).await.unwrap_err();
+    disk.platter().broken = false;
+    opened.journal.commit(bind(4)).await.unwrap();
+    close(opened).await;
+
+    let contents = open_disk(&disk, dir.path()).contents;
+    let bound: Vec<&SandboxUid> = contents.bindings.binds.keys().collect();
+    assert!(
+        bound.contains(&&sandbox(1)) && bound.contains(&&sandbox(4)),
+        "{bound:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_damaged_journal_is_set_aside_and_the_binds_come_from_their_files() {
+    let check = |name: &'static str, spoil: fn(&mut Vec<u8>)| async move {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = open(dir.path());
+        let batch = bind(1)
+            .put_sandbox(sandbox(1), b"one".to_vec())
+            .put_sandbox(sandbox(2), b"two".to_vec());
+        opened.journal.commit(batch).await.unwrap();
+        opened.journal.commit(bind(3)).await.unwrap();
+        opened
+            .journal
+            .commit(Batch::new().binding(Record::Dispose {
+                sandbox: sandbox(3),
+            }))
+            .await
+            .unwrap();
+        close(opened).await;
+        let path = dir.path().join("journal.redb");
+        let mut bytes = fs::read(&path).unwrap();
+        spoil(&mut bytes);
+        fs::write(&path, bytes).unwrap();
+
+        let opened = open(dir.path());
+        let Found::Rebuilt { aside, .. } = &opened.found else {
+            panic!("{name}: found {:?}", opened.found)
+        };
+        assert!(aside.exists(), "{name}");
+        assert_eq!(
+            opened.contents.bindings.binds,
+            BTreeMap::from([(sandbox(1), owner(1))]),
+            "{name}"
+        );
+        let sandboxes = BTreeMap::from([(sandbox(1), b"one".to_vec())]);
+        assert_eq!(
+            opened.contents.sandboxes, sandboxes,
+            "{name}: only what is bound is known"
+        );
+        opened.journal.commit(bind(4)).await.unwrap();
+        close(opened).await;
+
+        let again = open(dir.path());
+        assert_eq!(again.found, Found::Whole, "{name}");
+        assert_eq!(again.contents.bindings.binds.len(), 2, "{name}");
+    };
+    check("not a database", |bytes| {
+        *bytes = b"something else entirely".to_vec()
+    })
+    .await;
+    check("zeroes", |bytes| bytes.fill(0)).await;
+    check("cut short", |bytes| bytes.truncate(bytes.len() / 2)).await;
+    check("one page overwritten", |bytes| {
+        // The pages in use are the first ones after the header.
+        bytes[4096..]
+            .chunks_mut(4096)
+            .take(16)
+            .for_each(|page| page.fill(0xA5));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_journal_of_a_newer_version_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    close(open(dir.path())).await;
+    let path = dir.path().join("journal.redb");
+    store::raise_schema(&path);
+    for _ in 0..2 {
+        let error = Journal::open(dir.path(), JournalMetrics::default()).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                OpenError::Newer {
+                    found: 99,
+                    known: 1
+                }
+            ),
+            "{error:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_journal_in_use_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let _first = open(dir.path());
+    let error = Journal::open(dir.path(), JournalMetrics::default()).unwrap_err();
+    assert!(matches!(error, OpenError::InUse { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn bind_files_follow_the_binds() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open(dir.path());
+    let journal = &opened.journal;
+    journal.commit(bind(1)).await.unwrap();
+    journal.commit(bind(2)).await.unwrap();
+    assert_eq!(bind_file_names(dir.path()), ["s1", "s2"]);
+    journal
+        .commit(Batch::new().put_sandbox(sandbox(2), b"new".to_vec()))
+        .await
+        .unwrap();
+    assert_eq!(
+        fs::read_to_string(dir.path().join("binds/s2")).unwrap(),
+        "\"k2\"\nnew"
+    );
+    let moved = Batch::new().binding(Record::Unbind {
+        sandbox: sandbox(1),
+    });
+    let moved = moved.binding(Record::Bind {
+        sandbox: sandbox(1),
+        owner: owner(9),
+    });
+    journal.commit(moved).await.unwrap();
+    journal
+        .commit(Batch::new().binding(Record::Unbind {
+            sandbox: sandbox(2),
+        }))
+        .await
+        .unwrap();
+    assert_eq!(bind_file_names(dir.path()), ["s1"]);
+    assert_eq!(
+        fs::read_to_string(dir.path().join("binds/s1")).unwrap(),
+        "\"k9\"\n"
+    );
+}
+
+#[tokio::test]
+async fn files_of_binds_that_the_journal_does_not_know_go_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open(dir.path());
+    opened.journal.commit(bind(1)).await.unwrap();
+    close(opened).await;
+    fs::write(dir.path().join("binds/s5"), "\"k5\"\n").unwrap();
+    fs::write(dir.path().join("binds/s6.partial"), "\"k").unwrap();
+    fs::remove_file(dir.path().join("binds/s1")).unwrap();
+    let opened = open(dir.path());
+    assert_eq!(
+        opened.contents.bindings.binds,
+        BTreeMap::from([(sandbox(1), owner(1))])
+    );
+    assert_eq!(bind_file_names(dir.path()), ["s1"]);
+}
+
+#[tokio::test]
+async fn a_name_that_leaves_the_directory_is_refused_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open(dir.path());
+    let record = Record::Bind {
+        sandbox: SandboxUid::from("../evil"),
+        owner: owner(1),
+    };
+    let evil = opened.journal.commit(Batch::new().binding(record));
+    let (evil, good) = futures::join!(evil, opened.journal.commit(bind(2)));
+    assert!(
+        matches!(evil, Err(CommitError::BindFile { .. })),
+        "{evil:?}"
+    );
+    good.unwrap();
+    assert!(!dir.path().join("evil").exists());
+}
