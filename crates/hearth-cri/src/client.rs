@@ -7,17 +7,21 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::TryStreamExt;
 use futures::future::{Either, select};
-use futures::{StreamExt, TryStreamExt};
 use hyper_util::rt::TokioIo;
 use k8s_cri::v1;
 use k8s_cri::v1::image_service_client::ImageServiceClient;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use tokio::net::UnixStream;
+use tonic::Request;
 use tonic::transport::{Channel, Endpoint, Uri};
-use tonic::{Request, Response, Status};
 
-use crate::classify::{classify, deadline, incomplete};
+use crate::call::{
+    absent_is_done, bounded, container_name, ended_by_error, exec_seconds, sandbox_name,
+    whole_seconds,
+};
+use crate::classify::{classify, incomplete};
 use crate::{ContainerEvents, CriError, Deadlines, ImageStore, Operation, PodRuntime};
 
 /// The largest answer that is read. A list has about 2 KiB for each container.
@@ -77,50 +81,6 @@ fn request<T>(message: T, limit: Duration) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(limit);
     request
-}
-
-async fn bounded<T>(
-    op: Operation,
-    target: &str,
-    limit: Duration,
-    call: impl Future<Output = Result<Response<T>, Status>> + Send,
-) -> Result<T, CriError> {
-    match tokio::time::timeout(limit, call).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(classify(op, target, &status)),
-        Err(_elapsed) => Err(deadline(op, target, limit)),
-    }
-}
-
-/// Success for calls whose object need not exist.
-fn absent_is_done<T>(result: Result<T, CriError>) -> Result<(), CriError> {
-    match result {
-        Ok(_) => Ok(()),
-        Err(error) if error.is_not_found() => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-/// Whole seconds as CRI has them, rounded up so that a short grace period does not become none.
-pub(crate) fn whole_seconds(duration: Duration) -> i64 {
-    let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
-    i64::try_from(seconds).unwrap_or(i64::MAX)
-}
-
-/// `namespace/name` of a sandbox for error messages.
-pub(crate) fn sandbox_name(config: &v1::PodSandboxConfig) -> String {
-    config
-        .metadata
-        .as_ref()
-        .map_or_else(String::new, |m| format!("{}/{}", m.namespace, m.name))
-}
-
-/// The container's name for error messages.
-pub(crate) fn container_name(config: &v1::ContainerConfig) -> String {
-    config
-        .metadata
-        .as_ref()
-        .map_or_else(String::new, |m| m.name.clone())
 }
 
 #[async_trait]
@@ -334,7 +294,7 @@ impl PodRuntime for CriClient {
         let message = v1::ExecSyncRequest {
             container_id: container_id.to_owned(),
             cmd: command,
-            timeout: whole_seconds(timeout),
+            timeout: exec_seconds(timeout),
         };
         let mut client = self.runtime.clone();
         let call = client.exec_sync(request(message, limit));
@@ -377,20 +337,6 @@ impl PodRuntime for CriClient {
             }
         }
     }
-}
-
-/// Ends the stream after its first error.
-pub(crate) fn ended_by_error(
-    events: impl futures::Stream<Item = Result<v1::ContainerEventResponse, CriError>> + Send + 'static,
-) -> ContainerEvents {
-    events
-        .scan(false, |failed, event| {
-            let next = (!*failed).then_some(event);
-            *failed |= matches!(next, Some(Err(_)));
-            std::future::ready(next)
-        })
-        .fuse()
-        .boxed()
 }
 
 #[async_trait]

@@ -7,10 +7,13 @@
 //! Messages are those of [`v1`]; identifiers are the runtime's own strings. Each call has a deadline
 //! ([`Deadlines`]), and each failure is a [`CriError`] that says whether the effect may have happened all the same.
 
+mod call;
 mod classify;
 mod client;
+pub mod contract;
 mod deadlines;
 mod error;
+pub mod fake;
 mod runtime;
 
 pub use client::CriClient;
