@@ -3,17 +3,17 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::backoff::Backoff;
 use super::{STARTED, Spec, Status, status_file};
@@ -39,7 +39,8 @@ struct Supervisor {
     status_file: PathBuf,
     status: Status,
     log: File,
-    orders: SignalFd,
+    /// Readable once it was told to end.
+    orders: UnixStream,
     backoff: Backoff,
 }
 
@@ -57,15 +58,7 @@ enum Event {
 
 impl Supervisor {
     fn new(spec: Spec, run: &Path) -> Result<Self> {
-        let mut orders = SigSet::empty();
-        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
-            orders.add(signal);
-        }
-        // Blocked here and read from a descriptor; the standard library gives every child an empty
-        // mask again.
-        orders.thread_block().context("cannot block signals")?;
-        let orders = SignalFd::with_flags(&orders, SfdFlags::SFD_CLOEXEC)
-            .context("cannot receive signals")?;
+        let orders = receive_orders().context("cannot receive signals")?;
         let own = i32::try_from(std::process::id()).context("own pid is out of range")?;
         let supervisor = ProcessId::of(own).context("cannot find myself in /proc")?;
         let log = fs::File::options()
@@ -222,6 +215,16 @@ impl Supervisor {
         // A full disk must not end the program.
         let _ = self.log.write_all(line.as_bytes());
     }
+}
+
+/// A socket that becomes readable when this process is told to end. The signals are handled rather
+/// than blocked: children would inherit a mask, and be deaf to the order themselves.
+fn receive_orders() -> std::io::Result<UnixStream> {
+    let (orders, sender) = UnixStream::pair()?;
+    for signal in [SIGTERM, SIGINT, SIGHUP] {
+        signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
+    }
+    Ok(orders)
 }
 
 fn signal(process: &OwnedFd, signal: rustix::process::Signal) -> Result<()> {
