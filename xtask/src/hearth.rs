@@ -36,6 +36,9 @@ const LEADER: Identity = Identity {
     service_account: "agent-sandbox-controller",
 };
 
+/// What is run from the cluster's directory.
+const PROGRAMS: [&str; 3] = [HEARTHD, CONTROLLER, "hearth-bench"];
+
 /// How long a token lasts. It is minted anew at each `up`.
 const TOKEN_LIFETIME: &str = "--duration=8760h";
 /// For everything that waits for our own programs, on a machine that may be compiling as well.
@@ -109,11 +112,12 @@ fn build(layout: &Layout) -> Result<()> {
     let built = ui::step("building hearthd, the controller and hearth-bench", || {
         cargo::build_programs()
     })?;
-    for program in built {
-        let name = program
-            .file_name()
-            .with_context(|| format!("{} has no name", program.display()))?;
-        install(&program, &layout.bin().join(name))?;
+    for name in PROGRAMS {
+        let program = built
+            .iter()
+            .find(|program| program.file_name() == Some(name.as_ref()))
+            .with_context(|| format!("cargo built no program {name}"))?;
+        install(program, &layout.program(name))?;
     }
     Ok(())
 }
