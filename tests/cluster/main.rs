@@ -1,1 +1,13 @@
-//! The cluster suite. See the crate `hearth_tests` for how it looks at things.
+//! The cluster suite: the real API server, the real containerd, our binaries. See the crate `hearth_tests` for how it
+//! looks at things.
+
+mod claims;
+mod frozen;
+mod lifecycle;
+mod pods;
+mod refused;
+
+use std::time::Duration;
+
+/// How long an ordinary test may take, a busy machine included.
+const LIMIT: Duration = Duration::from_secs(90);

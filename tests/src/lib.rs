@@ -13,5 +13,6 @@ pub mod http;
 pub mod observe;
 pub mod process;
 pub mod scene;
+pub mod status;
 pub mod tail;
 pub mod wait;

@@ -1,0 +1,228 @@
+//! What a PodSpec may ask for and gets.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use hearth_api::Sandbox;
+use hearth_api::constants::{condition, message, reason};
+use hearth_tests::cgroups::Limits;
+use hearth_tests::fixtures::{self, IMAGE};
+use hearth_tests::process::comm;
+use hearth_tests::scene::{self, AWAY, COLD};
+use hearth_tests::status::{self, pod_uid};
+use hearth_tests::wait::wait_for;
+use serde_json::json;
+
+use crate::LIMIT;
+
+#[test]
+fn limits_of_the_containers_are_written_on_the_pods_cgroup() {
+    scene::run(LIMIT, async |scene| {
+        let mut pod = fixtures::web_server();
+        pod["containers"][0]["resources"] = json!({
+            "requests": {"cpu": "100m", "memory": "32Mi"},
+            "limits": {"cpu": "500m", "memory": "64Mi"},
+        });
+        scene.create(&fixtures::sandbox("limited", &pod)).await?;
+        let sandbox = scene.until_ready("limited", COLD).await?;
+        let limits = scene.cgroups.limits(&pod_uid(&sandbox)?)?;
+        let Limits {
+            memory_bytes,
+            milli_cpu,
+            pids,
+        } = limits;
+        ensure!(
+            (memory_bytes, milli_cpu) == (Some(64 << 20), Some(500)),
+            "{limits:?}"
+        );
+        ensure!(
+            pids.is_some(),
+            "the number of processes has no limit: {limits:?}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn processes_are_limited_also_when_nothing_is_asked_for() {
+    scene::run(LIMIT, async |scene| {
+        scene
+            .create(&fixtures::sandbox("plain", &fixtures::web_server()))
+            .await?;
+        let sandbox = scene.until_ready("plain", COLD).await?;
+        let limits = scene.cgroups.limits(&pod_uid(&sandbox)?)?;
+        ensure!(
+            limits.pids.is_some(),
+            "the number of processes has no limit: {limits:?}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn containers_of_a_pod_share_volumes_and_network_and_have_their_own_environment() {
+    scene::run(LIMIT, async |scene| {
+        let mount = json!([{"name": "shared", "mountPath": "/shared"}]);
+        let writer = "echo $GREETING > /shared/index.html && exec sleep 1000000";
+        let pod = json!({
+            "terminationGracePeriodSeconds": 0,
+            "volumes": [{"name": "shared", "emptyDir": {}}],
+            "containers": [
+                {
+                    "name": "writer", "image": IMAGE, "command": ["/bin/sh", "-c", writer],
+                    "env": [{"name": "GREETING", "value": "hello from next door"}],
+                    "volumeMounts": mount,
+                },
+                {
+                    "name": "server", "image": IMAGE,
+                    "command": ["/bin/httpd"], "args": ["-f", "-p", "8888", "-h", "/shared"],
+                    "volumeMounts": mount,
+                    "readinessProbe": {
+                        "exec": {"command": ["/bin/wget", "-q", "-O", "/dev/null", "http://127.0.0.1:8888/"]},
+                        "periodSeconds": 1,
+                    },
+                },
+            ],
+        });
+        scene.create(&fixtures::sandbox("pair", &pod)).await?;
+        let sandbox = scene.until_ready("pair", COLD).await?;
+        let ip = sandbox
+            .status
+            .as_ref()
+            .and_then(|status| status.pod_ips.first())
+            .context("no address")?;
+        let answer =
+            hearth_tests::http::get(ip, fixtures::PORT, "/", Duration::from_secs(5)).await?;
+        ensure!(answer.trim() == "hello from next door", "{answer}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_sandbox_is_not_ready_before_its_http_probe_says_so() {
+    scene::run(LIMIT, async |scene| {
+        let script = "mkdir /www; httpd -p 8888 -h /www; \
+                      while [ ! -e /tmp/open ]; do sleep 0.1; done; echo yes > /www/ready; exec sleep 1000000";
+        let mut pod = fixtures::script("Always", script);
+        pod["containers"][0]["readinessProbe"] =
+            json!({"httpGet": {"path": "/ready", "port": 8888}, "periodSeconds": 1});
+        scene.create(&fixtures::sandbox("probed", &pod)).await?;
+        let reason = reason::DEPENDENCIES_NOT_READY;
+        scene
+            .sandboxes
+            .until_one("probed", "runs without being ready", COLD, |sandbox| {
+                let conditions = sandbox
+                    .status
+                    .as_ref()
+                    .map_or(&[][..], |status| &status.conditions);
+                match status::find_condition(conditions, condition::READY) {
+                    Some(ready) if ready.status == "True" => Ok(false),
+                    Some(ready)
+                        if ready.reason == reason && ready.message == message::POD_NOT_READY =>
+                    {
+                        Ok(true)
+                    }
+                    other => Err(format!("Ready is {other:?}")),
+                }
+            })
+            .await
+            .and_then(|before| {
+                ensure!(before, "it was ready before its probe could succeed");
+                Ok(())
+            })?;
+        let sandbox = scene
+            .sandboxes
+            .now()
+            .get("probed")
+            .cloned()
+            .context("it is not there")?;
+        scene
+            .containerd
+            .shell(
+                &pod_uid(&sandbox)?,
+                "touch /tmp/open",
+                Duration::from_secs(5),
+            )
+            .await?;
+        scene.until_ready("probed", COLD).await.map(drop)
+    });
+}
+
+#[test]
+fn processes_get_a_chance_to_end_by_themselves() {
+    scene::run(LIMIT, async |scene| {
+        // Ends at SIGTERM, long before the grace period does.
+        let mut pod = fixtures::script("Always", "trap 'exit 0' TERM; while :; do sleep 0.1; done");
+        pod["terminationGracePeriodSeconds"] = json!(60);
+        scene.create(&fixtures::sandbox("polite", &pod)).await?;
+        scene.until_ready("polite", COLD).await?;
+        scene.delete::<Sandbox>("polite").await?;
+        scene.until_no_pods(Duration::from_secs(20)).await
+    });
+}
+
+#[test]
+fn what_a_pod_ended_with_is_its_last_word() {
+    scene::run(LIMIT, async |scene| {
+        for (name, script, reason) in [
+            ("well", "exit 0", reason::POD_SUCCEEDED),
+            ("badly", "exit 3", reason::POD_FAILED),
+        ] {
+            scene
+                .create(&fixtures::sandbox(name, &fixtures::script("Never", script)))
+                .await?;
+            let text = scene
+                .until_condition(name, condition::FINISHED, "True", reason, COLD)
+                .await?;
+            let ready = scene
+                .until_condition(name, condition::READY, "False", reason, COLD)
+                .await?;
+            ensure!(text == ready, "Finished says {text}, Ready says {ready}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_container_that_ends_is_started_again_in_the_same_pod() {
+    scene::run(LIMIT, async |scene| {
+        let mut pod = fixtures::web_server();
+        pod["restartPolicy"] = json!("Always");
+        scene.create(&fixtures::sandbox("again", &pod)).await?;
+        let before = scene.until_ready("again", COLD).await?;
+        let uid = pod_uid(&before)?;
+        let processes = scene.cgroups.main_processes(&uid)?;
+        let server = processes
+            .iter()
+            .find(|process| comm(process.pid) == "httpd");
+        server.context("no httpd runs in the pod")?.kill().await?;
+        wait_for("another process runs in the pod", AWAY, async || {
+            let now = scene
+                .cgroups
+                .main_processes(&uid)
+                .map_err(|error| format!("{error:#}"))?;
+            if now.len() == processes.len() && now != processes {
+                Ok(())
+            } else {
+                Err(format!("{now:?}"))
+            }
+        })
+        .await?;
+        scene
+            .sandboxes
+            .until_one("again", "answers again", COLD, status::ready)
+            .await?;
+        wait_for("the new server answers", COLD, async || {
+            let sandbox = scene
+                .sandboxes
+                .now()
+                .get("again")
+                .cloned()
+                .ok_or("it is gone")?;
+            crate::lifecycle::check_answers(&sandbox)
+                .await
+                .map_err(|error| format!("{error:#}"))
+        })
+        .await
+    });
+}
