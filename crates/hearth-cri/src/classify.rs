@@ -111,3 +111,119 @@ fn has_cause<E: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
     }
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn check(op: Operation, code: Code, message: &str, expected: ErrorKind) {
+        let error = classify(op, "x", &Status::new(code, message));
+        assert_eq!(error.kind, expected, "{op}: {message}");
+    }
+
+    #[test]
+    fn words_of_containerd() {
+        use Operation::{
+            ContainerStatus, CreateContainer, ExecSync, PullImage, RunPodSandbox, StartContainer,
+        };
+        check(
+            RunPodSandbox,
+            Code::FailedPrecondition,
+            "failed to reserve sandbox name \"a_ns_uid_0\": name \"a_ns_uid_0\" is reserved for \"5f\"",
+            ErrorKind::AlreadyExists,
+        );
+        check(
+            RunPodSandbox,
+            Code::Unknown,
+            "unable to get OCI runtime for sandbox \"5f\": no runtime for \"runsc\" is configured",
+            ErrorKind::UnknownHandler,
+        );
+        check(
+            RunPodSandbox,
+            Code::NotFound,
+            "failed to get sandbox image \"localhost/pause:dev\": not found",
+            ErrorKind::ImageNotFound,
+        );
+        check(
+            RunPodSandbox,
+            Code::NotFound,
+            "no such file",
+            ErrorKind::Other,
+        );
+        check(
+            CreateContainer,
+            Code::NotFound,
+            "failed to resolve image \"a\": not found",
+            ErrorKind::ImageNotFound,
+        );
+        check(
+            CreateContainer,
+            Code::NotFound,
+            "failed to find sandbox id \"5f\": not found",
+            ErrorKind::NotFound,
+        );
+        check(
+            ContainerStatus,
+            Code::NotFound,
+            "an error occurred when try to find container",
+            ErrorKind::NotFound,
+        );
+        check(
+            PullImage,
+            Code::NotFound,
+            "failed to resolve reference \"a\": not found",
+            ErrorKind::ImageNotFound,
+        );
+        check(
+            ExecSync,
+            Code::Unknown,
+            "container is in CONTAINER_EXITED state",
+            ErrorKind::FailedPrecondition,
+        );
+        check(
+            StartContainer,
+            Code::Unknown,
+            "container is in CONTAINER_RUNNING state",
+            ErrorKind::FailedPrecondition,
+        );
+        check(
+            StartContainer,
+            Code::Unknown,
+            "runc create failed: exec: no such file",
+            ErrorKind::Other,
+        );
+        check(
+            ExecSync,
+            Code::DeadlineExceeded,
+            "timeout 1s exceeded",
+            ErrorKind::DeadlineExceeded,
+        );
+        check(
+            RunPodSandbox,
+            Code::Unavailable,
+            "server is not initialized yet",
+            ErrorKind::Unavailable,
+        );
+    }
+
+    #[test]
+    fn what_this_side_saw() {
+        let check = |source: Arc<dyn Error + Send + Sync>, expected| {
+            let mut status = Status::new(Code::Unknown, "transport error");
+            status.set_source(source);
+            assert_eq!(
+                classify(Operation::RunPodSandbox, "x", &status).kind,
+                expected
+            );
+        };
+        let refused = || std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        check(
+            Arc::new(ConnectError(refused().into())),
+            ErrorKind::Unavailable,
+        );
+        check(Arc::new(TimeoutExpired(())), ErrorKind::DeadlineExceeded);
+        check(Arc::new(refused()), ErrorKind::ConnectionLost);
+    }
+}

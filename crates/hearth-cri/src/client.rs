@@ -128,7 +128,7 @@ impl PodRuntime for CriClient {
             runtime_handler: handler.to_owned(),
         };
         let mut client = self.runtime.clone();
-        let call = client.run_pod_sandbox(request(message, limit));
+        let call = Box::pin(client.run_pod_sandbox(request(message, limit))); // a large message, kept off the stack
         Ok(bounded(Operation::RunPodSandbox, &target, limit, call)
             .await?
             .pod_sandbox_id)
@@ -207,7 +207,7 @@ impl PodRuntime for CriClient {
             sandbox_config: Some(sandbox),
         };
         let mut client = self.runtime.clone();
-        let call = client.create_container(request(message, limit));
+        let call = Box::pin(client.create_container(request(message, limit))); // a large message, kept off the stack
         Ok(bounded(Operation::CreateContainer, &target, limit, call)
             .await?
             .container_id)
@@ -379,7 +379,7 @@ impl ImageStore for CriClient {
             sandbox_config: sandbox,
         };
         let mut client = self.images.clone();
-        let call = client.pull_image(request(message, limit));
+        let call = Box::pin(client.pull_image(request(message, limit))); // a large message, kept off the stack
         Ok(bounded(Operation::PullImage, &target, limit, call)
             .await?
             .image_ref)

@@ -290,7 +290,7 @@ impl PodRuntime for FakeRuntime {
         handler: &str,
     ) -> Result<String, CriError> {
         let target = sandbox_name(&config);
-        let call = self.run_sandbox(config, handler.to_owned());
+        let call = Box::pin(self.run_sandbox(config, handler.to_owned()));
         answered(
             Operation::RunPodSandbox,
             &target,
@@ -343,7 +343,7 @@ impl PodRuntime for FakeRuntime {
         _sandbox: v1::PodSandboxConfig,
     ) -> Result<String, CriError> {
         let target = container_name(&config);
-        let call = self.create(sandbox_id, config);
+        let call = Box::pin(self.create(sandbox_id, config));
         answered(
             Operation::CreateContainer,
             &target,
