@@ -216,6 +216,21 @@ impl Bindings {
             .map(|(sandbox, hold)| (sandbox, &hold.owner))
     }
 
+    /// All of it, reserved binds included, as the journal is to have it.
+    #[must_use]
+    pub fn saved(&self) -> Saved {
+        let binds = self
+            .by_sandbox
+            .iter()
+            .map(|(sandbox, hold)| (sandbox.clone(), hold.owner.clone()));
+        Saved {
+            fence: self.fence,
+            binds: binds.collect(),
+            tombstones: self.tombstones.iter().cloned().collect(),
+            disposed: self.disposed.iter().cloned().collect(),
+        }
+    }
+
     /// Released keys that are still remembered.
     pub fn tombstones(&self) -> impl Iterator<Item = &OwnerKey> {
         self.tombstones.iter()

@@ -472,6 +472,7 @@ proptest! {
         let mut world = World::new();
         for step in steps {
             world.take(step);
+            prop_assert_eq!(world.bindings.saved(), world.journal.clone());
         }
     }
 }

@@ -67,6 +67,9 @@ pub enum CommitError {
         #[source]
         source: Arc<io::Error>,
     },
+    /// Too many batches wait already; nothing was written.
+    #[error("too many changes wait for the journal")]
+    Busy,
     /// The writer is gone, the process is about to end.
     #[error("the journal has stopped")]
     Stopped,

@@ -21,10 +21,13 @@ mod writer;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use hearth_core::binding::{Record, Saved};
 use hearth_core::ids::SandboxUid;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use bind_files::BindFiles;
@@ -47,6 +50,7 @@ pub struct Batch {
 #[derive(Clone, Debug)]
 enum Change {
     Binding(Record),
+    ReplaceBindings(Saved),
     PutSandbox(SandboxUid, Vec<u8>),
     RemoveSandbox(SandboxUid),
     PutMeta(&'static str, Vec<u8>),
@@ -63,6 +67,13 @@ impl Batch {
     #[must_use]
     pub fn binding(mut self, record: Record) -> Self {
         self.changes.push(Change::Binding(record));
+        self
+    }
+
+    /// Replaces all that is held of the bindings.
+    #[must_use]
+    pub fn replace_bindings(mut self, saved: Saved) -> Self {
+        self.changes.push(Change::ReplaceBindings(saved));
         self
     }
 
@@ -205,8 +216,28 @@ impl Journal {
         })
     }
 
-    /// Makes `batch` durable. It is queued when this is first polled; dropping the future afterwards does not take
-    /// it back.
+    /// Queues `batch` at once, before this returns: whoever decides under a lock and submits under the same lock has
+    /// the decisions in the journal in their order.
+    ///
+    /// # Errors
+    /// [`CommitError::Busy`] and [`CommitError::Stopped`]: nothing was queued.
+    pub fn submit(&self, batch: Batch) -> Result<Pending, CommitError> {
+        let (answer, answered) = oneshot::channel();
+        let request = Request {
+            batch,
+            queued: Instant::now(),
+            answer,
+        };
+        self.requests
+            .try_send(request)
+            .map_err(|error| match error {
+                TrySendError::Full(_) => CommitError::Busy,
+                TrySendError::Closed(_) => CommitError::Stopped,
+            })?;
+        Ok(Pending(answered))
+    }
+
+    /// Makes `batch` durable, waiting for room in the queue.
     ///
     /// # Errors
     /// [`CommitError`]: it may or may not be durable.
@@ -214,13 +245,28 @@ impl Journal {
         let (answer, answered) = oneshot::channel();
         let request = Request {
             batch,
-            queued: std::time::Instant::now(),
+            queued: Instant::now(),
             answer,
         };
         self.requests
             .send(request)
             .await
             .map_err(|_| CommitError::Stopped)?;
-        answered.await.map_err(|_| CommitError::Stopped)?
+        Pending(answered).await
+    }
+}
+
+/// A batch that is queued. It is committed whether or not anybody waits for it.
+#[derive(Debug)]
+#[must_use = "the batch may still fail"]
+pub struct Pending(oneshot::Receiver<Result<Committed, CommitError>>);
+
+impl Future for Pending {
+    type Output = Result<Committed, CommitError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0)
+            .poll(context)
+            .map(|answer| answer.unwrap_or(Err(CommitError::Stopped)))
     }
 }

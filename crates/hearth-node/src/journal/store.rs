@@ -4,9 +4,11 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use hearth_core::binding::Record;
+use hearth_core::binding::{Record, Saved};
 use hearth_core::ids::{Fence, OwnerKey, SandboxUid};
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+};
 
 use super::{Change, Contents, OpenError};
 
@@ -219,15 +221,10 @@ impl Store {
 
     /// Fills a new database with what could be saved of a damaged one.
     pub(super) fn rebuild(&mut self, contents: &Contents) -> Result<(), OpenError> {
-        let binds = contents.bindings.binds.iter().map(|(sandbox, owner)| {
-            Change::Binding(Record::Bind {
-                sandbox: sandbox.clone(),
-                owner: owner.clone(),
-            })
-        });
         let records = contents.sandboxes.iter();
         let records = records.map(|(uid, record)| Change::PutSandbox(uid.clone(), record.clone()));
-        let changes: Vec<Change> = binds.chain(records).collect();
+        let bindings = std::iter::once(Change::ReplaceBindings(contents.bindings.clone()));
+        let changes: Vec<Change> = bindings.chain(records).collect();
         self.commit(changes.iter()).map_err(OpenError::Database)
     }
 
@@ -237,45 +234,91 @@ impl Store {
         changes: impl Iterator<Item = &'a Change>,
     ) -> Result<(), redb::Error> {
         let write = self.database.begin_write()?;
-        {
-            let mut meta = write.open_table(META)?;
-            let mut sandboxes = write.open_table(SANDBOXES)?;
-            let mut binds = write.open_table(BINDS)?;
-            let mut tombstones = write.open_table(TOMBSTONES)?;
-            let mut disposed = write.open_table(DISPOSED)?;
-            for change in changes {
-                match change {
-                    Change::PutMeta(key, value) => drop(meta.insert(*key, value.as_slice())?),
-                    Change::PutSandbox(uid, record) => {
-                        drop(sandboxes.insert(uid.as_str(), record.as_slice())?)
-                    }
-                    Change::RemoveSandbox(uid) => drop(sandboxes.remove(uid.as_str())?),
-                    Change::Binding(record) => match record {
-                        Record::Fence(fence) => {
-                            drop(meta.insert(FENCE_KEY, fence.0.to_be_bytes().as_slice())?)
-                        }
-                        Record::Bind { sandbox, owner } => {
-                            drop(binds.insert(sandbox.as_str(), owner.as_str().as_bytes())?);
-                        }
-                        Record::Unbind { sandbox } => drop(binds.remove(sandbox.as_str())?),
-                        Record::Tombstone { owner } => {
-                            drop(tombstones.insert(owner.as_str(), [].as_slice())?)
-                        }
-                        Record::DropTombstone { owner } => drop(tombstones.remove(owner.as_str())?),
-                        Record::Dispose { sandbox } => {
-                            drop(binds.remove(sandbox.as_str())?);
-                            drop(disposed.insert(sandbox.as_str(), [].as_slice())?);
-                        }
-                        Record::DropDisposed { sandbox } => {
-                            drop(disposed.remove(sandbox.as_str())?)
-                        }
-                    },
-                }
-            }
+        let mut tables = Tables::open(&write)?;
+        for change in changes {
+            tables.apply(change)?;
         }
+        drop(tables);
         write.commit()?;
         Ok(())
     }
+}
+
+type Table<'txn> = redb::Table<'txn, &'static str, &'static [u8]>;
+
+/// The tables in one write transaction.
+struct Tables<'txn> {
+    meta: Table<'txn>,
+    sandboxes: Table<'txn>,
+    binds: Table<'txn>,
+    tombstones: Table<'txn>,
+    disposed: Table<'txn>,
+}
+
+impl<'txn> Tables<'txn> {
+    fn open(write: &'txn WriteTransaction) -> Result<Self, redb::Error> {
+        Ok(Self {
+            meta: write.open_table(META)?,
+            sandboxes: write.open_table(SANDBOXES)?,
+            binds: write.open_table(BINDS)?,
+            tombstones: write.open_table(TOMBSTONES)?,
+            disposed: write.open_table(DISPOSED)?,
+        })
+    }
+
+    fn apply(&mut self, change: &Change) -> Result<(), redb::Error> {
+        match change {
+            Change::PutMeta(key, value) => put(&mut self.meta, key, value),
+            Change::PutSandbox(uid, record) => put(&mut self.sandboxes, uid.as_str(), record),
+            Change::RemoveSandbox(uid) => remove(&mut self.sandboxes, uid.as_str()),
+            Change::Binding(record) => self.apply_record(record),
+            Change::ReplaceBindings(saved) => self.replace_bindings(saved),
+        }
+    }
+
+    fn apply_record(&mut self, record: &Record) -> Result<(), redb::Error> {
+        match record {
+            Record::Fence(fence) => put(&mut self.meta, FENCE_KEY, &fence.0.to_be_bytes()),
+            Record::Bind { sandbox, owner } => {
+                put(&mut self.binds, sandbox.as_str(), owner.as_str().as_bytes())
+            }
+            Record::Unbind { sandbox } => remove(&mut self.binds, sandbox.as_str()),
+            Record::Tombstone { owner } => put(&mut self.tombstones, owner.as_str(), &[]),
+            Record::DropTombstone { owner } => remove(&mut self.tombstones, owner.as_str()),
+            Record::Dispose { sandbox } => {
+                remove(&mut self.binds, sandbox.as_str())?;
+                put(&mut self.disposed, sandbox.as_str(), &[])
+            }
+            Record::DropDisposed { sandbox } => remove(&mut self.disposed, sandbox.as_str()),
+        }
+    }
+
+    fn replace_bindings(&mut self, saved: &Saved) -> Result<(), redb::Error> {
+        for table in [&mut self.binds, &mut self.tombstones, &mut self.disposed] {
+            table.retain(|_, _| false)?;
+        }
+        put(&mut self.meta, FENCE_KEY, &saved.fence.0.to_be_bytes())?;
+        for (sandbox, owner) in &saved.binds {
+            put(&mut self.binds, sandbox.as_str(), owner.as_str().as_bytes())?;
+        }
+        for owner in &saved.tombstones {
+            put(&mut self.tombstones, owner.as_str(), &[])?;
+        }
+        for sandbox in &saved.disposed {
+            put(&mut self.disposed, sandbox.as_str(), &[])?;
+        }
+        Ok(())
+    }
+}
+
+fn put(table: &mut Table<'_>, key: &str, value: &[u8]) -> Result<(), redb::Error> {
+    table.insert(key, value)?;
+    Ok(())
+}
+
+fn remove(table: &mut Table<'_>, key: &str) -> Result<(), redb::Error> {
+    table.remove(key)?;
+    Ok(())
 }
 
 /// What a failure to open means: damage is set aside, anything else is for people to mend.

@@ -456,6 +456,32 @@ async fn bind_files_follow_the_binds() {
 }
 
 #[tokio::test]
+async fn replacing_the_bindings_leaves_nothing_of_the_old_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open(dir.path());
+    let old = bind(1)
+        .binding(Record::Tombstone { owner: owner(2) })
+        .binding(Record::Dispose {
+            sandbox: sandbox(3),
+        });
+    opened.journal.commit(old).await.unwrap();
+    let new = Saved {
+        fence: Fence(9),
+        binds: BTreeMap::from([(sandbox(4), owner(4))]),
+        tombstones: [owner(5)].into(),
+        disposed: [sandbox(6)].into(),
+    };
+    opened
+        .journal
+        .commit(Batch::new().replace_bindings(new.clone()))
+        .await
+        .unwrap();
+    assert_eq!(bind_file_names(dir.path()), ["s4"]);
+    close(opened).await;
+    assert_eq!(open(dir.path()).contents.bindings, new);
+}
+
+#[tokio::test]
 async fn files_of_binds_that_the_journal_does_not_know_go_at_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let opened = open(dir.path());

@@ -167,6 +167,15 @@ impl Writer {
                 Change::RemoveSandbox(uid) => {
                     self.records.remove(uid);
                 }
+                Change::ReplaceBindings(saved) => {
+                    changed.extend(saved.binds.keys());
+                    let ended = self
+                        .owners
+                        .keys()
+                        .filter(|sandbox| !saved.binds.contains_key(*sandbox));
+                    ended.for_each(|sandbox| self.files.remove(sandbox));
+                    self.owners = saved.binds.clone().into_iter().collect();
+                }
                 Change::Binding(Record::Bind { sandbox, owner }) => {
                     self.owners.insert(sandbox.clone(), owner.clone());
                 }
