@@ -42,6 +42,8 @@ pub mod annotation {
     pub const TEMPLATE_REF: &str = "agents.x-k8s.io/sandbox-template-ref";
     /// When the SDK sent the claim, by the client's clock.
     pub const CLIENT_FIRST_REQUESTED_AT: &str = "agents.x-k8s.io/client-first-requested-at";
+    /// When an admission webhook saw the claim.
+    pub const WEBHOOK_FIRST_OBSERVED_AT: &str = "agents.x-k8s.io/webhook-first-observed-at";
     /// When the controller saw the claim.
     pub const CONTROLLER_FIRST_OBSERVED_AT: &str = "agents.x-k8s.io/controller-first-observed-at";
     /// When the claim first became ready.

@@ -35,8 +35,12 @@ impl<'de, K: DeserializeOwned> Deserialize<'de> for Guarded<K> {
         match serde_json::from_str::<K>(raw.get()) {
             Ok(object) => Ok(Self(Ok(object))),
             Err(error) => {
-                let MetadataOnly { metadata } = serde_json::from_str(raw.get()).map_err(serde::de::Error::custom)?;
-                Ok(Self(Err(InvalidObject { metadata, error: error.to_string() })))
+                let MetadataOnly { metadata } =
+                    serde_json::from_str(raw.get()).map_err(serde::de::Error::custom)?;
+                Ok(Self(Err(InvalidObject {
+                    metadata,
+                    error: error.to_string(),
+                })))
             }
         }
     }
@@ -88,7 +92,11 @@ mod tests {
         let guarded: Guarded<SandboxClaim> = serde_json::from_str(text).unwrap();
         assert_eq!(guarded.meta().name.as_deref(), Some("a"));
         let invalid = guarded.0.unwrap_err();
-        assert!(invalid.error.contains("warmPoolRef") || invalid.error.contains("integer"), "{}", invalid.error);
+        assert!(
+            invalid.error.contains("warmPoolRef") || invalid.error.contains("integer"),
+            "{}",
+            invalid.error
+        );
     }
 
     #[test]

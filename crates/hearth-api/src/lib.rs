@@ -7,6 +7,7 @@
 
 mod claim;
 pub mod constants;
+mod crd;
 mod guarded;
 mod meta;
 mod node;
@@ -17,25 +18,28 @@ mod template;
 mod warmpool;
 
 pub use claim::{
-    AdditionalPodMetadata, ClaimEnvVar, ClaimLifecycle, ClaimShutdownPolicy, ClaimedSandbox, SandboxClaim,
-    SandboxClaimSpec, SandboxClaimStatus, WarmPoolRef,
+    AdditionalPodMetadata, ClaimEnvVar, ClaimLifecycle, ClaimShutdownPolicy, ClaimedSandbox,
+    SandboxClaim, SandboxClaimSpec, SandboxClaimStatus, WarmPoolRef,
 };
+pub use crd::crds;
 pub use guarded::{Guarded, InvalidObject};
 pub use meta::{PersistentVolumeClaimTemplate, PodMetadata, PodTemplate, VolumeClaimMetadata};
 pub use node::{
-    HandlerStatus, NodeCapacity, NodeTaint, NodeUsage, SandboxNode, SandboxNodeSpec, SandboxNodeStatus,
+    HandlerStatus, NodeCapacity, NodeTaint, NodeUsage, SandboxNode, SandboxNodeSpec,
+    SandboxNodeStatus,
 };
 pub use podspec::PodSpecJson;
 pub use sandbox::{
-    IdlePolicy, OperatingMode, PhaseTimes, RecreatePolicy, Sandbox, SandboxNodeInfo, SandboxSpec, SandboxStatus,
-    ShutdownPolicy, Tier,
+    IdlePolicy, OperatingMode, PhaseTimes, RecreatePolicy, Sandbox, SandboxNodeInfo, SandboxSpec,
+    SandboxStatus, ShutdownPolicy, Tier,
 };
 pub use template::{
-    InjectionPolicy, NetworkPolicyManagement, SandboxTemplate, SandboxTemplateSpec, TemplateNetworkPolicy,
+    InjectionPolicy, NetworkPolicyManagement, SandboxTemplate, SandboxTemplateSpec,
+    TemplateNetworkPolicy,
 };
 pub use warmpool::{
-    SandboxWarmPool, SandboxWarmPoolSpec, SandboxWarmPoolStatus, TemplateRef, UpdateStrategy, UpdateStrategyType,
-    Warmth,
+    SandboxWarmPool, SandboxWarmPoolSpec, SandboxWarmPoolStatus, TemplateRef, UpdateStrategy,
+    UpdateStrategyType, Warmth,
 };
 
 /// `metav1.Condition`, as every status of the API carries it.

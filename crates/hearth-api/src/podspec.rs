@@ -38,7 +38,9 @@ impl PodSpecJson {
 impl Default for PodSpecJson {
     /// The empty object, which is what an absent spec means.
     fn default() -> Self {
-        Self(Arc::from(RawValue::from_string("{}".to_owned()).unwrap_or_else(|_| RawValue::NULL.to_owned())))
+        Self(Arc::from(
+            RawValue::from_string("{}".to_owned()).unwrap_or_else(|_| RawValue::NULL.to_owned()),
+        ))
     }
 }
 
@@ -53,7 +55,10 @@ impl PartialEq for PodSpecJson {
         if self.get() == other.get() {
             return true;
         }
-        match (self.parse::<serde_json::Value>(), other.parse::<serde_json::Value>()) {
+        match (
+            self.parse::<serde_json::Value>(),
+            other.parse::<serde_json::Value>(),
+        ) {
             (Ok(a), Ok(b)) => a == b,
             _ => false,
         }
@@ -88,8 +93,12 @@ mod tests {
     #[test]
     fn survives_a_detour_through_value() {
         let text = r#"{"containers":[{"name":"a"}]}"#;
-        let spec: PodSpecJson = serde_json::from_value(serde_json::from_str(text).unwrap()).unwrap();
+        let spec: PodSpecJson =
+            serde_json::from_value(serde_json::from_str(text).unwrap()).unwrap();
         assert_eq!(spec.get(), text);
-        assert_eq!(serde_json::to_value(&spec).unwrap(), serde_json::from_str::<serde_json::Value>(text).unwrap());
+        assert_eq!(
+            serde_json::to_value(&spec).unwrap(),
+            serde_json::from_str::<serde_json::Value>(text).unwrap()
+        );
     }
 }

@@ -23,6 +23,7 @@ use crate::{Condition, PersistentVolumeClaimTemplate, PodTemplate, Time};
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [schema::immutable_volume_claim_templates()]))]
 pub struct SandboxSpec {
     /// What the pod is made from. Editing it reaches only the next pod.
     pub pod_template: PodTemplate,
@@ -114,7 +115,11 @@ pub enum RecreatePolicy {
 #[serde(rename_all = "camelCase")]
 pub struct SandboxStatus {
     /// `<service>.<namespace>.svc.<cluster domain>`.
-    #[serde(default, rename = "serviceFQDN", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        default,
+        rename = "serviceFQDN",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub service_fqdn: String,
     /// Name of the headless Service.
     #[serde(default, skip_serializing_if = "String::is_empty")]

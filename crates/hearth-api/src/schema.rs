@@ -1,7 +1,7 @@
 //! Schemas of fields whose Rust type cannot say all that the CRD must: enums with defaults, raw PodSpecs, times.
 //!
-//! `defaults` matter here: kube derives none for fields with `#[serde(default)]` of enum type, and the API server
-//! fills in what the schema says.
+//! A default that stands here is part of the API: the API server writes it into the object. The schemas of PodSpec and
+//! its like are an API server's own, see `schemas/` and the `hearth-schemas` program.
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 
@@ -142,22 +142,41 @@ pub fn volume_claim_templates(generator: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "array", "items": item, "x-kubernetes-list-type": "atomic"})
 }
 
+/// The rule on a Sandbox's spec. It stands on the spec and not on the field, so that adding and removing the field are
+/// changes too.
+#[must_use]
+pub fn immutable_volume_claim_templates() -> serde_json::Value {
+    serde_json::json!({
+        "rule": "has(self.volumeClaimTemplates) == has(oldSelf.volumeClaimTemplates) && \
+                 (!has(self.volumeClaimTemplates) || self.volumeClaimTemplates == oldSelf.volumeClaimTemplates)",
+        "message": "volumeClaimTemplates is immutable",
+    })
+}
+
 /// `core/v1` PodSpec.
 pub fn pod_spec(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+    embedded(include_str!("../schemas/pod-spec.json"))
 }
 
 /// `core/v1` PersistentVolumeClaimSpec.
 pub fn persistent_volume_claim_spec(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+    embedded(include_str!("../schemas/persistent-volume-claim-spec.json"))
 }
 
 /// `networking.k8s.io/v1` ingress rules.
 pub fn network_policy_ingress(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "array", "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}})
+    let rule = embedded(include_str!("../schemas/network-policy-ingress-rule.json"));
+    json_schema!({"type": "array", "items": rule})
 }
 
 /// `networking.k8s.io/v1` egress rules.
 pub fn network_policy_egress(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "array", "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}})
+    let rule = embedded(include_str!("../schemas/network-policy-egress-rule.json"));
+    json_schema!({"type": "array", "items": rule})
+}
+
+/// A schema that `hearth-schemas` took from an API server.
+fn embedded(text: &str) -> Schema {
+    serde_json::from_str(text)
+        .expect("the checked-in schemas are JSON objects, and a test generates all CRDs")
 }

@@ -81,7 +81,8 @@ pub enum Warmth {
     Sandbox,
 }
 
-/// What is known of a pool.
+/// What is known of a pool. The counts are written when zero too (upstream leaves them out): `kubectl get` shows them,
+/// and a merge patch made from this type resets them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SandboxWarmPoolStatus {
