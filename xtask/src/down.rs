@@ -1,7 +1,6 @@
 //! `cargo xtask down`.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -21,6 +20,7 @@ use crate::ui;
 pub(crate) fn down(layout: &Layout) -> Result<()> {
     system::require_root()?;
     ui::heading(format!("taking down {}", layout.root().display()));
+    let _lock = layout.lock()?;
     let foreign = Instance::load(layout)?
         .filter(|instance| instance.existing && has_run(layout, services::HEARTHD));
     if foreign.is_some() {
@@ -84,16 +84,14 @@ fn clean_node(layout: &Layout) -> Result<()> {
 /// Everything but the logs, which tell what happened.
 fn remove_files(layout: &Layout) -> Result<()> {
     let describe = || format!("cannot list {}", layout.root().display());
-    let entries = match fs::read_dir(layout.root()) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        entries => entries.with_context(describe)?,
-    };
-    for entry in entries {
+    for entry in fs::read_dir(layout.root()).with_context(describe)? {
         let path = entry.with_context(describe)?.path();
         if path != layout.logs() {
             system::remove(&path)?;
         }
     }
+    // Fails when there are logs.
+    let _ = fs::remove_dir(layout.root());
     system::remove(&layout.node_run())
 }
 

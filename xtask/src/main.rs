@@ -163,10 +163,19 @@ fn run(command: Command) -> Result<()> {
         Command::Up { place, options } => up::up(&place.layout()?, &options),
         Command::Down { place } => down::down(&place.layout()?),
         Command::Status { place } => status::print(&place.layout()?),
-        Command::Start { place, name } => supervise::resume(&place.layout()?, &name),
-        Command::Stop { place, name } => supervise::halt(&place.layout()?, &name),
+        Command::Start { place, name } => {
+            let layout = place.layout()?;
+            let _lock = layout.lock()?;
+            supervise::resume(&layout, &name)
+        }
+        Command::Stop { place, name } => {
+            let layout = place.layout()?;
+            let _lock = layout.lock()?;
+            supervise::halt(&layout, &name)
+        }
         Command::Restart { place, name } => {
             let layout = place.layout()?;
+            let _lock = layout.lock()?;
             supervise::halt(&layout, &name)?;
             supervise::resume(&layout, &name)
         }

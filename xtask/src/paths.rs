@@ -1,10 +1,12 @@
 //! Where everything is: the checkout, the component cache, and the directory of one cluster.
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
 use crate::system;
+use crate::ui;
 
 /// The root of the checkout.
 pub(crate) fn repository() -> PathBuf {
@@ -44,6 +46,21 @@ impl Layout {
         let root = std::path::absolute(&dir)
             .with_context(|| format!("cannot make {} absolute", dir.display()))?;
         Ok(Self { root })
+    }
+
+    /// Keeps other commands away from this cluster for as long as the result lives.
+    pub(crate) fn lock(&self) -> Result<File> {
+        system::create_dir(&self.root)?;
+        let describe = || format!("cannot lock {}", self.root.display());
+        let lock = File::open(&self.root).with_context(describe)?;
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(error).with_context(describe),
+        }
+        ui::note("waiting for another command on this cluster to end ...");
+        lock.lock().with_context(describe)?;
+        Ok(lock)
     }
 
     /// The directory itself.

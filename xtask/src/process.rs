@@ -60,6 +60,8 @@ impl ProcessId {
             return Ok(());
         };
         handle.signal(Signal::TERM)?;
+        // A stopped process does not hear the first one until it goes on.
+        handle.signal(Signal::CONT)?;
         if handle.wait(grace)? {
             return Ok(());
         }

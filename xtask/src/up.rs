@@ -42,6 +42,7 @@ pub(crate) fn up(layout: &Layout, options: &Options) -> Result<()> {
     apt::ensure_packages(Consent::new(options.yes))?;
 
     ui::heading(format!("cluster in {}", layout.root().display()));
+    let _lock = layout.lock()?;
     let instance = Instance::ensure(layout, options.existing)?;
     components::provide(layout)?;
     install_self(layout)?;

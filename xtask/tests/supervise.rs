@@ -103,7 +103,8 @@ fn a_program_that_keeps_failing_can_still_be_ended() {
     let pids = [(); 3].map(|()| supervised.next_pid());
 
     let (status, log) = supervised.end();
-    assert_eq!(status["last_exit"], "exit code 3");
+    // The last run may have been ended rather than have failed.
+    assert!(log.contains("ended by exit code 3"), "{log}");
     assert!(status["restarts"].as_u64().unwrap() >= 2);
     assert!(log.contains("starting again in 0.2 s"), "{log}");
     assert!(pids.iter().all(|pid| !is_running(*pid)));

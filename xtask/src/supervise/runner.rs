@@ -96,7 +96,7 @@ impl Supervisor {
                 Event::Ended => {
                     let ran = run.since.elapsed();
                     let exit = run.child.wait().context("cannot collect the program")?;
-                    self.ended(&exit, ran)?;
+                    self.ended(&exit, ran);
                     match self.start_again(ran)? {
                         Some(next) => run = next,
                         None => return Ok(()),
@@ -149,7 +149,7 @@ impl Supervisor {
         self.status.started_at = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
-        self.record()?;
+        self.record();
         self.say(&format!("started, pid {pid}"));
         Ok(Run {
             child,
@@ -180,7 +180,7 @@ impl Supervisor {
         }
     }
 
-    fn ended(&mut self, exit: &ExitStatus, ran: Duration) -> Result<()> {
+    fn ended(&mut self, exit: &ExitStatus, ran: Duration) {
         let how = match (exit.code(), exit.signal()) {
             (Some(code), _) => format!("exit code {code}"),
             (None, Some(signal)) => format!("signal {signal}"),
@@ -189,7 +189,7 @@ impl Supervisor {
         self.say(&format!("ended by {how} after {:.1} s", ran.as_secs_f64()));
         self.status.child = None;
         self.status.last_exit = Some(how);
-        self.record()
+        self.record();
     }
 
     /// Ends the program, and then there is nothing left to do.
@@ -202,17 +202,22 @@ impl Supervisor {
             signal(&run.end, rustix::process::Signal::KILL)?;
         }
         let exit = run.child.wait().context("cannot collect the program")?;
-        self.ended(&exit, run.since.elapsed())
+        self.ended(&exit, run.since.elapsed());
+        Ok(())
     }
 
-    fn record(&self) -> Result<()> {
-        system::write_json(&self.status_file, &self.status)
+    /// Writes the status. A full disk must not end the program, or keep it from being started: it
+    /// can be found by its mark as well.
+    fn record(&mut self) {
+        if let Err(error) = system::write_json(&self.status_file, &self.status) {
+            self.say(&format!("{error:#}"));
+        }
     }
 
     /// Writes a line of its own into the program's log.
     fn say(&mut self, text: &str) {
         let line = format!("[supervisor of {}] {text}\n", self.spec.name);
-        // A full disk must not end the program.
+        // Nobody is left to be told.
         let _ = self.log.write_all(line.as_bytes());
     }
 }
