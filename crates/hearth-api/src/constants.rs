@@ -54,6 +54,12 @@ pub mod annotation {
     pub const LEADER_FINGERPRINT: &str = "hearth.dev/leader-fingerprint";
     /// On a pool member: how it is kept (`Frozen`, `Running`, `Sandbox`), copied from the pool's `spec.warmth`.
     pub const WARMTH: &str = "hearth.dev/warmth";
+    /// On a Sandbox that was created again while its node still holds the pod for its owner: the uid of the object that
+    /// is gone. The node serves the new object with the old pod.
+    pub const ADOPTS: &str = "hearth.dev/adopts";
+    /// On a SandboxNode whose condition `MassDisappearance` is True: set by a person who confirms that the Sandboxes are
+    /// meant to be gone. hearthd takes it away when it acts on it.
+    pub const CONFIRM_DISAPPEARANCE: &str = "hearth.dev/confirm-disappearance";
     /// On a Sandbox that Hearth suspended by itself: why.
     pub const SUSPENDED_BY: &str = "hearth.dev/suspended-by";
 }
@@ -68,6 +74,8 @@ pub mod condition {
     pub const POD_SCHEDULED: &str = "PodScheduled";
     /// The sandbox's processes have ended.
     pub const FINISHED: &str = "Finished";
+    /// SandboxNode: more Sandboxes vanished at once than anybody announced, and the node left them running.
+    pub const MASS_DISAPPEARANCE: &str = "MassDisappearance";
 }
 
 /// Condition reasons.
