@@ -2,10 +2,14 @@
 //! looks at things.
 
 mod claims;
+mod faults;
 mod frozen;
+mod isolation;
+mod kills;
 mod lifecycle;
 mod pods;
 mod refused;
+mod writes;
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
 //! One test: a namespace of its own, what happens in it, and that nothing of it stays behind.
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Debug};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use crate::wait::wait_for;
 use anyhow::{Context as _, Result, ensure};
 use hearth_api::{Sandbox, SandboxClaim, SandboxWarmPool};
+use hearth_cri::v1;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
@@ -21,7 +23,7 @@ use crate::containerd::Containerd;
 use crate::fixtures;
 use crate::http;
 use crate::observe::Observed;
-use crate::status::{Claimed, answered, find_condition, ready, stocked, to_json};
+use crate::status::{Claimed, answered, find_condition, pod_uid, ready, stocked, to_json};
 use crate::tail::Mark;
 
 /// Tests that kill components cannot share the cluster, hence none does.
@@ -207,6 +209,39 @@ impl Scene {
                 }
             },
         )
+        .await
+    }
+
+    /// Waits until containerd has exactly one pod for each Sandbox of this namespace that has one, each in its own
+    /// cgroup: nothing is lost and nothing is left.
+    ///
+    /// # Errors
+    /// When `limit` passes first.
+    pub async fn until_node_agrees(&self, limit: Duration) -> Result<()> {
+        wait_for("the node runs what the Sandboxes say", limit, async || {
+            let reported = |sandbox: &Arc<Sandbox>| pod_uid(sandbox).ok();
+            let expect: BTreeSet<_> = self.sandboxes.now().values().filter_map(reported).collect();
+            let pods = self
+                .containerd
+                .pods(Some(&self.namespace))
+                .await
+                .map_err(|error| format!("{error:#}"))?;
+            let uid =
+                |pod: &v1::PodSandbox| pod.metadata.as_ref().map(|metadata| metadata.uid.clone());
+            let found: Vec<_> = pods.iter().filter_map(uid).collect();
+            let distinct: BTreeSet<_> = found.iter().cloned().collect();
+            if distinct != expect || found.len() != distinct.len() {
+                return Err(format!(
+                    "it should run {expect:?} and runs {}",
+                    pod_names(&pods)
+                ));
+            }
+            let cgroups = self.cgroups.pods().map_err(|error| format!("{error:#}"))?;
+            match expect.iter().find(|uid| !cgroups.contains(*uid)) {
+                None => Ok(()),
+                Some(uid) => Err(format!("the pod {uid} has no cgroup")),
+            }
+        })
         .await
     }
 
@@ -455,8 +490,8 @@ impl Scene {
     }
 }
 
-fn pod_names(pods: &[hearth_cri::v1::PodSandbox]) -> String {
-    let name = |pod: &hearth_cri::v1::PodSandbox| match &pod.metadata {
+fn pod_names(pods: &[v1::PodSandbox]) -> String {
+    let name = |pod: &v1::PodSandbox| match &pod.metadata {
         Some(metadata) => format!(
             "{} ({}, attempt {})",
             metadata.name, metadata.uid, metadata.attempt

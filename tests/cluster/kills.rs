@@ -1,0 +1,233 @@
+//! Killing hearthd, the controller and containerd again and again while claims come in.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use hearth_api::{Sandbox, SandboxClaim};
+use hearth_tests::fixtures;
+use hearth_tests::process::ProcessId;
+use hearth_tests::scene::{self, AWAY, Scene};
+use hearth_tests::status::{Claimed, pod_uid, ready};
+use kube::ResourceExt as _;
+use parking_lot::Mutex;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+
+use crate::faults::check_no_claim_changed_its_sandbox;
+
+/// Kills of each component unless `HEARTH_KILLS` says otherwise.
+const KILLS: usize = 5;
+/// Time between two claims.
+const EVERY: Duration = Duration::from_millis(200);
+/// How long a claim is held.
+const HOLD: Duration = Duration::from_secs(3);
+/// Members of the pool.
+const MEMBERS: usize = 24;
+/// How long an answer may take while everything is being killed.
+const ANSWER: Duration = Duration::from_secs(90);
+
+/// What the pods were started with when they were first seen ready, by pod uid.
+type FirstSeen = Mutex<BTreeMap<String, BTreeSet<ProcessId>>>;
+
+#[test]
+fn kills_lose_no_sandbox_and_answer_every_claim_exactly_once() {
+    let kills = kills();
+    // A round of three kills takes about seven seconds.
+    let limit = Duration::from_secs(120)
+        + Duration::from_secs(20) * u32::try_from(kills).unwrap_or(u32::MAX);
+    scene::run(limit, async |scene| {
+        let first_seen = FirstSeen::default();
+        scene.stocked_pool("pool", MEMBERS).await?;
+        note_ready_pods(scene, &first_seen);
+
+        let done = AtomicBool::new(false);
+        let killing = async {
+            let killed = kill_all(scene, kills).await;
+            done.store(true, Ordering::Relaxed);
+            killed
+        };
+        let (killed, served) = tokio::join!(killing, serve(scene, &done, &first_seen));
+        killed.context("while killing")?;
+        let latencies = served?;
+
+        scene.until_stocked("pool", MEMBERS).await?;
+        check_all_members(scene, &first_seen)?;
+        check_no_claim_changed_its_sandbox(scene)?;
+        scene.until_node_agrees(AWAY).await?;
+        report(kills, latencies);
+        Ok(())
+    });
+}
+
+fn kills() -> usize {
+    std::env::var("HEARTH_KILLS")
+        .ok()
+        .and_then(|kills| kills.parse().ok())
+        .unwrap_or(KILLS)
+}
+
+/// Kills each component so many times, never two within half a second, and each only when it is well again.
+async fn kill_all(scene: &Scene, kills: usize) -> Result<()> {
+    let (hearthd, controller) = (scene.cluster.hearthd(), scene.cluster.controller());
+    for round in 0..kills {
+        for component in 0..3 {
+            // Spread, so that kills meet the claims at all stages.
+            let spread = (round * 379 + component * 737) % 1500;
+            sleep(Duration::from_millis(500 + u64::try_from(spread)?)).await;
+            match component {
+                0 => {
+                    hearthd.wait_well().await?;
+                    hearthd.kill().await?;
+                }
+                1 => {
+                    controller.wait_well().await?;
+                    controller.kill().await?;
+                }
+                _ => {
+                    scene.containerd.wait_well().await?;
+                    scene.containerd.kill().await?;
+                }
+            }
+        }
+    }
+    hearthd.wait_well().await?;
+    controller.wait_well().await?;
+    scene.containerd.wait_well().await
+}
+
+/// Claims at a steady rate until `done`, and then until the last claim was answered and given back.
+async fn serve(scene: &Scene, done: &AtomicBool, first_seen: &FirstSeen) -> Result<Vec<Duration>> {
+    let mut tick = interval(EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut running = FuturesUnordered::new();
+    let mut latencies = Vec::new();
+    let mut number = 0;
+    loop {
+        tokio::select! {
+            _ = tick.tick(), if !done.load(Ordering::Relaxed) => {
+                note_ready_pods(scene, first_seen);
+                running.push(one_claim(scene, number, first_seen));
+                number += 1;
+            }
+            Some(latency) = running.next() => latencies.push(latency?),
+            else => break,
+        }
+    }
+    ensure!(
+        latencies.len() == number,
+        "{} of {number} claims were answered",
+        latencies.len()
+    );
+    Ok(latencies)
+}
+
+/// From the claim to its release: it is answered, the right sandbox answers, and keeps its processes to the end.
+async fn one_claim(scene: &Scene, number: usize, first_seen: &FirstSeen) -> Result<Duration> {
+    let name = format!("claim-{number}");
+    let created = Instant::now();
+    scene.create(&fixtures::claim(&name, "pool")).await?;
+    let claimed = scene.until_answered(&name, ANSWER).await?;
+    let latency = created.elapsed();
+    let processes = processes(scene, &claimed, first_seen).await?;
+    scene.check_answers(&claimed).await?;
+    sleep(HOLD).await;
+    scene.check_answers(&claimed).await?;
+    let later = self::processes(scene, &claimed, first_seen).await?;
+    ensure!(
+        later == processes,
+        "{} of {name} had {processes:?} and has {later:?}",
+        claimed.sandbox
+    );
+    scene
+        .delete_uid::<SandboxClaim>(&name, &claimed.uid)
+        .await?;
+    Ok(latency)
+}
+
+/// The processes of the claim's sandbox, which are those that it had as a member.
+async fn processes(
+    scene: &Scene,
+    claimed: &Claimed,
+    first_seen: &FirstSeen,
+) -> Result<BTreeSet<ProcessId>> {
+    let sandbox = scene.until_ready(&claimed.sandbox, AWAY).await?;
+    check_processes(scene, &sandbox, first_seen)
+}
+
+fn check_processes(
+    scene: &Scene,
+    sandbox: &Sandbox,
+    first_seen: &FirstSeen,
+) -> Result<BTreeSet<ProcessId>> {
+    let uid = pod_uid(sandbox)?;
+    let now = scene.cgroups.main_processes(&uid)?;
+    let first = first_seen
+        .lock()
+        .entry(uid)
+        .or_insert_with(|| now.clone())
+        .clone();
+    ensure!(
+        now == first,
+        "{} was first seen with {first:?} and has {now:?}",
+        sandbox.name_any()
+    );
+    // The pause container's and the server's.
+    ensure!(
+        now.len() == 2,
+        "{} has the processes {now:?}",
+        sandbox.name_any()
+    );
+    Ok(now)
+}
+
+/// Remembers the processes of all pods that are ready by now and were not before.
+fn note_ready_pods(scene: &Scene, first_seen: &FirstSeen) {
+    let mut first_seen = first_seen.lock();
+    for sandbox in scene
+        .sandboxes
+        .now()
+        .values()
+        .filter(|sandbox| ready(sandbox).is_ok())
+    {
+        if let Ok(uid) = pod_uid(sandbox)
+            && !first_seen.contains_key(&uid)
+            // It may be on its way out.
+            && let Ok(processes) = scene.cgroups.main_processes(&uid)
+            && processes.len() == 2
+        {
+            first_seen.insert(uid, processes);
+        }
+    }
+}
+
+fn check_all_members(scene: &Scene, first_seen: &FirstSeen) -> Result<()> {
+    let sandboxes = scene.sandboxes.now();
+    if sandboxes.is_empty() {
+        bail!("there are no members");
+    }
+    for sandbox in sandboxes.values() {
+        check_processes(scene, sandbox, first_seen)?;
+    }
+    Ok(())
+}
+
+fn report(kills: usize, mut latencies: Vec<Duration>) {
+    latencies.sort();
+    let at = |part: usize| {
+        latencies
+            .get(latencies.len() * part / 100)
+            .copied()
+            .unwrap_or_default()
+    };
+    println!(
+        "{kills} kills each of hearthd, controller and containerd: {} claims answered, p50 {:?}, p90 {:?}, max {:?}",
+        latencies.len(),
+        at(50),
+        at(90),
+        latencies.last().copied().unwrap_or_default(),
+    );
+}
