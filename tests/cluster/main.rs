@@ -2,6 +2,7 @@
 //! looks at things.
 
 mod claims;
+mod examples;
 mod faults;
 mod frozen;
 mod isolation;
