@@ -8,17 +8,16 @@
 //! [`expiry`], [`lease`]. Both: [`names`], [`conditions`], [`ids`].
 
 pub mod binding;
-pub mod claim;
 pub mod conditions;
+pub mod effects;
 pub mod expiry;
 pub mod ids;
-pub mod index;
 pub mod lease;
 pub mod names;
 pub mod placement;
 pub mod podspec;
-pub mod pool;
 pub mod probe;
 pub mod restart;
 pub mod sandbox;
 pub mod status;
+pub mod timers;

@@ -1,0 +1,309 @@
+//! What the controller's rules want done, as values, and how it came out.
+
+use std::time::Duration;
+
+use hearth_api::{Sandbox, SandboxClaim};
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::ids::{Key, NodeName, OwnerKey, SandboxUid};
+
+/// The two clocks, as the caller read them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Wall clock: for what is written and for deadlines that users set.
+    pub wall: Timestamp,
+    /// Monotonic clock: for ages and waits. Counts from any fixed moment.
+    pub mono: Duration,
+}
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Ask a node. The reply comes back with the request.
+    Ask {
+        /// The node, by its label value.
+        node: NodeName,
+        /// What to ask.
+        request: NodeRequest,
+    },
+    /// Write to the API server. The outcome comes back with the write's [`Receipt`].
+    Write(Box<Write>),
+    /// Find out by a consistent read which claims of a namespace exist, because a node holds binds of claims that no
+    /// watch has shown.
+    ConfirmClaims {
+        /// The namespace.
+        namespace: String,
+    },
+    /// Tell users about a transition.
+    Event(Box<EventNote>),
+    /// Count it.
+    Observe(Box<Observation>),
+}
+
+/// A request to a node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum NodeRequest {
+    /// Give the sandbox to the owner.
+    Bind {
+        /// Who shall have it.
+        owner: OwnerKey,
+        /// The sandbox.
+        sandbox: SandboxUid,
+    },
+    /// Take back what the owner has and never give it anything again.
+    Release {
+        /// Whose.
+        owner: OwnerKey,
+        /// The sandbox that it is expected to hold; any when `None`.
+        sandbox: Option<SandboxUid>,
+    },
+    /// Never give this member to anybody, so that its object may be deleted.
+    Retire {
+        /// The member.
+        sandbox: SandboxUid,
+    },
+}
+
+/// How a request to a node came out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeReply {
+    /// Bind: done; the sandbox is what the node says, which may be another one for a key that is bound already.
+    Bound {
+        /// The sandbox that the owner has.
+        sandbox: SandboxUid,
+        /// Addresses of its pod.
+        pod_ips: Vec<String>,
+    },
+    /// Bind: not done.
+    Refused(Refusal, String),
+    /// Release: done. The sandbox that will be destroyed, if there was one.
+    Released(Option<SandboxUid>),
+    /// Retire: done, or the node has never heard of it.
+    Retired,
+    /// Retire: it has an owner.
+    RetireRefused,
+    /// It was never sent.
+    NotSent,
+    /// No reply in time, or the stream broke: the next inventory settles it.
+    Unknown,
+}
+
+/// Why a node refused a Bind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Somebody else has it.
+    Taken,
+    /// Unknown there.
+    NotFound,
+    /// Not ready to be bound.
+    NotReady,
+    /// The owner key was released before.
+    Released,
+    /// It is being retired.
+    Retired,
+    /// The node tried and failed; it is not bound.
+    Failed,
+}
+
+/// What an object of ours a task or a write is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Subject {
+    /// A SandboxClaim.
+    Claim(Key),
+    /// A Sandbox.
+    Sandbox(Key),
+    /// A SandboxWarmPool.
+    Pool(Key),
+}
+
+impl Subject {
+    /// Namespace and name.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        match self {
+            Self::Claim(key) | Self::Sandbox(key) | Self::Pool(key) => key,
+        }
+    }
+}
+
+/// Which writes go first when many wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Lane {
+    /// Answers to claims, and what stands before one: cold creations, placement.
+    Answer,
+    /// Finishing what an answer began: adoption.
+    Adopt,
+    /// Keeping pools whole: creations, deletions, pool status.
+    Refill,
+    /// What only people and dashboards look at.
+    Observe,
+}
+
+/// Why a write is made: routes its outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Intent {
+    /// The claim's status.
+    ClaimStatus,
+    /// The claim's annotations for observers.
+    ClaimAnnotations,
+    /// The claim's end.
+    ClaimDelete,
+    /// A Sandbox for a claim.
+    ColdCreate,
+    /// A Sandbox for a pool.
+    MemberCreate,
+    /// A member becomes the claim's.
+    Adopt,
+    /// Labels and pod metadata of a claimed Sandbox follow the claim.
+    PodMetadata,
+    /// The node label.
+    Place,
+    /// Status of a Sandbox that no live node owns.
+    SandboxStatus,
+    /// The Sandbox's end.
+    SandboxDelete,
+    /// The pool's status.
+    PoolStatus,
+}
+
+/// A write to the API server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Write {
+    /// Comes back with the outcome.
+    pub receipt: Receipt,
+    /// Its place in the order.
+    pub lane: Lane,
+    /// What is sent.
+    pub body: Body,
+}
+
+/// Identifies a write.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Receipt {
+    /// The object.
+    pub subject: Subject,
+    /// UID of the object that the write was meant for; empty for creations.
+    pub uid: String,
+    /// Why.
+    pub intent: Intent,
+}
+
+/// What a write sends.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Body {
+    /// POST.
+    Create(Value),
+    /// JSON merge patch of the object.
+    Merge(Value),
+    /// JSON merge patch of its status.
+    MergeStatus(Value),
+    /// JSON patch of the object: an array of operations.
+    Operations(Value),
+    /// DELETE, only the object with the receipt's UID.
+    Delete {
+        /// Whether the object goes after its dependents.
+        foreground: bool,
+    },
+}
+
+/// How a write came out.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// Done; the object as it is now, where that matters.
+    Done(Option<Box<Object>>),
+    /// Another write was faster: the picture that this one was made from is old.
+    Conflict,
+    /// The object, or the one with this UID, is not there.
+    NotFound,
+    /// An object of that name exists.
+    Exists,
+    /// The API server understood and said no.
+    Rejected(String),
+    /// Not now: overload, network, deadline. It may or may not have happened.
+    Unavailable(String),
+}
+
+/// An object that came back from a write.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Object {
+    /// A claim.
+    Claim(SandboxClaim),
+    /// A Sandbox.
+    Sandbox(Sandbox),
+}
+
+/// A Kubernetes Event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventNote {
+    /// The object.
+    pub subject: Subject,
+    /// Its UID.
+    pub uid: String,
+    /// Whether it is a Warning.
+    pub warning: bool,
+    /// Machine-readable reason.
+    pub reason: &'static str,
+    /// What was being done.
+    pub action: &'static str,
+    /// For people.
+    pub note: String,
+}
+
+/// Something to count.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Observation {
+    /// A claim got its Sandbox: adopted or created.
+    Claimed {
+        /// Labels of the count.
+        labels: ClaimLabels,
+    },
+    /// A claim became ready for the first time.
+    ClaimReady {
+        /// Labels of the histograms.
+        labels: ClaimLabels,
+        /// Since this controller saw the claim.
+        observed: Duration,
+        /// `client-first-requested-at`.
+        requested_at: Option<Timestamp>,
+        /// `webhook-first-observed-at`.
+        admitted_at: Option<Timestamp>,
+        /// When it was answered.
+        at: Timestamp,
+    },
+    /// A Sandbox became ready for the first time.
+    SandboxReady {
+        /// Its namespace.
+        namespace: String,
+        /// `warm` or `cold`.
+        launch_type: &'static str,
+        /// Name of its template.
+        template: String,
+        /// Since its creation; the API server counts in seconds.
+        since_creation: Duration,
+    },
+    /// A pick found a ready member, or none.
+    Pick {
+        /// The pool's namespace and name.
+        pool: Key,
+        /// Whether a member was there.
+        hit: bool,
+    },
+}
+
+/// Labels of what is counted about claims.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ClaimLabels {
+    /// Namespace of the claim.
+    pub namespace: String,
+    /// Name of the template.
+    pub template: String,
+    /// `warm` or `cold`.
+    pub launch_type: &'static str,
+    /// Name of the pool.
+    pub pool: String,
+    /// Whether the pod was ready.
+    pub ready: bool,
+    /// `created-by` of the claim, normalised.
+    pub created_by: &'static str,
+}

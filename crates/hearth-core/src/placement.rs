@@ -1,1 +1,0 @@
-//! Choosing a node for a sandbox.

@@ -1,0 +1,246 @@
+//! Which node a sandbox goes to: nodes that cannot take it are filtered out with a reason, the others are scored.
+
+mod filter;
+pub mod quantity;
+pub mod shape;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt;
+
+use hearth_api::NodeTaint;
+
+pub use filter::Obstacle;
+pub use shape::Shape;
+
+/// The handler of sandboxes without `runtimeClassName`.
+pub const DEFAULT_HANDLER: &str = "runc";
+
+/// What placement knows of a node.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NodeFacts {
+    /// The node's name.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its taints.
+    pub taints: Vec<NodeTaint>,
+    /// Cordoned: by `spec.unschedulable`.
+    pub unschedulable: bool,
+    /// Whether it says that it is ready.
+    pub ready: bool,
+    /// Whether its Lease is fresh or its stream answers.
+    pub alive: bool,
+    /// CRI handlers.
+    pub handlers: BTreeSet<String>,
+    /// Images present.
+    pub images: HashSet<String>,
+    /// What sandboxes may use in all. Zero CPU or memory means that the node did not say, and is not checked.
+    pub capacity: Amounts,
+    /// The worst pressure stall average, in per cent.
+    pub pressure_percent: u32,
+}
+
+/// Sandboxes, CPU and memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amounts {
+    /// Number of sandboxes.
+    pub sandboxes: i64,
+    /// CPU, in thousandths of a core.
+    pub milli_cpu: i64,
+    /// Memory, in bytes.
+    pub memory_bytes: i64,
+}
+
+impl Amounts {
+    /// What one sandbox of this shape takes.
+    #[must_use]
+    pub fn of(shape: &Shape) -> Self {
+        Self { sandboxes: 1, milli_cpu: shape.milli_cpu, memory_bytes: shape.memory_bytes }
+    }
+
+    /// Adds `other`.
+    pub fn add(&mut self, other: Self) {
+        self.sandboxes += other.sandboxes;
+        self.milli_cpu = self.milli_cpu.saturating_add(other.milli_cpu);
+        self.memory_bytes = self.memory_bytes.saturating_add(other.memory_bytes);
+    }
+
+    /// Takes `other` away.
+    pub fn subtract(&mut self, other: Self) {
+        self.sandboxes -= other.sandboxes;
+        self.milli_cpu = self.milli_cpu.saturating_sub(other.milli_cpu);
+        self.memory_bytes = self.memory_bytes.saturating_sub(other.memory_bytes);
+    }
+}
+
+/// How nodes with room are told apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Strategy {
+    /// The emptiest first.
+    #[default]
+    Spread,
+    /// The fullest first.
+    Pack,
+}
+
+/// Why no node can take a sandbox.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unplaceable {
+    /// How many nodes there are.
+    pub nodes: usize,
+    /// How many of them each obstacle keeps out.
+    pub obstacles: BTreeMap<Obstacle, usize>,
+}
+
+impl Unplaceable {
+    /// Whether waiting for room would help: some node is kept out by nothing but its fullness.
+    #[must_use]
+    pub fn is_lack_of_room(&self) -> bool {
+        self.obstacles.keys().any(Obstacle::is_lack_of_room)
+    }
+}
+
+impl fmt::Display for Unplaceable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "0/{} nodes are available: ", self.nodes)?;
+        if self.obstacles.is_empty() {
+            return f.write_str("no SandboxNode is registered.");
+        }
+        for (position, (obstacle, count)) in self.obstacles.iter().enumerate() {
+            write!(f, "{}{count} {obstacle}", if position == 0 { "" } else { ", " })?;
+        }
+        f.write_str(".")
+    }
+}
+
+/// Chooses a node for a sandbox of `shape` that needs `handler`.
+///
+/// `nodes` are the nodes, each with what is placed there already, reported or not.
+///
+/// # Errors
+/// [`Unplaceable`], with the reason of every node.
+pub fn place<'a>(
+    shape: &Shape,
+    handler: &str,
+    strategy: Strategy,
+    nodes: impl Iterator<Item = (&'a NodeFacts, Amounts)>,
+) -> Result<&'a NodeFacts, Unplaceable> {
+    let mut refused = Unplaceable::default();
+    let mut best: Option<(i64, &NodeFacts)> = None;
+    for (node, used) in nodes {
+        refused.nodes += 1;
+        if let Some(obstacle) = filter::obstacle(shape, handler, node, used) {
+            *refused.obstacles.entry(obstacle).or_default() += 1;
+            continue;
+        }
+        let score = score(shape, strategy, node, used);
+        // On a tie the first name wins, so that the choice does not depend on the order of a hash map.
+        if best.is_none_or(|(top, chosen)| score > top || (score == top && node.name < chosen.name)) {
+            best = Some((score, node));
+        }
+    }
+    best.map(|(_, node)| node).ok_or(refused)
+}
+
+/// Higher is better: up to 1000 for room, 500 for images that are there, less for pressure and soft taints.
+fn score(shape: &Shape, strategy: Strategy, node: &NodeFacts, used: Amounts) -> i64 {
+    let fullness = [
+        per_mille(used.sandboxes, node.capacity.sandboxes),
+        per_mille(used.milli_cpu, node.capacity.milli_cpu),
+        per_mille(used.memory_bytes, node.capacity.memory_bytes),
+    ]
+    .into_iter()
+    .max()
+    .unwrap_or(0);
+    let room = match strategy {
+        Strategy::Spread => 1000 - fullness,
+        Strategy::Pack => fullness,
+    };
+    let present = shape.images.iter().filter(|image| node.images.contains(image.as_str())).count();
+    let images = match shape.images.len() {
+        0 => 0,
+        all => 500 * i64::try_from(present).unwrap_or(0) / i64::try_from(all).unwrap_or(1),
+    };
+    let pressure = 10 * i64::from(node.pressure_percent.min(100));
+    let soft_taints = 300 * i64::try_from(filter::untolerated_soft_taints(shape, node)).unwrap_or(0);
+    room + images - pressure - soft_taints
+}
+
+fn per_mille(used: i64, capacity: i64) -> i64 {
+    if capacity <= 0 { 0 } else { i64::try_from(1000 * i128::from(used) / i128::from(capacity)).unwrap_or(1000) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str) -> NodeFacts {
+        NodeFacts {
+            name: name.into(),
+            ready: true,
+            alive: true,
+            handlers: ["runc".to_owned()].into(),
+            capacity: Amounts { sandboxes: 10, milli_cpu: 4000, memory_bytes: 1 << 30 },
+            ..NodeFacts::default()
+        }
+    }
+
+    fn used(sandboxes: i64) -> Amounts {
+        Amounts { sandboxes, ..Amounts::default() }
+    }
+
+    fn check(shape: &Shape, strategy: Strategy, nodes: &[(NodeFacts, Amounts)], expect: Result<&str, &str>) {
+        let placed = place(shape, DEFAULT_HANDLER, strategy, nodes.iter().map(|(n, u)| (n, *u)));
+        let placed = placed.map(|n| n.name.clone()).map_err(|e| e.to_string());
+        assert_eq!(placed.as_deref().map_err(String::as_str), expect);
+    }
+
+    #[test]
+    fn prefers_room_then_images_and_avoids_pressure() {
+        let shape = Shape { images: ["i".to_owned()].into(), ..Shape::default() };
+        let nodes = [(node("a"), used(5)), (node("b"), used(1))];
+        check(&shape, Strategy::Spread, &nodes, Ok("b"));
+        check(&shape, Strategy::Pack, &nodes, Ok("a"));
+        let has_image = NodeFacts { images: ["i".to_owned()].into(), ..node("a") };
+        check(&shape, Strategy::Spread, &[(has_image.clone(), used(5)), (node("b"), used(1))], Ok("a"));
+        let pressed = NodeFacts { pressure_percent: 80, ..has_image };
+        check(&shape, Strategy::Spread, &[(pressed, used(5)), (node("b"), used(1))], Ok("b"));
+        check(&shape, Strategy::Spread, &[(node("b"), used(1)), (node("a"), used(1))], Ok("a"));
+    }
+
+    #[test]
+    fn a_soft_taint_only_costs_points() {
+        let taint = NodeTaint { key: "k".into(), value: String::new(), effect: "PreferNoSchedule".into() };
+        let soft = NodeFacts { taints: vec![taint], ..node("a") };
+        check(&Shape::default(), Strategy::Spread, &[(soft.clone(), used(0)), (node("b"), used(0))], Ok("b"));
+        check(&Shape::default(), Strategy::Spread, &[(soft, used(0))], Ok("a"));
+    }
+
+    #[test]
+    fn says_why_each_node_was_refused() {
+        check(
+            &Shape::default(),
+            Strategy::Spread,
+            &[],
+            Err("0/0 nodes are available: no SandboxNode is registered."),
+        );
+        let silent = NodeFacts { alive: false, ..node("a") };
+        let cordoned = NodeFacts { unschedulable: true, ..node("b") };
+        check(
+            &Shape::default(),
+            Strategy::Spread,
+            &[(silent, used(0)), (cordoned, used(0)), (node("c"), used(10)), (node("d"), used(10))],
+            Err("0/4 nodes are available: 1 node(s) did not renew their lease, 1 node(s) were unschedulable, \
+                 2 Too many sandboxes."),
+        );
+    }
+
+    #[test]
+    fn a_handler_that_no_node_has_is_named() {
+        let nodes = [(node("a"), used(0))];
+        let refused = place(&Shape::default(), "kata", Strategy::Spread, nodes.iter().map(|(n, u)| (n, *u)));
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.to_string(), "0/1 nodes are available: 1 node(s) had no runtime handler \"kata\".");
+        assert!(!refused.is_lack_of_room());
+    }
+}
