@@ -1,0 +1,314 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::load::Pacing;
+
+/// Measures claims, from POST to Ready as a watcher sees it, against any implementation of the agent-sandbox API.
+#[derive(Debug, Parser)]
+#[command(name = "hearth-bench", version)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How to reach the cluster.
+#[derive(Debug, Args)]
+pub(crate) struct Cluster {
+    /// Kubeconfig file [default: as kubectl finds it]
+    #[arg(long, global = true, env = "HEARTH_KUBECONFIG")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Namespace of claims and pool
+    #[arg(
+        long,
+        short,
+        global = true,
+        env = "HEARTH_NAMESPACE",
+        default_value = "default"
+    )]
+    pub(crate) namespace: String,
+    /// Connections to the API server, each carries up to 100 requests at once
+    #[arg(long, global = true, env = "HEARTH_CONNECTIONS", default_value_t = 4)]
+    pub(crate) connections: usize,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Claims one at a time
+    One(Claims<One>),
+    /// Claims at a rate, Poisson arrivals
+    Rate(Claims<Rate>),
+    /// Claims all at once
+    Burst(Claims<Burst>),
+    /// The floor of this cluster: one status patch per object, by a process that does nothing else
+    #[command(subcommand)]
+    Floor(Floor),
+    /// Floor and claims in turn: ratios with their spread
+    #[command(subcommand)]
+    Compare(Compare),
+    /// API writes per claim, counted in the API server's audit log
+    Writes(Writes),
+    /// Renders results files as Markdown
+    Report(Report),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Floor {
+    /// Only answer, until a signal comes (what the other commands start by themselves)
+    Serve {
+        /// End when standard input ends
+        #[arg(long, hide = true)]
+        with_stdin: bool,
+    },
+    /// One at a time
+    One(Plain<One>),
+    /// At a rate
+    Rate(Plain<Rate>),
+    /// All at once
+    Burst(Plain<Burst>),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Compare {
+    /// One at a time
+    One(Compared<One>),
+    /// At a rate
+    Rate(Compared<Rate>),
+    /// All at once
+    Burst(Compared<Burst>),
+}
+
+/// A run of claims.
+#[derive(Debug, Args)]
+pub(crate) struct Claims<P: Args> {
+    #[command(flatten)]
+    pub(crate) pacing: P,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    #[command(flatten)]
+    pub(crate) pool: PoolArgs,
+}
+
+/// A run of the floor.
+#[derive(Debug, Args)]
+pub(crate) struct Plain<P: Args> {
+    #[command(flatten)]
+    pub(crate) pacing: P,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+/// A comparison.
+#[derive(Debug, Args)]
+pub(crate) struct Compared<P: Args> {
+    #[command(flatten)]
+    pub(crate) pacing: P,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    #[command(flatten)]
+    pub(crate) pool: PoolArgs,
+    /// How often floor and claims alternate; fewer than 5 void the result
+    #[arg(long, default_value_t = crate::verdict::ROUNDS)]
+    pub(crate) rounds: usize,
+    /// Ratio to the floor that was promised (p50; for a burst the time until all are ready)
+    #[arg(long)]
+    pub(crate) budget: Option<f64>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct One {
+    /// How many
+    #[arg(long, default_value_t = 100)]
+    count: usize,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Rate {
+    /// Arrivals a second
+    #[arg(long, default_value_t = 10.0)]
+    rate: f64,
+    /// How long they arrive
+    #[arg(long, default_value = "30s", value_parser = duration)]
+    duration: Duration,
+    /// Decides the arrivals
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Burst {
+    /// How many
+    #[arg(long, default_value_t = 300)]
+    count: usize,
+}
+
+/// What is told of all runs.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// How long one claim may take before it counts as lost
+    #[arg(long, default_value = "30s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    /// How long a claim is kept after its answer [default: until all are answered]
+    #[arg(long, value_parser = duration)]
+    pub(crate) dwell: Option<Duration>,
+    /// How long the deletion of all claims may take
+    #[arg(long, default_value = "120s", value_parser = duration)]
+    pub(crate) release_timeout: Duration,
+    /// Write the results with all samples to this file
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+    /// Title of the results
+    #[arg(long)]
+    pub(crate) title: Option<String>,
+    /// Commit that is measured [default: what git says]
+    #[arg(long)]
+    pub(crate) commit: Option<String>,
+}
+
+/// The pool, and what is asked of its sandboxes.
+#[derive(Debug, Args)]
+pub(crate) struct PoolArgs {
+    /// Pool that the claims name
+    #[arg(long)]
+    pub(crate) pool: String,
+    /// Wait until the pool is whole before, and report when it is whole again afterwards (compare always does)
+    #[arg(long)]
+    pub(crate) wait_pool: bool,
+    /// How long that may take
+    #[arg(long, default_value = "10m", value_parser = duration)]
+    pub(crate) pool_timeout: Duration,
+    /// Also measure POST to the first HTTP answer of the sandbox on its pod address
+    #[arg(long)]
+    pub(crate) ttfi: bool,
+    /// Port of that answer
+    #[arg(long, default_value_t = 8888)]
+    pub(crate) port: u16,
+    /// Path of that answer
+    #[arg(long, default_value = "/")]
+    pub(crate) path: String,
+}
+
+/// The audit log and what to count in it.
+#[derive(Debug, Args)]
+pub(crate) struct Writes {
+    /// Audit log of the API server, JSON lines
+    #[arg(long)]
+    pub(crate) audit_log: PathBuf,
+    /// Results file of a run: its time, its claims and their sandboxes. The writes before an answer need it
+    #[arg(long, required_unless_present = "since")]
+    pub(crate) run: Option<PathBuf>,
+    /// Count from here on (RFC 3339) [default: start of the run]
+    #[arg(long)]
+    pub(crate) since: Option<Timestamp>,
+    /// Count up to here [default: end of the run with --run, else of the log]
+    #[arg(long)]
+    pub(crate) until: Option<Timestamp>,
+    /// Count only users that start so
+    #[arg(long, default_value = "system:serviceaccount:")]
+    pub(crate) user: String,
+    /// Fail when a user group of ours has more writes than this before an answer
+    #[arg(long)]
+    pub(crate) limit: Option<usize>,
+}
+
+/// Which results to render and where.
+#[derive(Debug, Args)]
+pub(crate) struct Report {
+    /// Results files, in the order of the report
+    #[arg(required = true)]
+    pub(crate) results: Vec<PathBuf>,
+    /// Replace the generated part of this document [default: print]
+    #[arg(long)]
+    pub(crate) into: Option<PathBuf>,
+}
+
+/// What tells the pacing of a run.
+pub(crate) trait Paced {
+    /// The pacing asked for.
+    fn pacing(&self) -> Pacing;
+}
+
+impl Paced for One {
+    fn pacing(&self) -> Pacing {
+        Pacing::One { count: self.count }
+    }
+}
+
+impl Paced for Rate {
+    fn pacing(&self) -> Pacing {
+        Pacing::Rate {
+            per_second: self.rate,
+            duration: self.duration,
+            seed: self.seed,
+        }
+    }
+}
+
+impl Paced for Burst {
+    fn pacing(&self) -> Pacing {
+        Pacing::Burst { count: self.count }
+    }
+}
+
+/// `30s`, `500ms`, `2m 30s`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: SignedDuration = text
+        .parse()
+        .map_err(|error: jiff::Error| error.to_string())?;
+    Duration::try_from(parsed).map_err(|_| "a duration cannot be negative".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_written_as_people_write_them() {
+        let check = |text, millis: Option<u64>| {
+            assert_eq!(
+                duration(text).ok(),
+                millis.map(Duration::from_millis),
+                "{text}"
+            )
+        };
+        check("30s", Some(30_000));
+        check("500ms", Some(500));
+        check("2m", Some(120_000));
+        check("-1s", None);
+        check("30", None);
+    }
+
+    #[test]
+    fn pacing_follows_the_flags() {
+        let cli = Cli::parse_from([
+            "hearth-bench",
+            "compare",
+            "rate",
+            "--pool=p",
+            "--rate=45",
+            "--duration=10s",
+        ]);
+        let Command::Compare(Compare::Rate(compared)) = cli.command else {
+            panic!("{cli:?}")
+        };
+        let expect = Pacing::Rate {
+            per_second: 45.0,
+            duration: Duration::from_secs(10),
+            seed: 1,
+        };
+        assert_eq!(compared.pacing.pacing(), expect);
+    }
+}
