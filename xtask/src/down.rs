@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::existing;
 use crate::instance::Instance;
@@ -43,9 +43,16 @@ pub(crate) fn down(layout: &Layout) -> Result<()> {
     }
     // Its files are what a second attempt goes by.
     node.context("the sandboxes could not be removed; `cargo xtask down` tries again")?;
+    verify(layout)?;
     remove_files(layout)?;
     sysctl::restore(layout)?;
-    verify(layout)
+    let logs = layout.logs();
+    ui::heading(if logs.exists() {
+        format!("down; the logs stay in {}", logs.display())
+    } else {
+        "down".to_owned()
+    });
+    Ok(())
 }
 
 /// Whether a program of ours was ever installed in this cluster.
@@ -95,12 +102,14 @@ fn remove_files(layout: &Layout) -> Result<()> {
     system::remove(&layout.node_run())
 }
 
-/// Looks whether anything is left, rather than believing that nothing is.
+/// Looks whether anything is left, rather than believing that nothing is. This comes before files
+/// are removed: below a mount that is left they would be somebody else's.
 fn verify(layout: &Layout) -> Result<()> {
     let left = Inventory::take(layout)?.leftovers(layout);
-    if left.is_empty() {
-        ui::heading("down; the logs are still there");
-        return Ok(());
-    }
-    bail!("these are left of the cluster:\n  {}", left.join("\n  "))
+    ensure!(
+        left.is_empty(),
+        "these are left of the cluster, and so are its files:\n  {}",
+        left.join("\n  ")
+    );
+    Ok(())
 }

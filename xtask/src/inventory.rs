@@ -111,7 +111,7 @@ impl Inventory {
         })
     }
 
-    /// What of this cluster is left: empty when it is down.
+    /// What of this cluster is left, but for files: empty when it is down.
     pub(crate) fn leftovers(&self, layout: &Layout) -> Vec<String> {
         let owner = Owner::new(layout);
         let ours = |prefix: &str, name: &str| name.starts_with(&format!("{prefix}{}", owner.id));
@@ -144,11 +144,6 @@ impl Inventory {
         for cgroup in &self.cgroups {
             if cgroup.contains(&format!("/hearth-{}", owner.id)) {
                 left.push(format!("cgroup: {cgroup}"));
-            }
-        }
-        for file in &self.files {
-            if Path::new(file).starts_with(layout.node_run()) {
-                left.push(format!("file: {file}"));
             }
         }
         left
