@@ -1,1 +1,4 @@
 //! The controller as a library.
+
+pub mod sessions;
+pub mod writer;

@@ -1,0 +1,111 @@
+//! Between the node API's messages and the core's values.
+
+use hearth_core::effects::{NodeReply, NodeRequest, Refusal};
+use hearth_core::ids::{OwnerKey, SandboxUid};
+use hearth_core::index::{Phase, Reported};
+use hearth_proto::node::v1 as proto;
+
+/// The message for a request.
+pub(super) fn request(request: &NodeRequest) -> proto::session_request::Request {
+    match request {
+        NodeRequest::Bind { owner, sandbox } => proto::session_request::Request::Bind(proto::BindRequest {
+            owner_key: owner.0.clone(),
+            sandbox_uid: sandbox.0.clone(),
+        }),
+        NodeRequest::Release { owner, sandbox } => proto::session_request::Request::Release(proto::ReleaseRequest {
+            owner_key: owner.0.clone(),
+            sandbox_uid: sandbox.as_ref().map(|uid| uid.0.clone()).unwrap_or_default(),
+        }),
+        NodeRequest::Retire { sandbox } => {
+            proto::session_request::Request::Retire(proto::RetireRequest { sandbox_uid: sandbox.0.clone() })
+        }
+    }
+}
+
+/// What the node says of one sandbox.
+pub(super) fn reported(member: proto::Member) -> Reported {
+    Reported {
+        phase: phase(member.phase()),
+        sandbox: SandboxUid(member.sandbox_uid),
+        namespace: member.namespace,
+        name: member.name,
+        pod_ips: member.pod_ips,
+        owner: (!member.owner_key.is_empty()).then_some(OwnerKey(member.owner_key)),
+    }
+}
+
+fn phase(phase: proto::Phase) -> Phase {
+    match phase {
+        // A phase of a later version of the API is not one in which anything may be done.
+        proto::Phase::Unspecified | proto::Phase::Unknown => Phase::Unknown,
+        proto::Phase::Pending => Phase::Pending,
+        proto::Phase::NotReady => Phase::NotReady,
+        proto::Phase::Running => Phase::Running,
+        proto::Phase::Frozen => Phase::Frozen,
+        proto::Phase::Suspended => Phase::Suspended,
+        proto::Phase::Stopping => Phase::Stopping,
+        proto::Phase::Failed => Phase::Failed,
+    }
+}
+
+/// The reply to a Bind.
+pub(super) fn bind_reply(reply: proto::BindReply) -> NodeReply {
+    use proto::bind_reply::Outcome;
+    let refusal = match reply.outcome() {
+        Outcome::Bound => {
+            return match reply.member {
+                Some(member) => {
+                    NodeReply::Bound { sandbox: SandboxUid(member.sandbox_uid), pod_ips: member.pod_ips }
+                }
+                None => NodeReply::Unknown,
+            };
+        }
+        // Not an answer that we understand: the inventory will tell.
+        Outcome::Unspecified => return NodeReply::Unknown,
+        Outcome::Taken => Refusal::Taken,
+        Outcome::NotFound => Refusal::NotFound,
+        Outcome::NotReady => Refusal::NotReady,
+        Outcome::Released => Refusal::Released,
+        Outcome::Retired => Refusal::Retired,
+        Outcome::Failed => Refusal::Failed,
+    };
+    NodeReply::Refused(refusal, reply.detail)
+}
+
+/// The reply to a Release.
+pub(super) fn release_reply(reply: proto::ReleaseReply) -> NodeReply {
+    NodeReply::Released((!reply.sandbox_uid.is_empty()).then_some(SandboxUid(reply.sandbox_uid)))
+}
+
+/// The reply to a Retire.
+pub(super) fn retire_reply(reply: proto::RetireReply) -> NodeReply {
+    use proto::retire_reply::Outcome;
+    match reply.outcome() {
+        Outcome::Retired | Outcome::NotFound => NodeReply::Retired,
+        Outcome::Bound => NodeReply::RetireRefused,
+        Outcome::Unspecified => NodeReply::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bound_reply_without_a_member_is_not_believed() {
+        let reply = proto::BindReply { outcome: proto::bind_reply::Outcome::Bound.into(), ..Default::default() };
+        assert_eq!(bind_reply(reply), NodeReply::Unknown);
+    }
+
+    #[test]
+    fn an_outcome_of_a_later_version_is_unknown() {
+        assert_eq!(bind_reply(proto::BindReply { outcome: 99, ..Default::default() }), NodeReply::Unknown);
+        assert_eq!(retire_reply(proto::RetireReply { outcome: 99 }), NodeReply::Unknown);
+    }
+
+    #[test]
+    fn a_member_nobody_knows_counts_as_retired() {
+        let reply = proto::RetireReply { outcome: proto::retire_reply::Outcome::NotFound.into() };
+        assert_eq!(retire_reply(reply), NodeReply::Retired);
+    }
+}

@@ -1,0 +1,166 @@
+//! Writes to the API server, the urgent ones first.
+//!
+//! A write is queued in its lane and sent by one of a fixed number of workers. Each request in flight has a connection of
+//! its own (HTTP/1.1, kept alive), so a slow one holds up nobody. `Answer` goes before everything; the other lanes wait
+//! while an answer is queued or in flight, but not longer than [`WriterSettings::longest_yield`]. The queue is bounded:
+//! a write that finds no room comes back as `Unavailable` and is tried again by whoever made it.
+
+mod lanes;
+mod request;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_core::effects::{Intent, Lane, Object, Outcome, Receipt, Subject, Write};
+use hearth_telemetry::ErrorChain;
+use kube::Client;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use lanes::Lanes;
+
+/// Bounds and times of the writer.
+#[derive(Clone, Copy, Debug)]
+pub struct WriterSettings {
+    /// Requests in flight at most.
+    pub workers: usize,
+    /// Of these, at most so many that are not answers.
+    pub trailing_workers: usize,
+    /// Writes queued at most, over all lanes.
+    pub queue: usize,
+    /// From sending a request to its response.
+    pub deadline: Duration,
+    /// How long a write that is not an answer may be held up by answers.
+    pub longest_yield: Duration,
+}
+
+impl Default for WriterSettings {
+    fn default() -> Self {
+        Self {
+            workers: 16,
+            trailing_workers: 6,
+            queue: 65_536,
+            deadline: Duration::from_secs(10),
+            longest_yield: Duration::from_secs(2),
+        }
+    }
+}
+
+/// A write that came to its end.
+#[derive(Debug)]
+pub struct Written {
+    /// Which.
+    pub receipt: Receipt,
+    /// How.
+    pub outcome: Outcome,
+    /// The lane it went through.
+    pub lane: Lane,
+    /// From queueing to sending.
+    pub queued: Duration,
+    /// From sending to the response.
+    pub took: Duration,
+}
+
+/// Queues writes; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    lanes: Arc<Lanes>,
+}
+
+impl Writer {
+    /// Starts the workers on `tracker`. They bring every outcome to `outcomes`, and end when `token` is cancelled: what
+    /// is queued then is dropped, as a crash would.
+    #[must_use]
+    pub fn start(
+        client: &Client,
+        settings: WriterSettings,
+        outcomes: &mpsc::Sender<Written>,
+        tracker: &TaskTracker,
+        token: &CancellationToken,
+    ) -> Self {
+        let lanes = Arc::new(Lanes::new(settings.queue, settings.trailing_workers, settings.longest_yield));
+        for _ in 0..settings.workers {
+            let worker = Worker {
+                client: client.clone(),
+                deadline: settings.deadline,
+                lanes: Arc::clone(&lanes),
+                outcomes: outcomes.clone(),
+            };
+            let token = token.clone();
+            tracker.spawn(async move { worker.run(token).await });
+        }
+        Self { lanes }
+    }
+
+    /// Queues a write.
+    ///
+    /// # Errors
+    /// The write, when the queue is full.
+    pub fn submit(&self, write: Write) -> Result<(), Box<Write>> {
+        self.lanes.push(write, Instant::now())
+    }
+
+    /// Writes that wait, by lane.
+    #[must_use]
+    pub fn depths(&self) -> [(Lane, usize); 4] {
+        self.lanes.depths()
+    }
+}
+
+#[derive(Debug)]
+struct Worker {
+    client: Client,
+    deadline: Duration,
+    lanes: Arc<Lanes>,
+    outcomes: mpsc::Sender<Written>,
+}
+
+impl Worker {
+    async fn run(self, token: CancellationToken) {
+        // Cancel-safe: a write that is dropped while it is sent has an unknown outcome, which is what a crash leaves, and
+        // the next leader settles.
+        tokio::select! {
+            () = token.cancelled() => {}
+            () = self.work() => {}
+        }
+    }
+
+    async fn work(&self) {
+        loop {
+            let job = self.lanes.next().await;
+            let started = Instant::now();
+            let queued = started.saturating_duration_since(job.queued_at);
+            let lane = job.write.lane;
+            let outcome = self.send(&job.write).await;
+            // Gives the place in its lane back before the outcome makes new writes.
+            drop(job.place);
+            let written = Written { receipt: job.write.receipt, outcome, lane, queued, took: started.elapsed() };
+            if self.outcomes.send(written).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn send(&self, write: &Write) -> Outcome {
+        let http = match request::build(write) {
+            Ok(http) => http,
+            Err(error) => return Outcome::Rejected(ErrorChain(&error).to_string()),
+        };
+        match timeout(self.deadline, self.client.request_text(http)).await {
+            Ok(Ok(text)) => Outcome::Done(object(&write.receipt, &text)),
+            Ok(Err(error)) => request::outcome(&error, &write.body),
+            Err(_) => Outcome::Unavailable(format!("no response within {:?}", self.deadline)),
+        }
+    }
+}
+
+/// The object in a response, where the index wants it. One that does not parse is left to the watch.
+fn object(receipt: &Receipt, text: &str) -> Option<Box<Object>> {
+    match (&receipt.subject, receipt.intent) {
+        (_, Intent::ClaimDelete | Intent::SandboxDelete) | (Subject::Pool(_), _) => None,
+        (Subject::Claim(_), _) => serde_json::from_str(text).ok().map(|claim| Box::new(Object::Claim(claim))),
+        (Subject::Sandbox(_), _) => serde_json::from_str(text).ok().map(|sandbox| Box::new(Object::Sandbox(sandbox))),
+    }
+}

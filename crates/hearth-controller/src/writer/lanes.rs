@@ -1,0 +1,228 @@
+//! Which write goes next.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_core::effects::{Lane, Write};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// Queued writes by lane, and how many are in flight.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    queue: Mutex<Queue>,
+    /// Woken when a write comes in, a place gets free, or the yielding ends.
+    changed: Notify,
+    capacity: usize,
+    trailing_places: usize,
+    longest_yield: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    lanes: [VecDeque<(Instant, Write)>; LANES.len()],
+    answers_in_flight: usize,
+    trailing_in_flight: usize,
+}
+
+/// In the order in which they go.
+const LANES: [Lane; 4] = [Lane::Answer, Lane::Adopt, Lane::Refill, Lane::Observe];
+
+/// A write to be sent.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) write: Write,
+    pub(super) queued_at: Instant,
+    pub(super) place: Place,
+}
+
+/// A place among those in flight; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    lanes: Arc<Lanes>,
+    answer: bool,
+}
+
+enum Next {
+    Now(Instant, Box<Write>),
+    /// Nothing may go before this time.
+    At(Instant),
+    /// Nothing may go before something changes.
+    Wait,
+}
+
+impl Lanes {
+    pub(super) fn new(capacity: usize, trailing_places: usize, longest_yield: Duration) -> Self {
+        Self { queue: Mutex::default(), changed: Notify::new(), capacity, trailing_places, longest_yield }
+    }
+
+    pub(super) fn push(&self, write: Write, now: Instant) -> Result<(), Box<Write>> {
+        {
+            let mut queue = self.queue.lock();
+            if queue.lanes.iter().map(VecDeque::len).sum::<usize>() >= self.capacity {
+                return Err(Box::new(write));
+            }
+            queue.lanes[index(write.lane)].push_back((now, write));
+        }
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    pub(super) fn depths(&self) -> [(Lane, usize); 4] {
+        let queue = self.queue.lock();
+        LANES.map(|lane| (lane, queue.lanes[index(lane)].len()))
+    }
+
+    /// Waits for the next write that may be sent.
+    pub(super) async fn next(self: &Arc<Self>) -> Job {
+        loop {
+            let changed = self.changed.notified();
+            match self.take(Instant::now()) {
+                Next::Now(queued_at, write) => {
+                    // There may be more, for another worker.
+                    self.changed.notify_one();
+                    let place = Place { lanes: Arc::clone(self), answer: write.lane == Lane::Answer };
+                    return Job { write: *write, queued_at, place };
+                }
+                Next::At(at) => {
+                    // Cancel-safe: both arms only wait.
+                    tokio::select! {
+                        () = changed => {}
+                        () = tokio::time::sleep_until(at) => {}
+                    }
+                }
+                Next::Wait => changed.await,
+            }
+        }
+    }
+
+    fn take(&self, now: Instant) -> Next {
+        let mut queue = self.queue.lock();
+        if let Some((at, write)) = queue.lanes[0].pop_front() {
+            queue.answers_in_flight += 1;
+            return Next::Now(at, Box::new(write));
+        }
+        if queue.trailing_in_flight >= self.trailing_places {
+            return Next::Wait;
+        }
+        let yielding = queue.answers_in_flight > 0;
+        let mut soonest = None;
+        for lane in &mut queue.lanes[1..] {
+            let Some(&(at, _)) = lane.front() else { continue };
+            let due = at + self.longest_yield;
+            if yielding && due > now {
+                soonest = Some(soonest.map_or(due, |soonest: Instant| soonest.min(due)));
+                continue;
+            }
+            if let Some((at, write)) = lane.pop_front() {
+                queue.trailing_in_flight += 1;
+                return Next::Now(at, Box::new(write));
+            }
+        }
+        soonest.map_or(Next::Wait, Next::At)
+    }
+}
+
+fn index(lane: Lane) -> usize {
+    match lane {
+        Lane::Answer => 0,
+        Lane::Adopt => 1,
+        Lane::Refill => 2,
+        Lane::Observe => 3,
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        {
+            let mut queue = self.lanes.queue.lock();
+            if self.answer {
+                queue.answers_in_flight -= 1;
+            } else {
+                queue.trailing_in_flight -= 1;
+            }
+        }
+        self.lanes.changed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hearth_core::effects::{Body, Intent, Receipt, Subject};
+    use hearth_core::ids::Key;
+
+    fn write(name: &str, lane: Lane) -> Write {
+        Write {
+            receipt: Receipt {
+                subject: Subject::Sandbox(Key::new("n", name)),
+                uid: String::new(),
+                intent: Intent::Adopt,
+            },
+            lane,
+            body: Body::Delete { foreground: false },
+        }
+    }
+
+    async fn next_name(lanes: &Arc<Lanes>) -> (String, Place) {
+        let job = lanes.next().await;
+        (job.write.receipt.subject.key().name.clone(), job.place)
+    }
+
+    fn lanes(capacity: usize, trailing: usize) -> Arc<Lanes> {
+        Arc::new(Lanes::new(capacity, trailing, Duration::from_secs(2)))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_go_first_and_trailing_lanes_in_their_order() {
+        let lanes = lanes(8, 8);
+        for (name, lane) in [("o", Lane::Observe), ("r", Lane::Refill), ("a", Lane::Adopt), ("c", Lane::Answer)] {
+            lanes.push(write(name, lane), Instant::now()).unwrap();
+        }
+        let mut names = Vec::new();
+        for _ in 0..4 {
+            let (name, place) = next_name(&lanes).await;
+            names.push(name);
+            drop(place);
+        }
+        assert_eq!(names, ["c", "a", "r", "o"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trailing_write_waits_for_the_answer_in_flight_but_not_for_ever() {
+        let lanes = lanes(8, 8);
+        let begun = Instant::now();
+        lanes.push(write("c", Lane::Answer), begun).unwrap();
+        lanes.push(write("a", Lane::Adopt), begun).unwrap();
+        let (_, answer) = next_name(&lanes).await;
+        let (name, _place) = next_name(&lanes).await;
+        assert_eq!((name.as_str(), begun.elapsed()), ("a", Duration::from_secs(2)), "the yield ends by time");
+        drop(answer);
+        lanes.push(write("b", Lane::Adopt), Instant::now()).unwrap();
+        let before = Instant::now();
+        let (name, _) = next_name(&lanes).await;
+        assert_eq!((name.as_str(), before.elapsed()), ("b", Duration::ZERO), "and at once when no answer is in flight");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn trailing_writes_never_take_all_the_places() {
+        let lanes = lanes(8, 1);
+        lanes.push(write("a", Lane::Adopt), Instant::now()).unwrap();
+        lanes.push(write("b", Lane::Adopt), Instant::now()).unwrap();
+        let (_, first) = next_name(&lanes).await;
+        assert!(tokio::time::timeout(Duration::from_secs(60), lanes.next()).await.is_err());
+        lanes.push(write("c", Lane::Answer), Instant::now()).unwrap();
+        assert_eq!(next_name(&lanes).await.0, "c");
+        drop(first);
+        assert_eq!(next_name(&lanes).await.0, "b");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_queue_gives_the_write_back() {
+        let lanes = lanes(1, 1);
+        lanes.push(write("a", Lane::Adopt), Instant::now()).unwrap();
+        assert_eq!(lanes.push(write("b", Lane::Answer), Instant::now()).unwrap_err().receipt.subject.key().name, "b");
+    }
+}

@@ -1,0 +1,168 @@
+//! From a write to an HTTP request, and from its failure to an outcome.
+
+use hearth_api::constants::{EXTENSIONS_API_VERSION, SANDBOX_API_VERSION};
+use hearth_core::effects::{Body, Outcome, Subject, Write};
+use hearth_telemetry::ErrorChain;
+use http::header::CONTENT_TYPE;
+use http::{Method, Request};
+use serde_json::json;
+use thiserror::Error;
+
+/// `metadata.managedFields[].manager` of what we write.
+const FIELD_MANAGER: &str = "agent-sandbox-controller";
+
+/// A write that cannot be expressed.
+#[derive(Debug, Error)]
+pub(super) enum BuildError {
+    #[error("cannot serialise the write of {0:?}")]
+    Body(Subject, #[source] serde_json::Error),
+    #[error("cannot address {0:?}")]
+    Address(Subject, #[source] http::Error),
+}
+
+/// The request for a write.
+pub(super) fn build(write: &Write) -> Result<Request<Vec<u8>>, BuildError> {
+    let subject = &write.receipt.subject;
+    let collection = collection(subject);
+    let object = format!("{collection}/{}", subject.key().name);
+    let (method, path, content_type, body) = match &write.body {
+        Body::Create(object) => (Method::POST, collection, "application/json", object),
+        Body::Merge(patch) => (Method::PATCH, object, "application/merge-patch+json", patch),
+        Body::MergeStatus(patch) => {
+            (Method::PATCH, format!("{object}/status"), "application/merge-patch+json", patch)
+        }
+        Body::Operations(operations) => (Method::PATCH, object, "application/json-patch+json", operations),
+        Body::Delete { foreground } => {
+            let options = json!({
+                "kind": "DeleteOptions",
+                "apiVersion": "v1",
+                "propagationPolicy": if *foreground { "Foreground" } else { "Background" },
+                "preconditions": {"uid": write.receipt.uid},
+            });
+            return finish(subject, Method::DELETE, &object, "application/json", &options);
+        }
+    };
+    finish(subject, method, &format!("{path}?fieldManager={FIELD_MANAGER}"), content_type, body)
+}
+
+fn finish(
+    subject: &Subject,
+    method: Method,
+    path: &str,
+    content_type: &'static str,
+    body: &serde_json::Value,
+) -> Result<Request<Vec<u8>>, BuildError> {
+    let body = serde_json::to_vec(body).map_err(|source| BuildError::Body(subject.clone(), source))?;
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header(CONTENT_TYPE, content_type)
+        .body(body)
+        .map_err(|source| BuildError::Address(subject.clone(), source))
+}
+
+fn collection(subject: &Subject) -> String {
+    let (version, plural) = match subject {
+        Subject::Claim(_) => (EXTENSIONS_API_VERSION, "sandboxclaims"),
+        Subject::Sandbox(_) => (SANDBOX_API_VERSION, "sandboxes"),
+        Subject::Pool(_) => (EXTENSIONS_API_VERSION, "sandboxwarmpools"),
+    };
+    format!("/apis/{version}/namespaces/{}/{plural}", subject.key().namespace)
+}
+
+/// What a failed request means.
+pub(super) fn outcome(error: &kube::Error, body: &Body) -> Outcome {
+    let kube::Error::Api(status) = error else {
+        return Outcome::Unavailable(ErrorChain(error).to_string());
+    };
+    match (status.code, status.reason.as_str()) {
+        (404, _) => Outcome::NotFound,
+        (409, "AlreadyExists") => Outcome::Exists,
+        (409, _) => Outcome::Conflict,
+        // A `test` that does not hold: the object is not what the patch was made for.
+        (422, _) if matches!(body, Body::Operations(_)) => Outcome::Conflict,
+        (408 | 429, _) | (500.., _) => Outcome::Unavailable(status.message.clone()),
+        _ => Outcome::Rejected(status.message.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hearth_core::effects::{Intent, Lane, Receipt};
+    use hearth_core::ids::Key;
+    use kube::core::Status;
+
+    fn write(subject: Subject, body: Body) -> Write {
+        Write {
+            receipt: Receipt { subject, uid: "u-1".into(), intent: Intent::ClaimStatus },
+            lane: Lane::Answer,
+            body,
+        }
+    }
+
+    fn check(subject: Subject, body: Body, method: &str, uri: &str, content_type: &str, content: &str) {
+        let request = build(&write(subject, body)).unwrap();
+        assert_eq!(request.method(), method);
+        assert_eq!(request.uri(), uri);
+        assert_eq!(request.headers()[CONTENT_TYPE], content_type);
+        assert_eq!(String::from_utf8(request.into_body()).unwrap(), content);
+    }
+
+    #[test]
+    fn requests_are_those_that_the_api_server_knows() {
+        let claim = || Subject::Claim(Key::new("n", "c"));
+        let sandbox = || Subject::Sandbox(Key::new("n", "s"));
+        check(
+            claim(),
+            Body::MergeStatus(json!({"status": {}})),
+            "PATCH",
+            "/apis/extensions.agents.x-k8s.io/v1beta1/namespaces/n/sandboxclaims/c/status?fieldManager=agent-sandbox-controller",
+            "application/merge-patch+json",
+            r#"{"status":{}}"#,
+        );
+        check(
+            sandbox(),
+            Body::Create(json!({"a": 1})),
+            "POST",
+            "/apis/agents.x-k8s.io/v1beta1/namespaces/n/sandboxes?fieldManager=agent-sandbox-controller",
+            "application/json",
+            r#"{"a":1}"#,
+        );
+        check(
+            sandbox(),
+            Body::Operations(json!([])),
+            "PATCH",
+            "/apis/agents.x-k8s.io/v1beta1/namespaces/n/sandboxes/s?fieldManager=agent-sandbox-controller",
+            "application/json-patch+json",
+            "[]",
+        );
+    }
+
+    #[test]
+    fn a_delete_names_the_uid() {
+        let request = build(&write(Subject::Sandbox(Key::new("n", "s")), Body::Delete { foreground: false })).unwrap();
+        let body: serde_json::Value = serde_json::from_slice(request.body()).unwrap();
+        assert_eq!(body["preconditions"]["uid"], "u-1");
+        assert_eq!(body["propagationPolicy"], "Background");
+    }
+
+    #[test]
+    fn failures_are_sorted_by_what_helps() {
+        let operations = Body::Operations(json!([]));
+        let merge = Body::Merge(json!({}));
+        for (code, reason, body, expected) in [
+            (404, "NotFound", &merge, Outcome::NotFound),
+            (409, "AlreadyExists", &merge, Outcome::Exists),
+            (409, "Conflict", &merge, Outcome::Conflict),
+            (422, "Invalid", &operations, Outcome::Conflict),
+            (422, "Invalid", &merge, Outcome::Rejected("m".into())),
+            (403, "Forbidden", &merge, Outcome::Rejected("m".into())),
+            (429, "TooManyRequests", &merge, Outcome::Unavailable("m".into())),
+            (503, "", &merge, Outcome::Unavailable("m".into())),
+        ] {
+            let status = Status { code, reason: reason.into(), message: "m".into(), ..Status::default() };
+            assert_eq!(outcome(&kube::Error::Api(Box::new(status)), body), expected, "{code} {reason}");
+        }
+    }
+}

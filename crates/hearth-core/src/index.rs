@@ -1,1 +1,0 @@
-//! All that the controller knows, in memory.

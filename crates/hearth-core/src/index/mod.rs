@@ -1,0 +1,353 @@
+//! The controller's picture of the cluster, and the bookkeeping of what is under way.
+//!
+//! Watches and node streams feed it through `apply_*`, `delete_*` and the methods about nodes; replies and outcomes
+//! come back through [`Index::on_reply`] and [`Index::on_outcome`]. Each of these marks what must be looked at again.
+//! [`Index::step`] looks at one thing: it asks the rules ([`crate::claim`], [`crate::pool`], [`crate::assignment`])
+//! and collects their effects. No IO, no clock; whoever drives it does the effects.
+
+mod claim;
+mod members;
+mod node;
+mod nodes;
+mod objects;
+mod outcomes;
+mod pool;
+mod ready;
+mod sandbox;
+mod settings;
+pub(crate) mod spec;
+mod standing;
+mod work;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use claim::{Bind, ClaimRecord, Stage, claim_uid_of};
+pub use members::Class;
+pub use node::{Endpoint, NodeRecord, Phase, Reported, node_key};
+pub use pool::PoolRecord;
+pub use sandbox::SandboxRecord;
+pub use settings::Settings;
+pub use work::Task;
+
+pub(crate) use claim::generation_of;
+pub(crate) use members::Members;
+pub(crate) use sandbox::{Detail, Leaving, Owner, SandboxOp, version_of};
+
+use crate::effects::{Body, Effect, Intent, Lane, NodeRequest, Now, Observation, Receipt, Subject, Write};
+use crate::ids::{Key, NodeName, OwnerKey, SandboxUid};
+use crate::placement::{self, NodeFacts, Shape, Unplaceable};
+use crate::pool::Template;
+use crate::timers::Timers;
+
+/// The picture. See the module's documentation.
+#[derive(Debug)]
+pub struct Index {
+    pub(crate) settings: Settings,
+    pub(crate) now: Now,
+    /// Since when this controller leads.
+    pub(crate) leading: Option<Duration>,
+
+    pub(crate) sandboxes: HashMap<u64, SandboxRecord>,
+    by_key: HashMap<Key, u64>,
+    by_uid: HashMap<SandboxUid, u64>,
+    by_node: HashMap<NodeName, BTreeSet<u64>>,
+    /// By UID of the claim that controls them.
+    by_claim: HashMap<String, BTreeSet<u64>>,
+    /// By UID of the pool that controls them.
+    members: HashMap<String, Members>,
+    /// Which pool's set a Sandbox is in.
+    membership: HashMap<u64, String>,
+    /// Sandboxes that placement has no node for.
+    pub(crate) unplaced: BTreeSet<u64>,
+    /// Where the last look at them stopped.
+    unplaced_cursor: u64,
+    /// What each sandbox takes on which node.
+    charges: HashMap<u64, (NodeName, placement::Amounts)>,
+
+    pub(crate) claims: HashMap<Key, ClaimRecord>,
+    claim_keys: HashMap<String, Key>,
+    /// Claims by the Sandbox that their status names.
+    claim_of_sandbox: HashMap<Key, Key>,
+    waiting: HashMap<Key, pool::Waiting>,
+    /// When a claim last arrived or moved.
+    pub(crate) last_claim_activity: Option<Duration>,
+
+    pub(crate) pools: HashMap<Key, PoolRecord>,
+    pool_keys: HashMap<String, Key>,
+    pub(crate) templates: HashMap<Key, Arc<Template>>,
+    specs: spec::SpecCache,
+    runtime_classes: HashMap<String, String>,
+
+    pub(crate) nodes: HashMap<NodeName, NodeRecord>,
+    /// Heartbeats of nodes whose SandboxNode has not been seen.
+    early_heartbeats: HashMap<NodeName, node::Heartbeat>,
+    /// Which nodes hold binds of which claim UID.
+    binds: HashMap<String, BTreeSet<(NodeName, SandboxUid)>>,
+    /// Claim UIDs in binds that no watch has shown, by namespace.
+    pub(crate) unknown_owners: HashMap<String, HashSet<String>>,
+    /// Namespaces whose claims are being read.
+    confirming: HashSet<String>,
+    /// Releases under way.
+    releasing: HashSet<(NodeName, OwnerKey)>,
+    heartbeats_trusted: bool,
+
+    work: work::Work,
+    timers: Timers<Task>,
+    effects: Vec<Effect>,
+    sequence: u64,
+    pub(crate) suffixes: crate::pool::Suffixes,
+}
+
+impl Index {
+    /// An empty picture. `seed` makes the names of new members unpredictable.
+    #[must_use]
+    pub fn new(settings: Settings, seed: u64, now: Now) -> Self {
+        Self {
+            settings,
+            now,
+            leading: None,
+            sandboxes: HashMap::new(),
+            by_key: HashMap::new(),
+            by_uid: HashMap::new(),
+            by_node: HashMap::new(),
+            by_claim: HashMap::new(),
+            members: HashMap::new(),
+            membership: HashMap::new(),
+            unplaced: BTreeSet::new(),
+            unplaced_cursor: 0,
+            charges: HashMap::new(),
+            claims: HashMap::new(),
+            claim_keys: HashMap::new(),
+            claim_of_sandbox: HashMap::new(),
+            waiting: HashMap::new(),
+            last_claim_activity: None,
+            pools: HashMap::new(),
+            pool_keys: HashMap::new(),
+            templates: HashMap::new(),
+            specs: spec::SpecCache::default(),
+            runtime_classes: HashMap::new(),
+            nodes: HashMap::new(),
+            early_heartbeats: HashMap::new(),
+            binds: HashMap::new(),
+            unknown_owners: HashMap::new(),
+            confirming: HashSet::new(),
+            releasing: HashSet::new(),
+            heartbeats_trusted: true,
+            work: work::Work::default(),
+            timers: Timers::default(),
+            effects: Vec::new(),
+            sequence: 0,
+            suffixes: crate::pool::Suffixes::new(seed),
+        }
+    }
+
+    /// Starts acting. What was pending before is inherited: it is not bound until the nodes have reported.
+    pub fn lead(&mut self, now: Now) {
+        self.now = now;
+        self.leading = Some(now.mono);
+        for claim in self.claims.values_mut() {
+            claim.inherited = !claim.is_answered();
+        }
+        self.mark_all();
+        self.timers.wake_at(Task::Nodes, now.mono + self.settings.inventory_wait);
+    }
+
+    /// Whether this controller leads.
+    #[must_use]
+    pub fn is_leading(&self) -> bool {
+        self.leading.is_some()
+    }
+
+    /// Looks at one thing that waits to be looked at. False when nothing waits.
+    pub fn step(&mut self, now: Now) -> bool {
+        self.now = now;
+        while let Some(task) = self.timers.pop_due(now.mono) {
+            self.mark(task);
+        }
+        if self.leading.is_none() {
+            return false;
+        }
+        let Some(task) = self.work.pop() else { return false };
+        match task {
+            Task::Object(Subject::Claim(key)) => crate::claim::reconcile(self, &key),
+            Task::Object(Subject::Sandbox(key)) => crate::assignment::reconcile(self, &key),
+            Task::Object(Subject::Pool(key)) => crate::pool::reconcile(self, &key),
+            Task::Nodes => self.check_nodes(),
+        }
+        true
+    }
+
+    /// When [`Self::step`] should be called again even if nothing happens.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Duration> {
+        self.timers.next()
+    }
+
+    /// Takes the effects collected since the last call.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// How many things wait to be looked at.
+    #[must_use]
+    pub fn queue_depth(&self) -> usize {
+        self.work.len()
+    }
+
+    // What the rules use.
+
+    pub(crate) fn mark(&mut self, task: Task) {
+        if self.leading.is_some() {
+            self.work.add(task);
+        }
+    }
+
+    pub(crate) fn mark_claim(&mut self, key: &Key) {
+        if self.claims.contains_key(key) {
+            self.mark(Task::Object(Subject::Claim(key.clone())));
+        }
+    }
+
+    pub(crate) fn mark_claim_uid(&mut self, uid: &str) {
+        if let Some(key) = self.claim_keys.get(uid).cloned() {
+            self.mark_claim(&key);
+        }
+    }
+
+    pub(crate) fn mark_sandbox(&mut self, key: &Key) {
+        self.mark(Task::Object(Subject::Sandbox(key.clone())));
+    }
+
+    pub(crate) fn mark_pool(&mut self, key: &Key) {
+        if self.pools.contains_key(key) {
+            self.mark(Task::Object(Subject::Pool(key.clone())));
+        }
+    }
+
+    pub(crate) fn mark_pool_uid(&mut self, uid: &str) {
+        if let Some(key) = self.pool_keys.get(uid).cloned() {
+            self.mark_pool(&key);
+        }
+    }
+
+    fn mark_all(&mut self) {
+        self.work.clear();
+        let claims: Vec<_> = self.claims.keys().cloned().collect();
+        let sandboxes: Vec<_> = self.sandboxes.values().map(|sandbox| sandbox.key.clone()).collect();
+        let pools: Vec<_> = self.pools.keys().cloned().collect();
+        self.mark(Task::Nodes);
+        claims.iter().for_each(|key| self.mark_claim(key));
+        sandboxes.iter().for_each(|key| self.mark_sandbox(key));
+        pools.iter().for_each(|key| self.mark_pool(key));
+    }
+
+    pub(crate) fn wake(&mut self, subject: Subject, at: Duration) {
+        self.timers.wake_at(Task::Object(subject), at);
+    }
+
+    pub(crate) fn push(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    pub(crate) fn write(&mut self, subject: Subject, uid: &str, intent: Intent, lane: Lane, body: Body) {
+        let receipt = Receipt { subject, uid: uid.to_owned(), intent };
+        self.effects.push(Effect::Write(Box::new(Write { receipt, lane, body })));
+    }
+
+    pub(crate) fn ask(&mut self, node: NodeName, request: NodeRequest) {
+        self.effects.push(Effect::Ask { node, request });
+    }
+
+    pub(crate) fn observe(&mut self, observation: Observation) {
+        self.effects.push(Effect::Observe(Box::new(observation)));
+    }
+
+    pub(crate) fn next_sequence(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    pub(crate) fn sandbox(&self, key: &Key) -> Option<&SandboxRecord> {
+        self.by_key.get(key).and_then(|id| self.sandboxes.get(id))
+    }
+
+    pub(crate) fn sandbox_id(&self, key: &Key) -> Option<u64> {
+        self.by_key.get(key).copied()
+    }
+
+    pub(crate) fn sandbox_by_uid(&self, uid: &SandboxUid) -> Option<&SandboxRecord> {
+        self.by_uid.get(uid).and_then(|id| self.sandboxes.get(id))
+    }
+
+    /// The Sandboxes that the claim with this UID controls.
+    pub(crate) fn sandboxes_of_claim(&self, uid: &str) -> Vec<u64> {
+        self.by_claim.get(uid).map(|ids| ids.iter().copied().collect()).unwrap_or_default()
+    }
+
+    pub(crate) fn claim_by_uid(&self, uid: &str) -> Option<&ClaimRecord> {
+        self.claim_keys.get(uid).and_then(|key| self.claims.get(key))
+    }
+
+    pub(crate) fn pool_by_uid(&self, uid: &str) -> Option<&PoolRecord> {
+        self.pool_keys.get(uid).and_then(|key| self.pools.get(key))
+    }
+
+    pub(crate) fn template_of(&self, pool: &PoolRecord) -> Option<Arc<Template>> {
+        self.templates.get(&pool.template_key()).cloned()
+    }
+
+    pub(crate) fn members_of(&self, pool_uid: &str) -> Option<&Members> {
+        self.members.get(pool_uid)
+    }
+
+    /// How many unanswered claims of the pool came before `claim`.
+    pub(crate) fn waiting_ahead_of(&self, claim: &ClaimRecord) -> usize {
+        self.waiting.get(&claim.pool_key()).map_or(0, |waiting| waiting.ahead_of(claim.sequence))
+    }
+
+    /// The binds that nodes hold for the claim with this UID.
+    pub(crate) fn binds_of(&self, claim_uid: &str) -> Vec<Bind> {
+        let Some(binds) = self.binds.get(claim_uid) else { return Vec::new() };
+        binds
+            .iter()
+            .filter_map(|(node, sandbox)| {
+                let reported = self.nodes.get(node)?.reported.get(sandbox)?;
+                Some(Bind {
+                    node: node.clone(),
+                    owner: reported.owner.clone()?,
+                    sandbox: sandbox.clone(),
+                    pod_ips: reported.pod_ips.clone(),
+                })
+            })
+            .collect()
+    }
+
+    /// The CRI handler for a `runtimeClassName`: what the RuntimeClass says, or the name itself where there is none.
+    pub(crate) fn handler<'a>(&'a self, shape: &'a Shape) -> &'a str {
+        if shape.runtime_class.is_empty() {
+            return placement::DEFAULT_HANDLER;
+        }
+        self.runtime_classes.get(&shape.runtime_class).map_or(&shape.runtime_class, String::as_str)
+    }
+
+    /// Chooses a node.
+    pub(crate) fn place(&self, shape: &Shape) -> Result<NodeName, Unplaceable> {
+        let nodes = self.nodes.values().filter(|node| node.registered).map(|node| (&node.facts, node.placed));
+        placement::place(shape, self.handler(shape), self.settings.strategy, nodes)
+            .map(|facts: &NodeFacts| node_key(&facts.name))
+    }
+
+    /// Releases what a node holds for an owner, unless that is under way.
+    pub(crate) fn release(&mut self, node: NodeName, owner: OwnerKey, sandbox: Option<SandboxUid>) {
+        if self.releasing.insert((node.clone(), owner.clone())) {
+            self.ask(node, NodeRequest::Release { owner, sandbox });
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What the index keeps of a node: its SandboxNode, its heartbeat, and what its stream says.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use hearth_api::SandboxNode;
+use hearth_api::constants::condition;
+
+use crate::conditions::is_true;
+use crate::ids::{NodeName, OwnerKey, SandboxUid};
+use crate::placement::{Amounts, NodeFacts};
+
+/// How far a sandbox is, as its node's stream says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Being created or started.
+    Pending,
+    /// Started, not ready.
+    NotReady,
+    /// Ready, processes running.
+    Running,
+    /// Ready, processes frozen.
+    Frozen,
+    /// No pod, by request.
+    Suspended,
+    /// Being stopped.
+    Stopping,
+    /// Failed.
+    Failed,
+    /// An operation's outcome is not known.
+    Unknown,
+}
+
+impl Phase {
+    /// Whether a claim can have it.
+    #[must_use]
+    pub fn is_ready(self) -> bool {
+        matches!(self, Self::Running | Self::Frozen)
+    }
+}
+
+/// One sandbox, as its node's stream says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reported {
+    /// UID of the Sandbox.
+    pub sandbox: SandboxUid,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// How far it is.
+    pub phase: Phase,
+    /// Addresses of its pod.
+    pub pod_ips: Vec<String>,
+    /// Who has it; `None` when nobody.
+    pub owner: Option<OwnerKey>,
+}
+
+/// Where the node API is and who answers there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// `host:port`.
+    pub address: String,
+    /// SHA-256 of the certificate, lower-case hex.
+    pub fingerprint: String,
+}
+
+/// A heartbeat, aged by our own monotonic clock from the renewal that we saw.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Heartbeat {
+    /// `spec.renewTime` as text: only compared.
+    pub(crate) renewed: String,
+    pub(crate) seen: Duration,
+}
+
+/// What the index keeps of a node.
+#[derive(Clone, Debug, Default)]
+pub struct NodeRecord {
+    pub(crate) facts: NodeFacts,
+    pub(crate) endpoint: Endpoint,
+    /// Whether its SandboxNode is there. Sessions and sandboxes may outlive it.
+    pub(crate) registered: bool,
+    pub(crate) heartbeat: Heartbeat,
+    /// Whether its stream is open and its inventory has come.
+    pub(crate) synced: bool,
+    /// Since when it is not.
+    pub(crate) unsynced_since: Duration,
+    /// Silent for too long; acted upon.
+    pub(crate) lost: bool,
+    /// What its stream says. Kept, but not trusted, while the stream is down.
+    pub(crate) reported: HashMap<SandboxUid, Reported>,
+    /// What is placed there, reported or not.
+    pub(crate) placed: Amounts,
+}
+
+impl NodeRecord {
+    /// Takes over what the object says. Returns whether placement may come out differently.
+    pub(crate) fn update(&mut self, node: SandboxNode) -> bool {
+        let SandboxNode { metadata, spec, status } = node;
+        let status = status.unwrap_or_default();
+        let percent = status.pressure.values().copied().fold(0.0, f64::max);
+        let facts = NodeFacts {
+            name: metadata.name.unwrap_or_default(),
+            labels: metadata.labels.unwrap_or_default(),
+            taints: spec.taints,
+            unschedulable: spec.unschedulable,
+            ready: is_true(&status.conditions, condition::READY),
+            alive: self.facts.alive,
+            handlers: status.handlers.into_iter().map(|handler| handler.name).collect(),
+            images: status.images.into_iter().collect(),
+            capacity: Amounts {
+                sandboxes: i64::from(status.capacity.sandboxes),
+                milli_cpu: status.capacity.milli_cpu,
+                memory_bytes: status.capacity.memory_bytes,
+            },
+            pressure_percent: whole_percent(percent),
+        };
+        self.registered = true;
+        self.endpoint = Endpoint { address: status.endpoint, fingerprint: status.fingerprint };
+        let changed = facts != self.facts;
+        self.facts = facts;
+        changed
+    }
+
+    /// How much pressure counts when members are picked: four steps, so that noise does not reorder nodes.
+    pub(crate) fn pressure_step(&self) -> u8 {
+        match self.facts.pressure_percent {
+            0..=19 => 0,
+            20..=39 => 1,
+            40..=69 => 2,
+            _ => 3,
+        }
+    }
+
+    pub(crate) fn reported(&self, sandbox: &SandboxUid) -> Option<&Reported> {
+        if self.synced { self.reported.get(sandbox) } else { None }
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=100 before")]
+fn whole_percent(percent: f64) -> u32 {
+    if percent.is_nan() { 0 } else { percent.clamp(0.0, 100.0).round() as u32 }
+}
+
+/// The key of a node in the index: the value of the label `hearth.dev/node`.
+#[must_use]
+pub fn node_key(node_name: &str) -> NodeName {
+    NodeName(crate::names::node_label_value(node_name))
+}

@@ -1,0 +1,346 @@
+//! What watches bring.
+//!
+//! An object that is not newer than what is known is dropped: replies to our own writes come in beside the watch, so
+//! either may be late. (Resource versions grow with each write to the cluster.)
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use hearth_api::{Sandbox, SandboxClaim, SandboxTemplate, SandboxWarmPool};
+
+use super::claim::ClaimRecord;
+use super::pool::PoolRecord;
+use super::sandbox::{Retry, SandboxRecord, version_of};
+use super::spec::semantics;
+use super::{Index, SandboxOp, Stage};
+use crate::effects::Now;
+use crate::ids::Key;
+use crate::pool::Template;
+use kube_meta::key_of;
+
+mod kube_meta {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+    use crate::ids::Key;
+
+    /// Namespace and name; nothing for an object without a name, which no API server sends.
+    pub(super) fn key_of(metadata: &ObjectMeta) -> Option<Key> {
+        Some(Key::new(metadata.namespace.clone().unwrap_or_default(), metadata.name.clone()?))
+    }
+}
+
+impl Index {
+    /// A Sandbox is as given.
+    pub fn apply_sandbox(&mut self, sandbox: Sandbox, now: Now) {
+        self.now = now;
+        let Some(key) = key_of(&sandbox.metadata) else { return };
+        let version = version_of(sandbox.metadata.resource_version.as_ref());
+        let uid = sandbox.metadata.uid.as_deref().unwrap_or_default();
+        let known = self.sandbox(&key).map(|r| (r.id, r.exists() && r.uid.as_str() != uid, r.exists() && version <= r.version));
+        let id = match known {
+            Some((_, _, true)) => return,
+            Some((id, true, _)) => {
+                self.forget_sandbox(id);
+                None
+            }
+            Some((id, false, _)) => Some(id),
+            None => None,
+        };
+        let spec = self.specs.facts(&sandbox.spec.pod_template.spec);
+        let semantics = semantics(spec.meaning, &sandbox.spec.volume_claim_templates, sandbox.spec.service);
+        let id = id.unwrap_or_else(|| self.insert_sandbox(blank(key.clone(), now)));
+        self.change_sandbox(id, |record| record.update(sandbox, spec, semantics));
+        self.sandbox_changed(&key);
+    }
+
+    /// The Sandbox of this name and UID is gone.
+    pub fn delete_sandbox(&mut self, key: &Key, uid: &str, now: Now) {
+        self.now = now;
+        let Some(record) = self.sandbox(key) else { return };
+        // An empty UID is one whose creation we have not heard back from: it was made and deleted meanwhile.
+        if record.exists() && record.uid.as_str() != uid {
+            return;
+        }
+        self.forget_sandbox(record.id);
+    }
+
+    /// These are all the Sandboxes that there are.
+    pub fn retain_sandboxes(&mut self, present: &HashSet<Key>, now: Now) {
+        self.now = now;
+        let gone = |record: &&SandboxRecord| record.exists() && !present.contains(&record.key);
+        let gone: Vec<_> = self.sandboxes.values().filter(gone).map(|record| record.id).collect();
+        gone.into_iter().for_each(|id| self.forget_sandbox(id));
+    }
+
+    fn forget_sandbox(&mut self, id: u64) {
+        let Some(record) = self.remove_sandbox(id) else { return };
+        if record.is_member()
+            && let Some(claim) = self.claim_of_sandbox.get(&record.key)
+            && let Some(claim) = self.claims.get_mut(claim)
+        {
+            claim.unadopted_lost = true;
+        }
+        if let Some(uid) = record.claim_uid() {
+            self.mark_claim_uid(&uid.to_owned());
+        }
+        if let Some(uid) = record.reserved.as_deref() {
+            self.mark_claim_uid(uid);
+        }
+        self.sandbox_changed(&record.key);
+    }
+
+    /// Marks what depends on a Sandbox.
+    pub(crate) fn sandbox_changed(&mut self, key: &Key) {
+        self.mark_sandbox(key);
+        // Both a claim of the same name and the one that has it look at it.
+        self.mark_claim(key);
+        if let Some(claim) = self.claim_of_sandbox.get(key).cloned() {
+            self.mark_claim(&claim);
+        }
+        if let Some(uid) = self.sandbox(key).and_then(SandboxRecord::claim_uid).map(str::to_owned) {
+            self.mark_claim_uid(&uid);
+        }
+    }
+
+    /// A claim is as given.
+    pub fn apply_claim(&mut self, claim: SandboxClaim, now: Now) {
+        self.now = now;
+        let Some(key) = key_of(&claim.metadata) else { return };
+        let version = version_of(claim.metadata.resource_version.as_ref());
+        let uid = claim.metadata.uid.clone().unwrap_or_default();
+        let known = self.claims.get(&key).map(|record| (record.uid == uid, version <= record.version));
+        match known {
+            Some((_, true)) => return,
+            Some((false, _)) => self.forget_claim(&key),
+            Some((true, false)) | None => {}
+        }
+        if !self.claims.contains_key(&key) {
+            let sequence = self.next_sequence();
+            self.claims.insert(key.clone(), ClaimRecord::new(key.clone(), sequence, now.mono, now.wall));
+            self.last_claim_activity = Some(now.mono);
+        }
+        if let Some(record) = self.claims.get_mut(&key) {
+            let before = record.sandbox.clone();
+            record.update(claim);
+            let after = record.sandbox.clone();
+            if before != after {
+                let sandbox_key = |name| Key::new(key.namespace.clone(), name);
+                self.claim_of_sandbox.remove(&sandbox_key(before));
+                if !after.is_empty() {
+                    self.claim_of_sandbox.insert(sandbox_key(after), key.clone());
+                }
+            }
+        }
+        self.claim_keys.insert(uid, key.clone());
+        self.requeue_waiting(&key);
+        self.mark_claim(&key);
+    }
+
+    /// The claim of this name and UID is gone.
+    pub fn delete_claim(&mut self, key: &Key, uid: &str, now: Now) {
+        self.now = now;
+        if self.claims.get(key).is_some_and(|record| record.uid == uid) {
+            self.forget_claim(key);
+        }
+    }
+
+    /// These are all the claims that there are.
+    pub fn retain_claims(&mut self, present: &HashSet<Key>, now: Now) {
+        self.now = now;
+        let gone: Vec<_> = self.claims.keys().filter(|key| !present.contains(key)).cloned().collect();
+        gone.iter().for_each(|key| self.forget_claim(key));
+    }
+
+    fn forget_claim(&mut self, key: &Key) {
+        let Some(record) = self.claims.remove(key) else { return };
+        self.claim_keys.remove(&record.uid);
+        self.claim_of_sandbox.remove(&Key::new(key.namespace.clone(), record.sandbox.clone()));
+        self.leave_waiting(&record);
+        if self.leading.is_some() {
+            crate::claim::gone(self, &record);
+        }
+    }
+
+    /// Puts a claim into its pool's waiting list if it still needs a Sandbox, or takes it out.
+    pub(crate) fn requeue_waiting(&mut self, key: &Key) {
+        let Some(record) = self.claims.get(key) else { return };
+        let namesake = self.sandbox(key).is_some_and(|sandbox| sandbox.claim_uid() == Some(&record.uid));
+        let waits = !record.deleting && !record.is_answered() && !namesake;
+        let wanted = waits.then(|| record.pool_key());
+        if record.waiting_on == wanted {
+            return;
+        }
+        let record = record.clone();
+        self.leave_waiting(&record);
+        if let Some(pool) = &wanted {
+            self.waiting.entry(pool.clone()).or_default().insert(record.sequence, key.clone());
+        }
+        if let Some(record) = self.claims.get_mut(key) {
+            record.waiting_on = wanted;
+        }
+    }
+
+    fn leave_waiting(&mut self, record: &ClaimRecord) {
+        let Some(pool) = &record.waiting_on else { return };
+        if let Some(waiting) = self.waiting.get_mut(pool) {
+            waiting.remove(record.sequence);
+            if waiting.is_empty() {
+                self.waiting.remove(pool);
+            }
+        }
+    }
+
+    /// A pool is as given.
+    pub fn apply_pool(&mut self, pool: SandboxWarmPool, now: Now) {
+        self.now = now;
+        let Some(key) = key_of(&pool.metadata) else { return };
+        let version = version_of(pool.metadata.resource_version.as_ref());
+        let uid = pool.metadata.uid.clone().unwrap_or_default();
+        if self.pools.get(&key).is_some_and(|record| version <= record.version) {
+            return;
+        }
+        let mut record = match self.pools.remove(&key) {
+            Some(record) if record.uid == uid => record,
+            Some(other) => {
+                self.pool_keys.remove(&other.uid);
+                PoolRecord::new(key.clone())
+            }
+            None => PoolRecord::new(key.clone()),
+        };
+        let generation = record.generation;
+        record.update(pool);
+        let changed = record.generation != generation;
+        self.pool_keys.insert(uid, key.clone());
+        self.pools.insert(key.clone(), record);
+        self.mark_pool(&key);
+        if changed {
+            self.mark_waiting(&key);
+        }
+    }
+
+    /// The pool of this name and UID is gone.
+    pub fn delete_pool(&mut self, key: &Key, uid: &str, now: Now) {
+        self.now = now;
+        if self.pools.get(key).is_some_and(|record| record.uid == uid) {
+            self.pools.remove(key);
+            self.pool_keys.remove(uid);
+            self.mark_waiting(key);
+        }
+    }
+
+    /// These are all the pools that there are.
+    pub fn retain_pools(&mut self, present: &HashSet<Key>, now: Now) {
+        let gone = self.pools.values().filter(|record| !present.contains(&record.key));
+        let gone: Vec<_> = gone.map(|record| (record.key.clone(), record.uid.clone())).collect();
+        gone.iter().for_each(|(key, uid)| self.delete_pool(key, uid, now));
+    }
+
+    fn mark_waiting(&mut self, pool: &Key) {
+        let keys: Vec<_> = self.waiting.get(pool).map(|w| w.iter().cloned().collect()).unwrap_or_default();
+        for key in keys {
+            if let Some(claim) = self.claims.get_mut(&key) {
+                claim.retry.succeeded();
+            }
+            self.mark_claim(&key);
+        }
+    }
+
+    /// A template is as given.
+    pub fn apply_template(&mut self, template: SandboxTemplate, now: Now) {
+        self.now = now;
+        let Some(key) = key_of(&template.metadata) else { return };
+        let version = version_of(template.metadata.resource_version.as_ref());
+        if self.templates.get(&key).is_some_and(|known| version <= known.version) {
+            return;
+        }
+        let template = Template::new(template, &mut self.specs);
+        self.templates.insert(key.clone(), Arc::new(template));
+        self.template_changed(&key);
+    }
+
+    /// The template of this name and UID is gone.
+    pub fn delete_template(&mut self, key: &Key, uid: &str, now: Now) {
+        self.now = now;
+        if self.templates.get(key).is_some_and(|template| template.uid == uid) {
+            self.templates.remove(key);
+            self.template_changed(key);
+        }
+    }
+
+    /// These are all the templates that there are.
+    pub fn retain_templates(&mut self, present: &HashSet<Key>, now: Now) {
+        let gone = self.templates.iter().filter(|(key, _)| !present.contains(key));
+        let gone: Vec<_> = gone.map(|(key, template)| (key.clone(), template.uid.clone())).collect();
+        gone.iter().for_each(|(key, uid)| self.delete_template(key, uid, now));
+    }
+
+    fn template_changed(&mut self, key: &Key) {
+        let uses = |pool: &&mut PoolRecord| pool.key.namespace == key.namespace && pool.template == key.name;
+        let mut pools = Vec::new();
+        for pool in self.pools.values_mut().filter(uses) {
+            pool.check_stale = true;
+            pools.push(pool.key.clone());
+        }
+        for pool in pools {
+            self.mark_pool(&pool);
+            self.mark_waiting(&pool);
+        }
+    }
+
+    /// A RuntimeClass names its handler.
+    pub fn apply_runtime_class(&mut self, name: String, handler: String, now: Now) {
+        self.now = now;
+        self.runtime_classes.insert(name, handler);
+        self.retry_unplaced();
+    }
+
+    /// The RuntimeClass is gone.
+    pub fn delete_runtime_class(&mut self, name: &str, now: Now) {
+        self.now = now;
+        self.runtime_classes.remove(name);
+    }
+}
+
+/// A record that is filled in next.
+pub(crate) fn blank(key: Key, now: Now) -> SandboxRecord {
+    SandboxRecord {
+        id: 0,
+        key,
+        uid: "".into(),
+        version: 0,
+        generation: 0,
+        created: 0,
+        deleting: false,
+        owner: super::Owner::Nobody,
+        marks: super::sandbox::Marks::default(),
+        template_hash: "".into(),
+        template_ref_hash: "".into(),
+        node: None,
+        spec: Arc::default(),
+        semantics: 0,
+        mode: hearth_api::OperatingMode::Running,
+        ready: None,
+        detail: None,
+        op: None,
+        leaving: None,
+        retry: Retry::default(),
+        reserved: None,
+        aside_until: None,
+        given_up_at: None,
+        first_seen: now.mono,
+    }
+}
+
+impl ClaimRecord {
+    /// Whether something is under way.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.stage != Stage::Idle
+    }
+}
+
+impl SandboxRecord {
+    /// Whether something is under way.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.op.is_some_and(|op| op != SandboxOp::RetireUnknown)
+    }
+}

@@ -1,0 +1,290 @@
+//! What the index keeps of a Sandbox: little for an unclaimed member, more for one that somebody uses.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_api::constants::{EXTENSIONS_GROUP, annotation, condition, label};
+use hearth_api::{Condition, OperatingMode, PodMetadata, Sandbox, ShutdownPolicy, Time};
+use jiff::Timestamp;
+
+use super::spec::SpecFacts;
+use crate::conditions::find_condition;
+use crate::ids::{Key, NodeName, SandboxUid};
+
+/// Who controls a Sandbox.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Owner {
+    /// Nobody: a bare Sandbox.
+    #[default]
+    Nobody,
+    /// A pool: an unclaimed member.
+    Pool {
+        /// UID of the pool.
+        uid: String,
+    },
+    /// A claim.
+    Claim {
+        /// UID of the claim.
+        uid: String,
+    },
+    /// Something else: not ours to touch beyond running it.
+    Other,
+}
+
+/// Which of the labels and annotations that matter are there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// `warm-pool-sandbox`.
+    pub warm_pool: bool,
+    /// `sandbox-template-ref-hash`.
+    pub template_ref_hash: bool,
+    /// `sandbox-template-hash`.
+    pub template_hash: bool,
+    /// `sandbox-pod-template-hash`.
+    pub pod_template_hash: bool,
+    /// `created-by`.
+    pub created_by: bool,
+    /// `launch-type` is `warm`.
+    pub launched_warm: bool,
+    /// `launch-type`, whatever it is.
+    pub launch_type: bool,
+    /// Any annotations.
+    pub annotations: bool,
+    /// The pool's warmth annotation.
+    pub warmth: bool,
+}
+
+/// What an operation of ours on a Sandbox is waiting for. One at a time: the order of writes to one object counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SandboxOp {
+    /// The reply to its creation. Until then it is only ours.
+    Creating,
+    /// The reply to a write.
+    Writing,
+    /// The node's leave to delete it.
+    Retiring,
+    /// The node cannot be asked just now; the next inventory or the node's end settles it.
+    RetireUnknown,
+}
+
+/// How far a Sandbox that must go has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leaving {
+    /// The node must agree first.
+    Retire,
+    /// It may be deleted.
+    Delete,
+}
+
+/// When to try again after failures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retry {
+    failures: u32,
+    not_before: Duration,
+}
+
+impl Retry {
+    const FIRST: Duration = Duration::from_millis(100);
+    const LONGEST: Duration = Duration::from_secs(30);
+
+    /// Notes a failure and says when to try again.
+    pub fn failed(&mut self, now: Duration) -> Duration {
+        let delay = Self::FIRST.saturating_mul(1 << self.failures.min(9)).min(Self::LONGEST);
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = now + delay;
+        self.not_before
+    }
+
+    /// Notes a success.
+    pub fn succeeded(&mut self) {
+        *self = Self::default();
+    }
+
+    /// When the next try may be, if that is in the future.
+    #[must_use]
+    pub fn blocked_until(&self, now: Duration) -> Option<Duration> {
+        (self.not_before > now).then_some(self.not_before)
+    }
+
+    /// Failures in a row.
+    #[must_use]
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+}
+
+/// What the index keeps of a Sandbox.
+#[derive(Clone, Debug)]
+pub struct SandboxRecord {
+    /// In order of being seen.
+    pub(crate) id: u64,
+    pub(crate) key: Key,
+    /// Empty while its creation is under way.
+    pub(crate) uid: SandboxUid,
+    pub(crate) version: u64,
+    pub(crate) generation: i64,
+    /// Seconds since 1970; the API server counts no finer.
+    pub(crate) created: i64,
+    pub(crate) deleting: bool,
+    pub(crate) owner: Owner,
+    pub(crate) marks: Marks,
+    pub(crate) template_hash: Box<str>,
+    pub(crate) template_ref_hash: Box<str>,
+    pub(crate) node: Option<NodeName>,
+    pub(crate) spec: Arc<SpecFacts>,
+    /// Hash of pod spec, volume claim templates and `service`, by meaning.
+    pub(crate) semantics: u64,
+    pub(crate) mode: OperatingMode,
+    pub(crate) ready: Option<ReadyState>,
+    /// Absent for unclaimed members.
+    pub(crate) detail: Option<Box<Detail>>,
+
+    pub(crate) op: Option<SandboxOp>,
+    pub(crate) leaving: Option<Leaving>,
+    pub(crate) retry: Retry,
+    /// UID of the claim that a Bind is under way for.
+    pub(crate) reserved: Option<Box<str>>,
+    /// The node refused to bind it: not picked until then, or until the node says something new of it.
+    pub(crate) aside_until: Option<Duration>,
+    /// When a creation that was sent but never seen is given up.
+    pub(crate) given_up_at: Option<Duration>,
+    /// When this controller first saw it, monotonic.
+    pub(crate) first_seen: Duration,
+}
+
+/// The Ready condition, without its texts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadyState {
+    pub(crate) is_true: bool,
+    /// `lastTransitionTime`.
+    pub(crate) since: Timestamp,
+}
+
+/// What is needed of a Sandbox that is no unclaimed member.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Detail {
+    pub(crate) conditions: Vec<Condition>,
+    pub(crate) pod_ips: Vec<String>,
+    pub(crate) pod_metadata: PodMetadata,
+    pub(crate) shutdown_time: Option<Timestamp>,
+    pub(crate) shutdown_policy: ShutdownPolicy,
+    pub(crate) template: String,
+    pub(crate) claim_uid: String,
+}
+
+impl Detail {
+    pub(crate) fn condition(&self, type_: &str) -> Option<&Condition> {
+        find_condition(&self.conditions, type_)
+    }
+}
+
+/// `metadata.resourceVersion` as a number; they grow with each write to the cluster.
+pub(crate) fn version_of(text: Option<&String>) -> u64 {
+    text.and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+impl SandboxRecord {
+    /// Whether it is an unclaimed member of a pool.
+    pub(crate) fn is_member(&self) -> bool {
+        matches!(self.owner, Owner::Pool { .. }) && self.marks.warm_pool && self.marks.template_ref_hash
+    }
+
+    pub(crate) fn pool_uid(&self) -> Option<&str> {
+        match &self.owner {
+            Owner::Pool { uid } if self.is_member() => Some(uid),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn claim_uid(&self) -> Option<&str> {
+        match &self.owner {
+            Owner::Claim { uid } => Some(uid),
+            _ => None,
+        }
+    }
+
+    /// Whether it exists in the API as far as is known.
+    pub(crate) fn exists(&self) -> bool {
+        !self.uid.0.is_empty()
+    }
+
+    /// Takes over what the object says; what only we know stays.
+    pub(crate) fn update(&mut self, sandbox: Sandbox, spec: Arc<SpecFacts>, semantics: u64) {
+        let Sandbox { metadata, spec: wanted, status } = sandbox;
+        let status = status.unwrap_or_default();
+        self.version = version_of(metadata.resource_version.as_ref());
+        self.uid = metadata.uid.unwrap_or_default().into();
+        self.generation = metadata.generation.unwrap_or(0);
+        self.created = metadata.creation_timestamp.map_or(0, |Time(at)| at.as_second());
+        self.deleting = metadata.deletion_timestamp.is_some();
+        self.owner = metadata
+            .owner_references
+            .unwrap_or_default()
+            .into_iter()
+            .find(|reference| reference.controller == Some(true))
+            .map_or(Owner::Nobody, |reference| {
+                let ours = reference.api_version.split_once('/').is_some_and(|(group, _)| group == EXTENSIONS_GROUP);
+                match reference.kind.as_str() {
+                    "SandboxWarmPool" if ours => Owner::Pool { uid: reference.uid },
+                    "SandboxClaim" if ours => Owner::Claim { uid: reference.uid },
+                    _ => Owner::Other,
+                }
+            });
+        let mut labels = metadata.labels.unwrap_or_default();
+        let mut annotations = metadata.annotations.unwrap_or_default();
+        let launch_type = labels.get(label::LAUNCH_TYPE);
+        self.marks = Marks {
+            warm_pool: labels.contains_key(label::WARM_POOL),
+            template_ref_hash: labels.contains_key(label::TEMPLATE_REF_HASH),
+            template_hash: labels.contains_key(label::TEMPLATE_HASH),
+            pod_template_hash: labels.contains_key(label::POD_TEMPLATE_HASH),
+            created_by: labels.contains_key(label::CREATED_BY),
+            launched_warm: launch_type.is_some_and(|launch| launch == "warm"),
+            launch_type: launch_type.is_some(),
+            annotations: !annotations.is_empty(),
+            warmth: annotations.contains_key(annotation::WARMTH),
+        };
+        self.template_hash = labels.remove(label::TEMPLATE_HASH).unwrap_or_default().into();
+        self.template_ref_hash = labels.remove(label::TEMPLATE_REF_HASH).unwrap_or_default().into();
+        self.node = labels.remove(label::NODE).filter(|node| !node.is_empty()).map(NodeName);
+        self.spec = spec;
+        self.semantics = semantics;
+        self.mode = wanted.operating_mode;
+        self.ready = find_condition(&status.conditions, condition::READY)
+            .map(|ready| ReadyState { is_true: ready.status == "True", since: ready.last_transition_time.0 });
+        self.detail = if self.is_member() {
+            None
+        } else {
+            Some(Box::new(Detail {
+                conditions: status.conditions,
+                pod_ips: status.pod_ips,
+                pod_metadata: wanted.pod_template.metadata,
+                shutdown_time: wanted.shutdown_time.map(|Time(at)| at),
+                shutdown_policy: wanted.shutdown_policy,
+                template: annotations.remove(annotation::TEMPLATE_REF).unwrap_or_default(),
+                claim_uid: labels.remove(label::CLAIM_UID).unwrap_or_default(),
+            }))
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_and_end_with_success() {
+        let mut retry = Retry::default();
+        let ms = Duration::from_millis;
+        assert_eq!(retry.failed(ms(0)), ms(100));
+        assert_eq!(retry.failed(ms(100)), ms(300));
+        assert_eq!(retry.blocked_until(ms(200)), Some(ms(300)));
+        assert_eq!(retry.blocked_until(ms(300)), None);
+        for _ in 0..20 {
+            retry.failed(ms(0));
+        }
+        assert_eq!(retry.failed(ms(0)), Retry::LONGEST);
+        retry.succeeded();
+        assert_eq!((retry.failures(), retry.failed(ms(0))), (0, ms(100)));
+    }
+}

@@ -1,0 +1,65 @@
+//! What an operator can choose, and the figures behind the rules.
+
+use std::time::Duration;
+
+use crate::placement::Strategy;
+
+/// Settings of the controller's rules.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// How nodes are chosen.
+    pub strategy: Strategy,
+    /// Most creations of one pool under way at once.
+    pub batch: usize,
+    /// How long a member may take to become ready, unless its pool says otherwise.
+    pub readiness_grace: Duration,
+    /// How long a claim waits for a member that is starting before it gets a Sandbox of its own.
+    pub starting_wait: Duration,
+    /// How long it waits for members whose node's stream is down for the moment.
+    pub away_wait: Duration,
+    /// Creations and deletions of pools wait until claims have been quiet for this long ...
+    pub quiet: Duration,
+    /// ... but not longer than this.
+    pub longest_yield: Duration,
+    /// Least time between two status writes of one pool.
+    pub pool_status_interval: Duration,
+    /// A node whose heartbeat is older, and whose stream is down, is lost.
+    pub node_grace: Duration,
+    /// A new leader waits this long for the inventories of nodes before it declares them unreachable.
+    pub inventory_wait: Duration,
+    /// How long a claim keeps its readiness while its node says ready and the Sandbox's status does not.
+    pub status_lag: Duration,
+    /// How long a cold claim stays silent while its Sandbox starts, to save a write that nobody needs.
+    pub cold_silence: Duration,
+    /// Domains of labels that claims may set on pods.
+    pub allowed_label_domains: Vec<String>,
+    /// Whether claims get the annotations for observers.
+    pub claim_annotations: bool,
+    /// Whether claims get Events.
+    pub claim_events: bool,
+    /// Whether members carry `safe-to-evict: "true"`.
+    pub warm_pool_eviction: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            strategy: Strategy::Spread,
+            batch: 300,
+            readiness_grace: Duration::from_secs(300),
+            starting_wait: Duration::from_secs(2),
+            away_wait: Duration::from_secs(5),
+            quiet: Duration::from_millis(400),
+            longest_yield: Duration::from_secs(15),
+            pool_status_interval: Duration::from_millis(500),
+            node_grace: Duration::from_secs(40),
+            inventory_wait: Duration::from_secs(5),
+            status_lag: Duration::from_secs(5),
+            cold_silence: Duration::from_secs(1),
+            allowed_label_domains: vec!["sandbox.users.io".into()],
+            claim_annotations: true,
+            claim_events: true,
+            warm_pool_eviction: true,
+        }
+    }
+}

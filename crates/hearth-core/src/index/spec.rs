@@ -1,0 +1,117 @@
+//! What is read of PodSpecs, once for each distinct text: the members of a pool share it.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hasher};
+use std::sync::Arc;
+
+use hearth_api::{PersistentVolumeClaimTemplate, PodSpecJson};
+use serde_json::Value;
+
+use crate::placement::Shape;
+use crate::pool::canonical;
+
+/// What is read of a PodSpec.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SpecFacts {
+    /// What placement needs.
+    pub shape: Shape,
+    /// Hash of the canonical text.
+    pub meaning: u64,
+    /// Why the text is no PodSpec, when it is none.
+    pub fault: Option<String>,
+}
+
+/// [`SpecFacts`] by text.
+#[derive(Debug, Default)]
+pub(crate) struct SpecCache {
+    by_text: HashMap<Box<str>, Arc<SpecFacts>>,
+    sweep_at: usize,
+}
+
+impl SpecCache {
+    pub(crate) fn facts(&mut self, spec: &PodSpecJson) -> Arc<SpecFacts> {
+        if let Some(facts) = self.by_text.get(spec.get()) {
+            return Arc::clone(facts);
+        }
+        if self.by_text.len() >= self.sweep_at {
+            self.by_text.retain(|_, facts| Arc::strong_count(facts) > 1);
+            // Doubling keeps the sweeps rare however many distinct texts are in use.
+            self.sweep_at = (2 * self.by_text.len()).max(64);
+        }
+        let (shape, fault) = match Shape::of(spec) {
+            Ok(shape) => (shape, None),
+            Err(error) => (Shape::default(), Some(error.to_string())),
+        };
+        let facts = Arc::new(SpecFacts { shape, meaning: meaning_of_spec(spec), fault });
+        self.by_text.insert(spec.get().into(), Arc::clone(&facts));
+        facts
+    }
+}
+
+/// Hash of a PodSpec by meaning.
+pub(crate) fn meaning_of_spec(spec: &PodSpecJson) -> u64 {
+    hash(&canonical(&spec.parse::<Value>().unwrap_or(Value::Null)))
+}
+
+/// Hash of all that makes a member stale when it differs: pod spec, volume claim templates by name and spec in order,
+/// and `service`. Labels and annotations never do.
+pub(crate) fn semantics(spec_meaning: u64, volumes: &[PersistentVolumeClaimTemplate], service: Option<bool>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write_u64(spec_meaning);
+    hasher.write_u8(match service {
+        None => 0,
+        Some(false) => 1,
+        Some(true) => 2,
+    });
+    for volume in volumes {
+        hasher.write(volume.metadata.name.as_bytes());
+        hasher.write_u8(0xff);
+        let spec = serde_json::to_value(&volume.spec).unwrap_or(Value::Null);
+        hasher.write(canonical(&spec).as_bytes());
+        hasher.write_u8(0xff);
+    }
+    hasher.finish()
+}
+
+fn hash(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(text.as_bytes());
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(text: &str) -> PodSpecJson {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn equal_texts_share_their_facts_and_unused_ones_are_swept() {
+        let mut cache = SpecCache::default();
+        let kept = cache.facts(&spec(r#"{"containers":[]}"#));
+        assert!(Arc::ptr_eq(&kept, &cache.facts(&spec(r#"{"containers":[]}"#))));
+        for n in 0..1000 {
+            cache.facts(&spec(&format!(r#"{{"containers":[],"hostname":"h{n}"}}"#)));
+        }
+        assert!(cache.by_text.len() <= 128, "{}", cache.by_text.len());
+        assert!(Arc::ptr_eq(&kept, &cache.facts(&spec(r#"{"containers":[]}"#))));
+    }
+
+    #[test]
+    fn a_text_that_is_no_pod_spec_says_so() {
+        let facts = SpecCache::default().facts(&spec(r#"{"containers":7}"#));
+        assert!(facts.fault.is_some());
+    }
+
+    #[test]
+    fn meaning_ignores_writing_but_not_volumes_or_service() {
+        let a = meaning_of_spec(&spec(r#"{"a":1,"resources":{}}"#));
+        let b = meaning_of_spec(&spec(r#"{ "a": 1 }"#));
+        assert_eq!(a, b);
+        let volume = PersistentVolumeClaimTemplate::default();
+        assert_ne!(semantics(a, &[], None), semantics(a, &[volume], None));
+        assert_ne!(semantics(a, &[], None), semantics(a, &[], Some(true)));
+    }
+}

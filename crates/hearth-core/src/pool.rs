@@ -1,1 +1,0 @@
-//! How many members a pool needs.

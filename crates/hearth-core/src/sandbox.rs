@@ -1,1 +1,0 @@
-//! The life of one sandbox on its node.

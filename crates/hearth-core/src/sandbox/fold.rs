@@ -1,0 +1,242 @@
+//! Taking what happened into the facts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::state::{
+    Desired, Event, Failure, Learned, Life, Op, Outcome, Pod, Prepared, Residency, SandboxFact, Stage, State, Step,
+    Stray, Unsettled,
+};
+use crate::ids::PodUid;
+use crate::podspec::PodPlan;
+use crate::probe::ProbeState;
+use crate::restart::doubled;
+
+/// After so many failed tries to stop the containers one by one, the sandbox is stopped, which kills them.
+const POLITE_STOPS: u32 = 3;
+
+impl State {
+    /// What the journal says of a sandbox; the rest is to be found out.
+    #[must_use]
+    pub fn adopted(stage: Stage, pod: Option<(PodUid, Arc<PodPlan>)>) -> Self {
+        let pod = pod.map(|(uid, plan)| {
+            let mut pod = Pod::new(uid, plan);
+            pod.volumes = Prepared::Maybe;
+            pod.cgroup = Prepared::Maybe;
+            pod.ending = stage == Stage::Stopping;
+            pod.ended = match stage {
+                Stage::Succeeded => Some(super::Ended::Succeeded),
+                Stage::Failed => Some(super::Ended::Failed),
+                _ => None,
+            };
+            pod
+        });
+        let unsettled = Some(Unsettled::Adoption);
+        Self {
+            phase: super::Phase::Unknown(Unsettled::Adoption),
+            pod,
+            recorded: Some(stage),
+            unsettled,
+            ..Self::default()
+        }
+    }
+
+    /// Probes wait while the processes stand still.
+    pub(super) fn keep_time(&mut self, residency: Residency, now: Duration) {
+        match (residency, self.frozen_since) {
+            (Residency::Frozen, None) => self.frozen_since = Some(now),
+            (Residency::Running, Some(since)) => {
+                self.frozen_since = None;
+                let stood_still = now.saturating_sub(since);
+                for container in self.pod.iter_mut().flat_map(|pod| &mut pod.containers) {
+                    container.probe = container.probe.delayed(stood_still);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn fold(&mut self, event: &Event, desired: &Desired, residency: Residency, now: Duration) {
+        match event {
+            Event::Tick => {}
+            Event::Changed => self.look_due = true,
+            Event::Retry => {
+                if let Some(failure) = &mut self.failure {
+                    failure.retry_at = now;
+                }
+            }
+            Event::Probed { container, attempt, success } => self.probed(*container, *attempt, *success, now),
+            Event::Ended(outcome) => {
+                let Some(op) = self.doing.take() else { return };
+                match outcome {
+                    Outcome::Done(learned) => {
+                        if self.failure.as_ref().is_some_and(|failure| failure.is_of(&op)) {
+                            self.failure = None;
+                        }
+                        self.done(&op, learned, desired, residency, now);
+                    }
+                    Outcome::Failed(error) => self.failed(&op, error, now),
+                    Outcome::Unknown(error) => {
+                        self.failed(&op, error, now);
+                        // They had their grace period and more: the sandbox is stopped next, which kills them.
+                        if let (Op::StopContainers { .. }, Some(pod)) = (&op, &mut self.pod) {
+                            pod.told_to_stop = true;
+                        }
+                        self.unsettled = Some(Unsettled::Op(op));
+                    }
+                }
+            }
+        }
+    }
+
+    fn probed(&mut self, index: usize, attempt: u32, success: bool, now: Duration) {
+        let Some(pod) = &mut self.pod else { return };
+        let plan = pod.plan.clone();
+        let Some(probe) = plan.containers.get(index).and_then(|container| container.readiness.as_ref()) else { return };
+        let Some(container) = pod.containers.get_mut(index) else { return };
+        if container.attempt != attempt {
+            return;
+        }
+        container.probing = false;
+        if matches!(container.life, Life::Running(_)) {
+            container.probe = container.probe.probed(probe, success, now);
+        }
+    }
+
+    fn done(&mut self, op: &Op, learned: &Learned, desired: &Desired, residency: Residency, now: Duration) {
+        match (op, learned) {
+            (Op::Admit(_), Learned::Admitted(uid)) => self.admitted(uid, desired),
+            (Op::Record(stage), _) => self.recorded = Some(*stage),
+            (Op::Forget, _) => self.recorded = None,
+            (Op::Look, Learned::Seen(seen)) => self.see(seen, residency, now),
+            (Op::RemoveStray(stray), _) => self.strays.retain(|other| other != stray),
+            _ => {
+                if let Some(pod) = &mut self.pod {
+                    pod.done(op, learned, now);
+                }
+            }
+        }
+    }
+
+    /// A slot is there. The pod is made up now, and recorded before anything is made under its uid.
+    fn admitted(&mut self, uid: &PodUid, desired: &Desired) {
+        self.slot = true;
+        if let (None, false, Some(Ok(plan))) = (&self.pod, desired.goal.ends_pod(), &desired.plan) {
+            self.pod = Some(Pod::new(uid.clone(), plan.clone()));
+            self.recorded = self.recorded.filter(|stage| *stage != Stage::Creating);
+        }
+    }
+
+    fn failed(&mut self, op: &Op, error: &str, now: Duration) {
+        let attempts = match &self.failure {
+            Some(failure) if failure.is_of(op) => failure.attempts.saturating_add(1),
+            _ => 1,
+        };
+        let (first, longest) = back_off(op.step());
+        let retry_at = now + doubled(first, attempts - 1, longest);
+        self.failure =
+            Some(Failure { step: op.step(), container: op.container(), error: error.to_owned(), attempts, retry_at });
+        match op {
+            // The runtime may know more than its answer said.
+            Op::Create { .. } | Op::Start { .. } | Op::RemoveContainer { .. } => self.look_due = true,
+            Op::StopContainers { .. } if attempts >= POLITE_STOPS => {
+                if let Some(pod) = &mut self.pod {
+                    pod.told_to_stop = true;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Failure {
+    /// Whether it is a failure of this operation.
+    pub(super) fn is_of(&self, op: &Op) -> bool {
+        self.step == op.step() && self.container == op.container()
+    }
+}
+
+/// First and longest delay before a step is tried again.
+fn back_off(step: Step) -> (Duration, Duration) {
+    let (first, longest) = match step {
+        // Nothing but somebody's action brings a missing image.
+        Step::Image | Step::Pull => (1_000, 300_000),
+        Step::Freeze | Step::Thaw => (100, 30_000),
+        Step::Look => (100, 5_000),
+        _ => (500, 60_000),
+    };
+    (Duration::from_millis(first), Duration::from_millis(longest))
+}
+
+impl Pod {
+    fn done(&mut self, op: &Op, learned: &Learned, now: Duration) {
+        match (op, learned) {
+            (Op::Volumes, _) => self.volumes = Prepared::Yes,
+            (Op::Cgroup, _) => self.cgroup = Prepared::Yes,
+            (Op::RemoveVolumes, _) => self.volumes = Prepared::No,
+            (Op::RemoveCgroup, _) => self.cgroup = Prepared::No,
+            (Op::RunSandbox { .. }, Learned::Sandbox { id, ips }) => {
+                self.sandbox = SandboxFact::Up(id.clone());
+                self.ips.clone_from(ips);
+            }
+            (Op::StopSandbox { id }, _) => self.sandbox = SandboxFact::Down(id.clone()),
+            (Op::RemoveSandbox { .. }, _) => self.sandbox_removed(),
+            (Op::StopContainers { .. }, _) => self.told_to_stop = true,
+            _ => self.container_done(op, learned, now),
+        }
+    }
+
+    /// The containers are gone with it. Those that have ended for good need not be made again.
+    fn sandbox_removed(&mut self) {
+        self.sandbox = SandboxFact::None;
+        self.attempt += 1;
+        let policy = self.plan.restart_policy;
+        for container in &mut self.containers {
+            match &container.life {
+                Life::Exited { code, .. } if !crate::restart::restarts(policy, *code) => {
+                    container.life = Life::Exited { id: String::new(), code: *code };
+                }
+                Life::Absent => {}
+                _ => container.make_anew(),
+            }
+        }
+    }
+
+    fn container_done(&mut self, op: &Op, learned: &Learned, now: Duration) {
+        let plan = self.plan.clone();
+        let Some(index) = op.container() else { return };
+        let Some(container) = self.containers.get_mut(index) else { return };
+        match (op, learned) {
+            (Op::Image { .. }, Learned::Image(there)) => {
+                container.has_image = *there;
+                container.needs_pull = !there;
+            }
+            (Op::Pull { .. }, _) => {
+                container.has_image = true;
+                container.needs_pull = false;
+            }
+            (Op::Create { .. }, Learned::Container(id)) => container.life = Life::Created(id.clone()),
+            (Op::Start { id, .. }, _) => {
+                container.life = Life::Running(id.clone());
+                container.started = true;
+                container.trouble = None;
+                let probe = plan.containers.get(index).and_then(|container| container.readiness.as_ref());
+                container.probe = ProbeState::started(probe, now);
+                container.probing = false;
+            }
+            (Op::RemoveContainer { .. }, _) => container.make_anew(),
+            _ => {}
+        }
+    }
+}
+
+impl Stray {
+    /// Whether it lives in a cgroup of its own, which is thawed before it is touched.
+    #[must_use]
+    pub fn pod_uid(&self) -> Option<&PodUid> {
+        match self {
+            Self::Sandbox { pod_uid, .. } => Some(pod_uid),
+            Self::Container { .. } => None,
+        }
+    }
+}

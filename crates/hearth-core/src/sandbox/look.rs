@@ -1,0 +1,231 @@
+//! What the runtime has of a sandbox, and what follows from it.
+
+use std::time::Duration;
+
+use super::state::{Life, Op, Pod, Prepared, Residency, SandboxFact, Stage, State, Stray, Unsettled};
+use crate::ids::PodUid;
+use crate::podspec::RestartPolicy;
+use crate::probe::ProbeState;
+
+/// Exit code of a container of which nothing is known but that it is gone: as if it had been killed.
+const KILLED: i32 = 137;
+
+/// What the runtime has under a Sandbox's uid.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sighting {
+    /// CRI sandboxes.
+    pub sandboxes: Vec<SeenSandbox>,
+    /// Containers in them.
+    pub containers: Vec<SeenContainer>,
+}
+
+/// A CRI sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenSandbox {
+    /// Its id.
+    pub id: String,
+    /// The pod's uid.
+    pub pod_uid: PodUid,
+    /// Attempt in its name.
+    pub attempt: u32,
+    /// Whether it runs.
+    pub ready: bool,
+    /// Its addresses, if they were asked for.
+    pub ips: Vec<String>,
+}
+
+/// A container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenContainer {
+    /// Its id.
+    pub id: String,
+    /// The sandbox it is in.
+    pub sandbox_id: String,
+    /// Name in the plan.
+    pub name: String,
+    /// Attempt in its name.
+    pub attempt: u32,
+    /// Where it is in its life.
+    pub life: SeenLife,
+}
+
+/// Where a container is in its life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SeenLife {
+    /// It was not started.
+    Created,
+    /// It runs.
+    Running,
+    /// It has ended.
+    Exited {
+        /// Its exit code.
+        code: i32,
+        /// How long it had run.
+        ran_for: Duration,
+        /// What the runtime says of the end: a reason, a message; may be empty.
+        reason: String,
+    },
+    /// The runtime does not know itself.
+    Unknown,
+}
+
+impl State {
+    /// Takes over what the runtime has, and sets aside what does not belong.
+    pub(super) fn see(&mut self, seen: &Sighting, residency: Residency, now: Duration) {
+        let settled = self.unsettled.take();
+        self.look_due = false;
+        self.strays.clear();
+        let Some(mut pod) = self.pod.take() else {
+            self.strays.extend(seen.sandboxes.iter().map(stray_sandbox));
+            return;
+        };
+        let current = seen
+            .sandboxes
+            .iter()
+            .filter(|sandbox| sandbox.pod_uid == pod.uid && sandbox.attempt >= pod.attempt)
+            .max_by_key(|sandbox| sandbox.attempt);
+        let others = seen.sandboxes.iter().filter(|sandbox| Some(*sandbox) != current);
+        self.strays.extend(others.map(stray_sandbox));
+        let tried = matches!(settled, Some(Unsettled::Op(Op::RunSandbox { .. })));
+        see_sandbox(&mut pod, current, tried);
+        let has_been_ready = settled == Some(Unsettled::Adoption) && self.recorded == Some(Stage::Ready);
+        let inside: Vec<&SeenContainer> = match pod.sandbox.id() {
+            Some(id) => seen.containers.iter().filter(|container| container.sandbox_id == id).collect(),
+            None => Vec::new(),
+        };
+        for index in 0..pod.containers.len() {
+            let tried = matches!(&settled, Some(Unsettled::Op(Op::Create { container, .. })) if *container == index);
+            let found = newest(&pod, index, &inside);
+            see_container(&mut pod, index, found, tried, has_been_ready, now);
+        }
+        let known = |container: &&&SeenContainer| {
+            pod.containers.iter().any(|ours| ours.life.id() == Some(container.id.as_str()))
+        };
+        let leftover = inside.iter().filter(|container| !known(container));
+        self.strays.extend(leftover.map(|container| Stray::Container { id: container.id.clone() }));
+        // A clock that stood still when this daemon came stands still from now on.
+        if residency == Residency::Frozen {
+            self.frozen_since.get_or_insert(now);
+        }
+        self.pod = Some(pod);
+    }
+}
+
+fn stray_sandbox(sandbox: &SeenSandbox) -> Stray {
+    Stray::Sandbox { id: sandbox.id.clone(), pod_uid: sandbox.pod_uid.clone() }
+}
+
+fn see_sandbox(pod: &mut Pod, current: Option<&SeenSandbox>, tried: bool) {
+    match current {
+        Some(sandbox) => {
+            pod.attempt = sandbox.attempt;
+            pod.sandbox =
+                if sandbox.ready { SandboxFact::Up(sandbox.id.clone()) } else { SandboxFact::Down(sandbox.id.clone()) };
+            if !sandbox.ips.is_empty() {
+                pod.ips.clone_from(&sandbox.ips);
+            }
+            // Its volumes and cgroup were made before it.
+            pod.volumes = if pod.volumes == Prepared::Maybe { Prepared::Yes } else { pod.volumes };
+            pod.cgroup = if pod.cgroup == Prepared::Maybe { Prepared::Yes } else { pod.cgroup };
+        }
+        None => {
+            // Under the attempt that was tried, one may still turn up.
+            if tried || pod.sandbox != SandboxFact::None {
+                pod.attempt += 1;
+            }
+            pod.sandbox = SandboxFact::None;
+        }
+    }
+}
+
+/// The container of the newest attempt under this name.
+fn newest<'a>(pod: &Pod, index: usize, inside: &[&'a SeenContainer]) -> Option<&'a SeenContainer> {
+    let (name, attempt) = (&pod.plan.containers.get(index)?.name, pod.containers.get(index)?.attempt);
+    inside
+        .iter()
+        .filter(|container| container.name == *name && container.attempt >= attempt)
+        .max_by_key(|container| container.attempt)
+        .copied()
+}
+
+fn see_container(
+    pod: &mut Pod,
+    index: usize,
+    found: Option<&SeenContainer>,
+    tried: bool,
+    has_been_ready: bool,
+    now: Duration,
+) {
+    let plan = pod.plan.containers.get(index);
+    let probe = plan.and_then(|plan| plan.readiness.as_ref());
+    let policy = pod.plan.restart_policy;
+    let Some(container) = pod.containers.get_mut(index) else { return };
+    let Some(found) = found else {
+        match &container.life {
+            Life::Running(_) => container.ended(policy, String::new(), KILLED, Duration::ZERO, "it is gone", now),
+            Life::Created(_) => container.make_anew(),
+            // What has ended and is not started again needs no container any more.
+            Life::Exited { code, .. } => container.life = Life::Exited { id: String::new(), code: *code },
+            Life::Absent if tried => container.attempt += 1,
+            Life::Absent => {}
+        }
+        return;
+    };
+    container.attempt = found.attempt;
+    match &found.life {
+        SeenLife::Created => container.life = Life::Created(found.id.clone()),
+        SeenLife::Running => {
+            if container.life != Life::Running(found.id.clone()) {
+                container.life = Life::Running(found.id.clone());
+                container.probe = if has_been_ready {
+                    ProbeState::adopted_ready(probe, now)
+                } else {
+                    ProbeState::started(probe, now)
+                };
+            }
+            container.started = true;
+            container.trouble = None;
+        }
+        SeenLife::Exited { code, ran_for, reason } => {
+            let known = matches!(&container.life, Life::Exited { id, .. } if *id == found.id);
+            if !known {
+                container.ended(policy, found.id.clone(), *code, *ran_for, reason, now);
+            }
+        }
+        SeenLife::Unknown => {
+            container.ended(policy, found.id.clone(), KILLED, Duration::ZERO, "its state is unknown", now);
+        }
+    }
+}
+
+impl super::state::Container {
+    /// It has ended.
+    pub(super) fn ended(
+        &mut self,
+        policy: RestartPolicy,
+        id: String,
+        code: i32,
+        ran_for: Duration,
+        reason: &str,
+        now: Duration,
+    ) {
+        let (restarts, delay) = self.restarts.after_exit(ran_for);
+        if crate::restart::restarts(policy, code) {
+            self.restarts = restarts;
+            self.not_before = now + delay;
+        }
+        let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+        self.trouble = Some(format!("ended with code {code}{reason}"));
+        self.life = Life::Exited { id, code };
+        self.started = true;
+        self.has_image = false;
+        self.probe = ProbeState::default();
+    }
+
+    /// What there was of it does not count: the next one has the next attempt.
+    pub(super) fn make_anew(&mut self) {
+        self.life = Life::Absent;
+        self.attempt += 1;
+        self.has_image = false;
+    }
+}

@@ -1,0 +1,43 @@
+//! The life of one sandbox on its node, as a pure state machine.
+//!
+//! [`step`] takes what has happened into the facts ([`State`]), compares them with what is wanted ([`Desired`]) and
+//! says what to do next ([`Effect`]). At most one [`Op`] is under way at a time, probes aside. The phase is derived from
+//! the facts in each step, so that it can never disagree with them.
+//!
+//! What holds, whatever happens in whatever order (the tests play it through):
+//!
+//! * The pod's uid is recorded before anything is made under it; the record goes after everything else is gone.
+//! * An operation that failed is tried again from where it failed, after a back-off. One whose outcome is unknown is
+//!   settled by listing what the runtime has under the pod's uid and attempt; what is not found is made under the next
+//!   attempt, and what turns up late under an older one is removed.
+//! * Nothing that needs live processes is done to a frozen pod: it is thawed first. Stopping always is such a thing.
+//! * A pod is frozen only while nobody holds it and no probe runs, and is reported frozen only when it was confirmed.
+//! * Once a pod is being stopped it is never used again: a resume makes a new incarnation.
+
+mod decide;
+mod fold;
+mod look;
+mod state;
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod world;
+
+use std::time::Duration;
+
+pub use look::{SeenContainer, SeenLife, SeenSandbox, Sighting};
+pub use state::{
+    Container, CreateStep, Desired, Effect, Ended, Event, Failure, Goal, Learned, Life, Observed, Op, Outcome, Phase,
+    Pod, Prepared, Priority, Residency, SandboxFact, Stage, State, Step, StopStep, Stray, Unsettled,
+};
+
+/// Takes in what was observed and says what to do next. `now` is the time since any fixed moment of this process.
+#[must_use]
+pub fn step(state: &State, observed: &Observed, desired: &Desired, now: Duration) -> (State, Vec<Effect>) {
+    let mut next = state.clone();
+    next.keep_time(observed.residency, now);
+    next.fold(&observed.event, desired, observed.residency, now);
+    let effects = next.act(observed.residency, desired, now);
+    (next, effects)
+}
