@@ -8,11 +8,11 @@ pub mod cluster;
 pub mod component;
 pub mod containerd;
 pub mod daemon_logs;
-pub mod fixtures;
 pub mod http;
 pub mod observe;
 pub mod process;
 pub mod scene;
 pub mod status;
 pub mod tail;
-pub mod wait;
+
+pub use hearth_test::{fixtures, wait};
