@@ -143,12 +143,15 @@ const RECIPES: &[Recipe] = &[
     },
 ];
 
-/// Provides every component in the cluster's `bin`, building what is nowhere to be found.
-pub(crate) fn provide(layout: &Layout) -> Result<()> {
+/// The control plane, which somebody else runs in a cluster that exists already.
+const CONTROL_PLANE: [&str; 3] = ["etcd", "kube-apiserver", "kube-controller-manager"];
+
+/// Provides the components in the cluster's `bin`, building what is nowhere to be found.
+pub(crate) fn provide(layout: &Layout, control_plane: bool) -> Result<()> {
     let bin = layout.bin();
     system::create_dir(&bin)?;
     for recipe in RECIPES {
-        for (name, file) in provide_one(recipe)? {
+        for (name, file) in provide_one(recipe, control_plane)? {
             system::link(&file, &bin.join(name))?;
         }
     }
@@ -158,14 +161,15 @@ pub(crate) fn provide(layout: &Layout) -> Result<()> {
 /// Builds everything into the cache without making a cluster.
 pub(crate) fn build_all() -> Result<()> {
     for recipe in RECIPES {
-        for (name, file) in provide_one(recipe)? {
+        for (name, file) in provide_one(recipe, true)? {
             ui::note(format!("{name}: {}", file.display()));
         }
     }
     Ok(())
 }
 
-fn provide_one(recipe: &Recipe) -> Result<Vec<(&'static str, PathBuf)>> {
+/// Provides the programs of one component and says where they are.
+fn provide_one(recipe: &Recipe, control_plane: bool) -> Result<Vec<(&'static str, PathBuf)>> {
     let module = paths::repository()
         .join("xtask/components")
         .join(recipe.name);
@@ -178,7 +182,8 @@ fn provide_one(recipe: &Recipe) -> Result<Vec<(&'static str, PathBuf)>> {
     ));
     let mut found = Vec::new();
     let mut absent = Vec::new();
-    for program in recipe.programs {
+    let wanted = |program: &&Program| control_plane || !CONTROL_PLANE.contains(&program.name);
+    for program in recipe.programs.iter().filter(wanted) {
         let cached = dir.join(program.name);
         if cached.exists() {
             found.push((program.name, cached));
