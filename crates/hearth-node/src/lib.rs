@@ -1,4 +1,4 @@
 //! The node daemon as a library.
-
+pub mod binder;
 pub mod journal;
 pub mod pod;

@@ -16,6 +16,8 @@ mod error;
 mod metrics;
 mod store;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 mod writer;
 

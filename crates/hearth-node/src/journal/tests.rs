@@ -1,123 +1,11 @@
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::path::Path;
 
 use hearth_core::ids::{Fence, OwnerKey};
-use redb::{Database, DatabaseError, StorageBackend};
 
+use super::testing::Disk;
 use super::*;
-
-/// A disk that keeps only what was synced, and remembers what it would hold after a power cut at every moment.
-#[derive(Clone, Debug, Default)]
-struct Disk(Arc<Mutex<Platter>>);
-
-#[derive(Debug, Default)]
-struct Platter {
-    /// What reads see.
-    bytes: Vec<u8>,
-    /// What each sync made durable, the empty disk first.
-    synced: Vec<Vec<u8>>,
-    /// Writes since the last sync.
-    unsynced: Vec<(usize, Vec<u8>)>,
-    /// Contents in which a sync was reached with only some of its writes done, and the number of syncs before.
-    torn: Vec<(usize, Vec<u8>)>,
-    /// Fail writes from now on.
-    broken: bool,
-}
-
-impl Disk {
-    fn holding(bytes: Vec<u8>) -> Self {
-        let disk = Self::default();
-        disk.platter().synced.push(bytes.clone());
-        disk.platter().bytes = bytes;
-        disk
-    }
-
-    fn platter(&self) -> MutexGuard<'_, Platter> {
-        self.0.lock().unwrap()
-    }
-
-    fn syncs(&self) -> usize {
-        self.platter().synced.len() - 1
-    }
-}
-
-impl StorageBackend for Disk {
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.platter().bytes.len() as u64)
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let start = usize::try_from(offset).unwrap();
-        out.copy_from_slice(&self.platter().bytes[start..start + out.len()]);
-        Ok(())
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.platter()
-            .bytes
-            .resize(usize::try_from(len).unwrap(), 0);
-        Ok(())
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        let mut platter = self.platter();
-        let before = platter.synced.last().unwrap().clone();
-        let syncs = platter.synced.len() - 1;
-        let unsynced = std::mem::take(&mut platter.unsynced);
-        // A power cut may keep any part of what was not synced: try every beginning, and every end.
-        for cut in 0..unsynced.len() {
-            for kept in [&unsynced[..cut], &unsynced[cut..]] {
-                let mut bytes = before.clone();
-                bytes.resize(platter.bytes.len().max(bytes.len()), 0);
-                for (start, data) in kept {
-                    if let Some(place) = bytes.get_mut(*start..start + data.len()) {
-                        place.copy_from_slice(data);
-                    }
-                }
-                platter.torn.push((syncs, bytes));
-            }
-        }
-        let now = platter.bytes.clone();
-        platter.synced.push(now);
-        Ok(())
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let mut platter = self.platter();
-        if platter.broken {
-            return Err(io::Error::from(io::ErrorKind::StorageFull));
-        }
-        let start = usize::try_from(offset).unwrap();
-        platter.bytes[start..start + data.len()].copy_from_slice(data);
-        platter.unsynced.push((start, data.to_owned()));
-        Ok(())
-    }
-}
-
-impl Medium for Disk {
-    fn is_fresh(&self) -> bool {
-        self.platter().bytes.is_empty()
-    }
-
-    fn open(&mut self) -> Result<Database, DatabaseError> {
-        store::builder().create_with_backend(self.clone())
-    }
-
-    fn path(&self) -> &Path {
-        Path::new("simulated")
-    }
-
-    fn set_aside(&mut self) -> Result<PathBuf, OpenError> {
-        *self.platter() = Platter {
-            synced: vec![Vec::new()],
-            ..Platter::default()
-        };
-        Ok(PathBuf::from("aside"))
-    }
-}
 
 fn sandbox(n: usize) -> SandboxUid {
     SandboxUid(format!("s{n}"))
@@ -136,11 +24,6 @@ fn bind(n: usize) -> Batch {
 
 fn open(dir: &Path) -> Opened {
     Journal::open(dir, JournalMetrics::default()).unwrap()
-}
-
-fn open_disk(disk: &Disk, dir: &Path) -> Opened {
-    let files = BindFiles::open(dir.join("binds")).unwrap();
-    Journal::open_on(Box::new(disk.clone()), files, JournalMetrics::default()).unwrap()
 }
 
 /// Ends the journal and waits until its file is closed.
@@ -205,7 +88,7 @@ async fn what_was_committed_is_there_after_a_restart() {
 async fn batches_that_wait_together_share_a_commit() {
     let disk = Disk::holding(Vec::new());
     let dir = tempfile::tempdir().unwrap();
-    let opened = open_disk(&disk, dir.path());
+    let opened = disk.journal(dir.path());
     let before = disk.syncs();
     let commits = (0..100).map(|n| opened.journal.commit(bind(n)));
     for result in futures::future::join_all(commits).await {
@@ -270,14 +153,12 @@ fn after(story: &[Answered]) -> Saved {
 async fn a_power_cut_at_any_moment_loses_no_answered_bind_and_invents_none() {
     let disk = Disk::holding(Vec::new());
     let dir = tempfile::tempdir().unwrap();
-    let opened = open_disk(&disk, dir.path());
+    let opened = disk.journal(dir.path());
     let made = disk.syncs();
     let story = story(&disk, &opened.journal).await;
     close(opened).await;
 
-    let platter = disk.platter();
-    let synced = platter.synced.iter().cloned().enumerate();
-    let cuts: Vec<(usize, Vec<u8>)> = synced.chain(platter.torn.iter().cloned()).collect();
+    let cuts = disk.power_cuts();
     assert!(cuts.len() > 100, "only {} moments", cuts.len());
     let mut seen = std::collections::HashSet::new();
     // A cut while the file is being made leaves no journal, or a damaged one, and nothing was promised yet.
@@ -311,16 +192,16 @@ async fn a_power_cut_at_any_moment_loses_no_answered_bind_and_invents_none() {
 async fn a_full_disk_fails_the_commit_and_a_disk_with_room_takes_the_next() {
     let disk = Disk::holding(Vec::new());
     let dir = tempfile::tempdir().unwrap();
-    let opened = open_disk(&disk, dir.path());
+    let opened = disk.journal(dir.path());
     opened.journal.commit(bind(1)).await.unwrap();
-    disk.platter().broken = true;
+    disk.break_down(true);
     opened.journal.commit(bind(2)).await.unwrap_err();
     opened.journal.commit(bind(3)).await.unwrap_err();
-    disk.platter().broken = false;
+    disk.break_down(false);
     opened.journal.commit(bind(4)).await.unwrap();
     close(opened).await;
 
-    let contents = open_disk(&disk, dir.path()).contents;
+    let contents = disk.journal(dir.path()).contents;
     let bound: Vec<&SandboxUid> = contents.bindings.binds.keys().collect();
     assert!(
         bound.contains(&&sandbox(1)) && bound.contains(&&sandbox(4)),
