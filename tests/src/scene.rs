@@ -11,7 +11,7 @@ use hearth_api::{Sandbox, SandboxClaim, SandboxWarmPool};
 use hearth_cri::v1;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -134,8 +134,30 @@ impl Scene {
         })
     }
 
-    /// Empties the namespace in the order that a careful user would, and checks what is left.
+    /// Takes the namespace away and checks what the test left on the node and in the logs.
     async fn strike(&self) -> Result<()> {
+        let emptied = self.empty().await;
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        let deleted = namespaces
+            .delete(&self.namespace, &DeleteParams::default())
+            .await;
+        emptied?;
+        deleted.context("cannot delete the namespace")?;
+        let errors = self
+            .cluster
+            .daemon_logs()
+            .unlisted_errors(&self.log_marks)?;
+        ensure!(
+            errors.is_empty(),
+            "errors were logged:\n{}",
+            errors.join("\n")
+        );
+        Ok(())
+    }
+
+    /// Empties the namespace in the order that a careful user would: one that goes all at once looks to a node like a
+    /// mistake.
+    async fn empty(&self) -> Result<()> {
         for component in [
             self.cluster.api_server(),
             self.cluster.hearthd(),
@@ -151,7 +173,7 @@ impl Scene {
         }
         let claims: Api<SandboxClaim> = self.api();
         claims
-            .delete_collection(&DeleteParams::default(), &Default::default())
+            .delete_collection(&DeleteParams::default(), &ListParams::default())
             .await?;
         // A bare Sandbox has nobody else to delete it.
         for (name, sandbox) in self.sandboxes.now() {
@@ -159,24 +181,8 @@ impl Scene {
                 ignore_absence(self.delete::<Sandbox>(&name).await)?;
             }
         }
-        let emptied = self.until_no_sandboxes(AWAY).await;
-        let emptied = emptied.and(self.until_no_pods(AWAY).await);
-        let namespaces: Api<Namespace> = Api::all(self.client.clone());
-        namespaces
-            .delete(&self.namespace, &DeleteParams::default())
-            .await
-            .context("cannot delete the namespace")?;
-        emptied?;
-        let errors = self
-            .cluster
-            .daemon_logs()
-            .unlisted_errors(&self.log_marks)?;
-        ensure!(
-            errors.is_empty(),
-            "errors were logged:\n{}",
-            errors.join("\n")
-        );
-        Ok(())
+        self.until_no_sandboxes(AWAY).await?;
+        self.until_no_pods(AWAY).await
     }
 
     async fn until_no_sandboxes(&self, limit: Duration) -> Result<()> {
