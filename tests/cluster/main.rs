@@ -2,6 +2,7 @@
 //! looks at things.
 
 mod claims;
+mod cri;
 mod examples;
 mod faults;
 mod frozen;
