@@ -1,4 +1,17 @@
-//! The controller as a library.
+//! The controller as a library: the IO around `hearth-core`.
+//!
+//! Tasks: one a watched kind, one a node session, a fixed number of writers, the election, the Event publisher, and the
+//! loop ([`engine`]) that owns the picture and decides. They talk over bounded channels into the loop; the loop hands work
+//! out without waiting.
 
+pub mod confirm;
+pub mod election;
+pub mod engine;
+mod events;
+pub mod metrics;
+mod run;
 pub mod sessions;
+pub mod watches;
 pub mod writer;
+
+pub use run::{ControllerConfig, RunError, run};

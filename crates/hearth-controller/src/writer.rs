@@ -109,7 +109,6 @@ impl Writer {
     }
 }
 
-#[derive(Debug)]
 struct Worker {
     client: Client,
     deadline: Duration,

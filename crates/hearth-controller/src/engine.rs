@@ -1,0 +1,307 @@
+//! The loop around the index: what comes in changes the picture, and what the picture then wants is done.
+//!
+//! One task owns the [`Index`]; nothing else touches it and there is no lock. Inputs arrive on bounded channels from the
+//! watches, the nodes' sessions, the writer and the confirmations. The loop itself never waits for IO: a request that
+//! cannot be handed over at once comes back to the index as not sent.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use hearth_core::effects::{Effect, EventNote, NodeReply, Now, Outcome};
+use hearth_core::ids::{Key, NodeName};
+use hearth_core::index::{Endpoint, Index};
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::confirm::{Confirmed, Confirmer};
+use crate::election::Leadership;
+use crate::metrics::Metrics;
+use crate::sessions::{NodeInput, Sessions};
+use crate::watches::{Change, Kind, WatchInput};
+use crate::writer::{Writer, Written};
+
+/// How many inputs of one channel are taken in before the picture is looked at: enough to see a burst as one, few enough
+/// that an answer never waits long.
+const BATCH: usize = 64;
+
+/// Where inputs come from.
+#[derive(Debug)]
+pub struct Inputs {
+    /// Watches of the API server.
+    pub watches: mpsc::Receiver<WatchInput>,
+    /// Streams of the nodes.
+    pub nodes: mpsc::Receiver<NodeInput>,
+    /// Writes that ended.
+    pub written: mpsc::Receiver<Written>,
+    /// Reads that confirm which claims exist.
+    pub confirmed: mpsc::Receiver<Confirmed>,
+    /// Whether we lead.
+    pub leadership: watch::Receiver<Leadership>,
+}
+
+/// What only a leader has.
+pub struct Hands {
+    /// Streams to the nodes.
+    pub sessions: Sessions,
+    /// Writes.
+    pub writer: Writer,
+}
+
+/// Makes the hands of a leader, given its fence.
+pub type MakeHands = Box<dyn FnOnce(hearth_core::ids::Fence) -> Hands + Send>;
+
+/// The loop's state.
+pub struct Engine {
+    index: Index,
+    started: Instant,
+    /// Kinds whose first list is complete.
+    listed: HashSet<Kind>,
+    endpoints: HashMap<NodeName, Endpoint>,
+    hands: Option<Hands>,
+    make_hands: Option<MakeHands>,
+    confirmer: Confirmer,
+    events: mpsc::Sender<EventNote>,
+    metrics: Metrics,
+}
+
+impl Engine {
+    /// A loop with an empty picture. `seed` makes the names of new members unpredictable; `events` leads to the task that
+    /// publishes Kubernetes Events.
+    #[must_use]
+    pub fn new(
+        settings: hearth_core::index::Settings,
+        seed: u64,
+        make_hands: MakeHands,
+        confirmer: Confirmer,
+        events: mpsc::Sender<EventNote>,
+        metrics: Metrics,
+    ) -> Self {
+        let started = Instant::now();
+        let now = Now { wall: Timestamp::now(), mono: Duration::ZERO };
+        Self {
+            index: Index::new(settings, seed, now),
+            started,
+            listed: HashSet::new(),
+            endpoints: HashMap::new(),
+            hands: None,
+            make_hands: Some(make_hands),
+            confirmer,
+            events,
+            metrics,
+        }
+    }
+
+    /// Runs until `token` is cancelled, or until a source of inputs ends: without it the picture would go stale.
+    pub async fn run(mut self, mut inputs: Inputs, token: CancellationToken) {
+        let mut leadership = *inputs.leadership.borrow();
+        loop {
+            let deadline = self.index.next_deadline().map(|at| self.started + at);
+            let timer = async {
+                match deadline {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            // Cancel-safe: each arm takes one message or none, and the timer is made anew each turn.
+            tokio::select! {
+                () = token.cancelled() => return,
+                Some(input) = inputs.nodes.recv() => self.node(input),
+                Some(written) = inputs.written.recv() => self.written(written),
+                Some(input) = inputs.watches.recv() => self.watched(input),
+                Some(confirmed) = inputs.confirmed.recv() => self.confirmed(&confirmed),
+                changed = inputs.leadership.changed() => match changed {
+                    Ok(()) => leadership = *inputs.leadership.borrow_and_update(),
+                    Err(_) => return,
+                },
+                () = timer => {}
+                else => return,
+            }
+            self.drain(&mut inputs);
+            self.lead(leadership);
+            self.act();
+        }
+    }
+
+    /// Takes in what else has arrived meanwhile.
+    fn drain(&mut self, inputs: &mut Inputs) {
+        for _ in 0..BATCH {
+            let Ok(input) = inputs.nodes.try_recv() else { break };
+            self.node(input);
+        }
+        for _ in 0..BATCH {
+            let Ok(written) = inputs.written.try_recv() else { break };
+            self.written(written);
+        }
+        for _ in 0..BATCH {
+            let Ok(input) = inputs.watches.try_recv() else { break };
+            self.watched(input);
+        }
+    }
+
+    /// Begins to act once we lead and every first list is complete: a picture with holes would be acted upon wrongly.
+    fn lead(&mut self, leadership: Leadership) {
+        let Leadership::Leader(fence) = leadership else { return };
+        if self.hands.is_some() || self.listed.len() < Kind::ALL.len() {
+            return;
+        }
+        let Some(make_hands) = self.make_hands.take() else { return };
+        let mut hands = make_hands(fence);
+        for (node, endpoint) in &self.endpoints {
+            hands.sessions.set(node, endpoint.clone());
+        }
+        self.hands = Some(hands);
+        self.index.lead(self.now());
+    }
+
+    /// Looks at all that waits to be looked at and hands the effects over.
+    fn act(&mut self) {
+        loop {
+            let now = self.now();
+            let looked = self.index.step(now);
+            let effects = self.index.take_effects();
+            if !looked && effects.is_empty() {
+                break;
+            }
+            effects.into_iter().for_each(|effect| self.perform(effect));
+        }
+        self.metrics.queue_depth(self.index.queue_depth());
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        let now = self.now();
+        match effect {
+            Effect::Ask { node, request } => {
+                let unsent = match &self.hands {
+                    Some(hands) => hands.sessions.ask(&node, request).err(),
+                    None => Some(request),
+                };
+                if let Some(request) = unsent {
+                    self.index.on_reply(&node, &request, NodeReply::NotSent, now);
+                }
+            }
+            Effect::Write(write) => {
+                let unsent = match &self.hands {
+                    Some(hands) => hands.writer.submit(*write).err(),
+                    None => Some(write),
+                };
+                if let Some(write) = unsent {
+                    let full = Outcome::Unavailable("too many writes are waiting".to_owned());
+                    self.index.on_outcome(&write.receipt, full, now);
+                }
+            }
+            Effect::ConfirmClaims { namespace } => self.confirmer.confirm(namespace),
+            Effect::Event(note) => {
+                // Events are for people: when too many wait, one is dropped and counted rather than anything held up.
+                if self.events.try_send(*note).is_err() {
+                    self.metrics.event_dropped();
+                }
+            }
+            Effect::Observe(observation) => self.metrics.observe(&observation),
+        }
+    }
+
+    fn node(&mut self, input: NodeInput) {
+        let now = self.now();
+        match input {
+            NodeInput::Up { node, inventory } => self.index.session_up(&node, inventory, now),
+            NodeInput::Down { node } => self.index.session_down(&node, now),
+            NodeInput::Member { node, reported, gone } => self.index.member_event(&node, reported, gone, now),
+            NodeInput::Reply { node, request, reply, took } => {
+                self.metrics.replied(&request, &reply, took);
+                self.index.on_reply(&node, &request, reply, now);
+            }
+        }
+    }
+
+    fn written(&mut self, written: Written) {
+        self.metrics.written(&written);
+        if let Outcome::Rejected(message) = &written.outcome {
+            tracing::warn!(receipt = ?written.receipt, message, "the API server rejected a write");
+        }
+        let now = self.now();
+        self.index.on_outcome(&written.receipt, written.outcome, now);
+    }
+
+    fn confirmed(&mut self, confirmed: &Confirmed) {
+        let now = self.now();
+        self.index.claims_confirmed(&confirmed.namespace, confirmed.uids.as_ref(), now);
+    }
+
+    fn watched(&mut self, input: WatchInput) {
+        let now = self.now();
+        let kind = input.kind();
+        if input.is_retain() {
+            self.listed.insert(kind);
+        }
+        let index = &mut self.index;
+        match input {
+            WatchInput::Claim(change) => match change {
+                Change::Apply(claim) => index.apply_claim(*claim, now),
+                Change::Delete { key, uid } => index.delete_claim(&key, &uid, now),
+                Change::Retain(present) => index.retain_claims(&present, now),
+                Change::Invalid { .. } | Change::Interrupted => {}
+            },
+            WatchInput::Sandbox(change) => match change {
+                Change::Apply(sandbox) => index.apply_sandbox(*sandbox, now),
+                Change::Delete { key, uid } => index.delete_sandbox(&key, &uid, now),
+                Change::Retain(present) => index.retain_sandboxes(&present, now),
+                Change::Invalid { .. } | Change::Interrupted => {}
+            },
+            WatchInput::Pool(change) => match change {
+                Change::Apply(pool) => index.apply_pool(*pool, now),
+                Change::Delete { key, uid } => index.delete_pool(&key, &uid, now),
+                Change::Retain(present) => index.retain_pools(&present, now),
+                Change::Invalid { .. } | Change::Interrupted => {}
+            },
+            WatchInput::Template(change) => match change {
+                Change::Apply(template) => index.apply_template(*template, now),
+                Change::Delete { key, uid } => index.delete_template(&key, &uid, now),
+                Change::Retain(present) => index.retain_templates(&present, now),
+                Change::Invalid { .. } | Change::Interrupted => {}
+            },
+            WatchInput::Node(change) => self.node_object(change, now),
+            WatchInput::Heartbeat(change) => match change {
+                Change::Apply(lease) => {
+                    let renewed = lease.spec.and_then(|spec| spec.renew_time).map(|time| time.0.to_string());
+                    let name = lease.metadata.name.unwrap_or_default();
+                    index.heartbeat(&name, &renewed.unwrap_or_default(), now);
+                }
+                Change::Retain(_) => index.heartbeats_resumed(now),
+                Change::Interrupted => index.heartbeats_interrupted(now),
+                Change::Delete { .. } | Change::Invalid { .. } => {}
+            },
+            WatchInput::RuntimeClass(change) => match change {
+                Change::Apply(class) => {
+                    index.apply_runtime_class(class.metadata.name.unwrap_or_default(), class.handler, now);
+                }
+                Change::Delete { key, .. } => index.delete_runtime_class(&key.name, now),
+                Change::Retain(_) | Change::Invalid { .. } | Change::Interrupted => {}
+            },
+        }
+    }
+
+    fn node_object(&mut self, change: Change<hearth_api::SandboxNode>, now: Now) {
+        match change {
+            Change::Apply(node) => {
+                let Some((name, endpoint)) = self.index.apply_node(*node, now) else { return };
+                if let Some(hands) = &mut self.hands {
+                    hands.sessions.set(&name, endpoint.clone());
+                }
+                self.endpoints.insert(name, endpoint);
+            }
+            // The session outlives the object: it still says whether the node lives, until the node's own end.
+            Change::Delete { key, .. } => self.index.delete_node(&key.name, now),
+            Change::Retain(present) => {
+                let names = present.into_iter().map(|Key { name, .. }| name).collect();
+                self.index.retain_nodes(&names, now);
+            }
+            Change::Invalid { .. } | Change::Interrupted => {}
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now { wall: Timestamp::now(), mono: self.started.elapsed() }
+    }
+}

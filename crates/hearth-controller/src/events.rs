@@ -1,0 +1,74 @@
+//! Publishes Kubernetes Events, one at a time: they are for people and must not compete with answers.
+
+use std::time::Duration;
+
+use hearth_api::constants::{EXTENSIONS_API_VERSION, SANDBOX_API_VERSION};
+use hearth_core::effects::{EventNote, Subject};
+use hearth_telemetry::ErrorChain;
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+/// Events that may wait.
+pub const QUEUE: usize = 1024;
+/// From sending an Event to its response.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Publishes what comes in until `token` is cancelled or the sender is gone.
+pub async fn publish(client: Client, instance: String, mut notes: mpsc::Receiver<EventNote>, token: CancellationToken) {
+    // Upstream names its three reconcilers; dashboards group by the controller's name.
+    let recorder = |controller: &str| {
+        let reporter = Reporter { controller: controller.to_owned(), instance: Some(instance.clone()) };
+        Recorder::new(client.clone(), reporter)
+    };
+    let claims = recorder("sandboxclaim-controller");
+    let sandboxes = recorder("sandbox-controller");
+    let pools = recorder("sandboxwarmpool-controller");
+    loop {
+        // Cancel-safe: `recv` keeps what it has not returned.
+        let note = tokio::select! {
+            () = token.cancelled() => return,
+            note = notes.recv() => note,
+        };
+        let Some(note) = note else { return };
+        let recorder = match &note.subject {
+            Subject::Claim(_) => &claims,
+            Subject::Sandbox(_) => &sandboxes,
+            Subject::Pool(_) => &pools,
+        };
+        let event = Event {
+            type_: if note.warning { EventType::Warning } else { EventType::Normal },
+            reason: note.reason.to_owned(),
+            note: Some(note.note.clone()),
+            action: note.action.to_owned(),
+            secondary: None,
+        };
+        match timeout(DEADLINE, recorder.publish(&event, &reference(&note))).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::debug!(subject = ?note.subject, error = %ErrorChain(&error), "cannot publish an Event");
+            }
+            Err(_) => tracing::debug!(subject = ?note.subject, "publishing an Event took too long"),
+        }
+    }
+}
+
+fn reference(note: &EventNote) -> ObjectReference {
+    let (api_version, kind) = match &note.subject {
+        Subject::Claim(_) => (EXTENSIONS_API_VERSION, "SandboxClaim"),
+        Subject::Sandbox(_) => (SANDBOX_API_VERSION, "Sandbox"),
+        Subject::Pool(_) => (EXTENSIONS_API_VERSION, "SandboxWarmPool"),
+    };
+    let key = note.subject.key();
+    ObjectReference {
+        api_version: Some(api_version.to_owned()),
+        kind: Some(kind.to_owned()),
+        name: Some(key.name.clone()),
+        namespace: Some(key.namespace.clone()),
+        uid: Some(note.uid.clone()),
+        ..ObjectReference::default()
+    }
+}

@@ -1,0 +1,342 @@
+//! What the controller counts: upstream's metrics under upstream's names, with buckets that begin where Hearth lives,
+//! and its own under `hearth_controller_`.
+
+use std::fmt;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::time::Duration;
+
+use hearth_core::effects::{ClaimLabels, Lane, NodeReply, NodeRequest, Observation, Outcome};
+use hearth_telemetry::LATENCY_BUCKETS;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::writer::Written;
+
+/// Upper bounds in milliseconds for claims: upstream's, and below its lowest (100 ms) the ones that matter here.
+const CLAIM_BUCKETS_MS: [f64; 25] = [
+    1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 50.0, 75.0, 100.0, 250.0, 500.0, 750.0, 1000.0, 1250.0, 1500.0, 2000.0,
+    2500.0, 5000.0, 10000.0, 30000.0, 60000.0, 120_000.0, 240_000.0,
+];
+/// Upper bounds in milliseconds for the creation of Sandboxes: upstream's.
+const CREATION_BUCKETS_MS: [f64; 14] = [
+    50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0, 30000.0, 60000.0, 120_000.0, 240_000.0, 300_000.0,
+    600_000.0,
+];
+
+type HistogramFamily<L> = Family<L, Histogram, fn() -> Histogram>;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LaunchLabels {
+    launch_type: &'static str,
+    sandbox_template: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CreationLabels {
+    namespace: String,
+    launch_type: &'static str,
+    sandbox_template: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClaimCountLabels {
+    namespace: String,
+    sandbox_template: String,
+    launch_type: &'static str,
+    warmpool_name: String,
+    pod_condition: &'static str,
+    created_by: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PickLabels {
+    namespace: String,
+    pool: String,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    request: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WriteLabels {
+    lane: LaneLabel,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LaneLabels {
+    lane: LaneLabel,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct LaneLabel(Lane);
+
+impl fmt::Debug for LaneLabel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(lane_name(self.0))
+    }
+}
+
+impl EncodeLabelValue for LaneLabel {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        lane_name(self.0).encode(encoder)
+    }
+}
+
+fn lane_name(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Answer => "answer",
+        Lane::Adopt => "adopt",
+        Lane::Refill => "refill",
+        Lane::Observe => "observe",
+    }
+}
+
+/// The controller's metrics; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    claim_admitted: HistogramFamily<LaunchLabels>,
+    claim_observed: HistogramFamily<LaunchLabels>,
+    claim_requested: HistogramFamily<LaunchLabels>,
+    creation: HistogramFamily<CreationLabels>,
+    claims: Family<ClaimCountLabels, Counter>,
+    picks: Family<PickLabels, Counter>,
+    requests: HistogramFamily<RequestLabels>,
+    writes: HistogramFamily<WriteLabels>,
+    write_wait: HistogramFamily<LaneLabels>,
+    queue: Gauge<i64, AtomicI64>,
+    leading: Gauge<i64, AtomicI64>,
+    events_dropped: Counter<u64, AtomicU64>,
+}
+
+impl Metrics {
+    /// Registers all metrics.
+    #[must_use]
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            claim_admitted: Family::new_with_constructor(claim_histogram),
+            claim_observed: Family::new_with_constructor(claim_histogram),
+            claim_requested: Family::new_with_constructor(claim_histogram),
+            creation: Family::new_with_constructor(|| Histogram::new(CREATION_BUCKETS_MS)),
+            claims: Family::default(),
+            picks: Family::default(),
+            requests: Family::new_with_constructor(seconds_histogram),
+            writes: Family::new_with_constructor(seconds_histogram),
+            write_wait: Family::new_with_constructor(seconds_histogram),
+            queue: Gauge::default(),
+            leading: Gauge::default(),
+            events_dropped: Counter::default(),
+        };
+        metrics.register_upstream(registry);
+        metrics.register_own(registry.sub_registry_with_prefix("hearth_controller"));
+        metrics
+    }
+
+    fn register_upstream(&self, registry: &mut Registry) {
+        registry.register(
+            "agent_sandbox_claim_startup_latency_ms",
+            "Milliseconds from the claim's admission (annotation webhook-first-observed-at) to Ready",
+            self.claim_admitted.clone(),
+        );
+        registry.register(
+            "agent_sandbox_claim_controller_startup_latency_ms",
+            "Milliseconds from the controller's first sight of the claim to Ready",
+            self.claim_observed.clone(),
+        );
+        registry.register(
+            "agent_sandbox_client_claim_startup_latency_ms",
+            "Milliseconds from the client's request (annotation client-first-requested-at, client clock) to Ready",
+            self.claim_requested.clone(),
+        );
+        registry.register(
+            "agent_sandbox_creation_latency_ms",
+            "Milliseconds from the creation of a Sandbox to Ready; the API server counts in seconds",
+            self.creation.clone(),
+        );
+        // The encoder appends `_total`.
+        registry.register("agent_sandbox_claim_creation", "Claims that got a Sandbox", self.claims.clone());
+        let build = Info::new(vec![
+            ("git_version", env!("CARGO_PKG_VERSION")),
+            ("git_commit", option_env!("HEARTH_GIT_COMMIT").unwrap_or("unknown")),
+            ("build_date", option_env!("HEARTH_BUILD_DATE").unwrap_or("unknown")),
+            ("go_version", "none"),
+            ("compiler", "rustc"),
+            ("platform", concat!("linux/", env!("HEARTH_TARGET_ARCH"))),
+        ]);
+        // The encoder appends `_info`.
+        registry.register("agent_sandbox_build", "Version of the controller", build);
+    }
+
+    fn register_own(&self, registry: &mut Registry) {
+        registry.register("picks", "Picks of a member, by pool and whether one was ready", self.picks.clone());
+        registry.register_with_unit(
+            "node_request",
+            "Time from a request to a node to its reply",
+            Unit::Seconds,
+            self.requests.clone(),
+        );
+        registry.register_with_unit(
+            "write",
+            "Time from sending a write to the API server's response",
+            Unit::Seconds,
+            self.writes.clone(),
+        );
+        registry.register_with_unit(
+            "write_wait",
+            "Time that a write waited in its lane",
+            Unit::Seconds,
+            self.write_wait.clone(),
+        );
+        registry.register("queue_depth", "Objects that wait to be looked at", self.queue.clone());
+        registry.register("leading", "1 while this process leads", self.leading.clone());
+        registry.register("events_dropped", "Kubernetes Events dropped for want of room", self.events_dropped.clone());
+    }
+
+    /// Counts what the rules observed.
+    pub fn observe(&self, observation: &Observation) {
+        match observation {
+            Observation::Claimed { labels } => {
+                self.claims.get_or_create(&count_labels(labels)).inc();
+            }
+            Observation::ClaimReady { labels, observed, requested_at, admitted_at, at } => {
+                let launch =
+                    LaunchLabels { launch_type: labels.launch_type, sandbox_template: labels.template.clone() };
+                self.claim_observed.get_or_create(&launch).observe(milliseconds(*observed));
+                for (since, family) in [(requested_at, &self.claim_requested), (admitted_at, &self.claim_admitted)] {
+                    // A client whose clock is ahead gives no sample rather than a negative one.
+                    let elapsed = since.and_then(|since| Duration::try_from(at.duration_since(since)).ok());
+                    if let Some(elapsed) = elapsed {
+                        family.get_or_create(&launch).observe(milliseconds(elapsed));
+                    }
+                }
+            }
+            Observation::SandboxReady { namespace, launch_type, template, since_creation } => {
+                let labels = CreationLabels {
+                    namespace: namespace.clone(),
+                    launch_type,
+                    sandbox_template: template.clone(),
+                };
+                self.creation.get_or_create(&labels).observe(milliseconds(*since_creation));
+            }
+            Observation::Pick { pool, hit } => {
+                let labels = PickLabels {
+                    namespace: pool.namespace.clone(),
+                    pool: pool.name.clone(),
+                    result: if *hit { "hit" } else { "miss" },
+                };
+                self.picks.get_or_create(&labels).inc();
+            }
+        }
+    }
+
+    pub(crate) fn replied(&self, request: &NodeRequest, reply: &NodeReply, took: Duration) {
+        let request = match request {
+            NodeRequest::Bind { .. } => "bind",
+            NodeRequest::Release { .. } => "release",
+            NodeRequest::Retire { .. } => "retire",
+        };
+        let outcome = match reply {
+            NodeReply::Bound { .. } | NodeReply::Released(_) | NodeReply::Retired => "done",
+            NodeReply::Refused(..) | NodeReply::RetireRefused => "refused",
+            NodeReply::NotSent => "not_sent",
+            NodeReply::Unknown => "unknown",
+        };
+        self.requests.get_or_create(&RequestLabels { request, outcome }).observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn written(&self, written: &Written) {
+        let lane = LaneLabel(written.lane);
+        let outcome = match &written.outcome {
+            Outcome::Done(_) => "done",
+            Outcome::Conflict => "conflict",
+            Outcome::NotFound => "not_found",
+            Outcome::Exists => "exists",
+            Outcome::Rejected(_) => "rejected",
+            Outcome::Unavailable(_) => "unavailable",
+        };
+        self.writes.get_or_create(&WriteLabels { lane, outcome }).observe(written.took.as_secs_f64());
+        self.write_wait.get_or_create(&LaneLabels { lane }).observe(written.queued.as_secs_f64());
+    }
+
+    pub(crate) fn queue_depth(&self, depth: usize) {
+        self.queue.set(i64::try_from(depth).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn leading(&self) {
+        self.leading.set(1);
+    }
+
+    pub(crate) fn event_dropped(&self) {
+        self.events_dropped.inc();
+    }
+}
+
+fn count_labels(labels: &ClaimLabels) -> ClaimCountLabels {
+    ClaimCountLabels {
+        namespace: labels.namespace.clone(),
+        sandbox_template: labels.template.clone(),
+        launch_type: labels.launch_type,
+        warmpool_name: labels.pool.clone(),
+        pod_condition: if labels.ready { "ready" } else { "not_ready" },
+        created_by: labels.created_by,
+    }
+}
+
+fn claim_histogram() -> Histogram {
+    Histogram::new(CLAIM_BUCKETS_MS)
+}
+
+fn seconds_histogram() -> Histogram {
+    Histogram::new(LATENCY_BUCKETS)
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_that_dashboards_ask_for() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let labels = ClaimLabels {
+            namespace: "n".into(),
+            template: "t".into(),
+            launch_type: "warm",
+            pool: "p".into(),
+            ready: true,
+            created_by: "unknown",
+        };
+        metrics.observe(&Observation::Claimed { labels: labels.clone() });
+        let ready = Observation::ClaimReady {
+            labels,
+            observed: Duration::from_millis(8),
+            requested_at: None,
+            admitted_at: None,
+            at: jiff::Timestamp::UNIX_EPOCH,
+        };
+        metrics.observe(&ready);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            r#"agent_sandbox_claim_creation_total{namespace="n",sandbox_template="t",launch_type="warm",warmpool_name="p",pod_condition="ready",created_by="unknown"} 1"#,
+            r#"agent_sandbox_claim_controller_startup_latency_ms_bucket{le="10.0",launch_type="warm",sandbox_template="t"} 1"#,
+            "agent_sandbox_build_info{git_version=",
+            "hearth_controller_queue_depth 0",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+    }
+}

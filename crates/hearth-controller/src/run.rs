@@ -1,0 +1,219 @@
+//! Putting the controller together.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hearth_core::index::Settings;
+use hearth_core::lease::LeaseTiming;
+use hearth_telemetry::{AdminError, AdminServer, Readiness};
+use hearth_tls::{Identity, IdentityError};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
+use prometheus_client::registry::Registry;
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::confirm::Confirmer;
+use crate::election::{Candidate, ElectionError, Leadership};
+use crate::engine::{Engine, Hands, Inputs};
+use crate::metrics::Metrics;
+use crate::sessions::{Leader, SessionSettings, Sessions};
+use crate::writer::{Writer, WriterSettings};
+use crate::{events, watches};
+
+/// Room in each channel into the loop. A full one holds its sender up, which is a watch or a stream: they wait.
+const INPUTS: usize = 1024;
+/// How long tasks may take to end.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+
+/// What the controller is started with.
+#[derive(Clone, Debug)]
+pub struct ControllerConfig {
+    /// A kubeconfig file; none means the Pod's own ServiceAccount.
+    pub kubeconfig: Option<PathBuf>,
+    /// Namespace of the leader Lease.
+    pub lease_namespace: String,
+    /// Name of the leader Lease.
+    pub lease_name: String,
+    /// Durations of the election.
+    pub lease_timing: LeaseTiming,
+    /// Unique name of this process.
+    pub identity: String,
+    /// Where `/metrics` is served.
+    pub metrics_address: SocketAddr,
+    /// Where `/healthz` and `/readyz` are served.
+    pub health_address: SocketAddr,
+    /// The rules' settings.
+    pub settings: Settings,
+    /// Of the streams to the nodes.
+    pub sessions: SessionSettings,
+    /// Of the writes.
+    pub writer: WriterSettings,
+}
+
+/// Why the controller cannot start or go on.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The kubeconfig cannot be used.
+    #[error("cannot read the kubeconfig {path}")]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: Box<kube::config::KubeconfigError>,
+    },
+    /// Neither a kubeconfig nor a Pod's ServiceAccount.
+    #[error("no kubeconfig was given and this is not a Pod; pass --kubeconfig")]
+    NotInCluster(#[source] Box<kube::config::InClusterError>),
+    /// The client cannot be made.
+    #[error("cannot make a Kubernetes client")]
+    Client(#[source] Box<kube::Error>),
+    /// The certificate cannot be made.
+    #[error("cannot make the controller's certificate")]
+    Identity(#[source] IdentityError),
+    /// Metrics or health cannot be served.
+    #[error("cannot serve metrics and health")]
+    Admin(#[source] AdminError),
+    /// Leadership ended.
+    #[error("this process must not lead any more")]
+    Election(#[source] ElectionError),
+    /// A part that never ends has ended.
+    #[error("the {0} ended; without it the controller is blind, so it ends too")]
+    Ended(&'static str),
+}
+
+/// Runs the controller until `token` is cancelled.
+///
+/// # Errors
+/// When it cannot start, or must not go on: leadership lost, or a part of it gone. The caller ends the process; the next
+/// one takes over from what the API server and the nodes know.
+pub async fn run(config: ControllerConfig, token: CancellationToken) -> Result<(), RunError> {
+    let tracker = TaskTracker::new();
+    let result = supervise(config, &tracker, &token).await;
+    token.cancel();
+    tracker.close();
+    if tokio::time::timeout(SHUTDOWN, tracker.wait()).await.is_err() {
+        tracing::warn!(tasks = tracker.len(), "some tasks did not end in time");
+    }
+    result
+}
+
+async fn supervise(
+    config: ControllerConfig,
+    tracker: &TaskTracker,
+    token: &CancellationToken,
+) -> Result<(), RunError> {
+    let client = client(config.kubeconfig.clone()).await?;
+    let identity = Identity::generate(&config.identity).map_err(RunError::Identity)?;
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let readiness = Readiness::new();
+    let admin = AdminServer::bind(config.metrics_address, registry, readiness.clone()).await.map_err(RunError::Admin)?;
+    let health = AdminServer::bind(config.health_address, Registry::default(), readiness.clone())
+        .await
+        .map_err(RunError::Admin)?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        identity = %config.identity,
+        fingerprint = %identity.fingerprint(),
+        metrics = %admin.address(),
+        health = %health.address(),
+        "starting"
+    );
+
+    let (leadership_sender, leadership) = watch::channel(Leadership::Follower);
+    let candidate = Candidate {
+        leases: Api::namespaced(client.clone(), &config.lease_namespace),
+        name: config.lease_name.clone(),
+        identity: config.identity.clone(),
+        fingerprint: identity.fingerprint(),
+        timing: config.lease_timing,
+    };
+    let (engine, inputs) = engine(&config, &client, identity, metrics.clone(), leadership, tracker, token);
+
+    let mut admin_task = tracker.spawn(admin.run(token.clone()));
+    let mut health_task = tracker.spawn(health.run(token.clone()));
+    let mut engine_task = tracker.spawn(engine.run(inputs, token.clone()));
+    let mut election_task = tracker.spawn(candidate.run(leadership_sender, token.clone()));
+    // Cancel-safe: join handles can be awaited again, and are not after this.
+    let result = tokio::select! {
+        ended = &mut election_task => match ended {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(RunError::Election(error)),
+            Err(_) => Err(RunError::Ended("leader election")),
+        },
+        ended = &mut admin_task => server_ended(ended, "metrics server", token),
+        ended = &mut health_task => server_ended(ended, "health server", token),
+        _ = &mut engine_task => if token.is_cancelled() { Ok(()) } else { Err(RunError::Ended("main loop")) },
+    };
+    if result.is_ok() && !election_task.is_finished() {
+        // The Lease is given back last, so that nobody leads while we still act.
+        let _ = tokio::time::timeout(SHUTDOWN, election_task).await;
+    }
+    result
+}
+
+fn server_ended(
+    ended: Result<Result<(), AdminError>, tokio::task::JoinError>,
+    name: &'static str,
+    token: &CancellationToken,
+) -> Result<(), RunError> {
+    match ended {
+        Ok(Ok(())) if token.is_cancelled() => Ok(()),
+        Ok(Err(error)) => Err(RunError::Admin(error)),
+        _ => Err(RunError::Ended(name)),
+    }
+}
+
+fn engine(
+    config: &ControllerConfig,
+    client: &Client,
+    identity: Identity,
+    metrics: Metrics,
+    leadership: watch::Receiver<Leadership>,
+    tracker: &TaskTracker,
+    token: &CancellationToken,
+) -> (Engine, Inputs) {
+    let (watch_sender, watches) = mpsc::channel(INPUTS);
+    let (node_sender, nodes) = mpsc::channel(INPUTS);
+    let (written_sender, written) = mpsc::channel(INPUTS);
+    let (confirmed_sender, confirmed) = mpsc::channel(INPUTS);
+    let (event_sender, event_queue) = mpsc::channel(events::QUEUE);
+    watches::start(client, &watch_sender, tracker, token);
+    tracker.spawn(events::publish(client.clone(), config.identity.clone(), event_queue, token.clone()));
+    let confirmer =
+        Confirmer::new(client.clone(), config.writer.deadline, confirmed_sender, tracker.clone(), token.clone());
+    let make_hands = {
+        let (client, tracker, token, metrics) = (client.clone(), tracker.clone(), token.clone(), metrics.clone());
+        let (sessions, writer, holder) = (config.sessions, config.writer, config.identity.clone());
+        Box::new(move |fence| {
+            metrics.leading();
+            let leader = Leader { identity, fence, holder };
+            Hands {
+                sessions: Sessions::new(leader, sessions, node_sender, tracker.clone(), token.clone()),
+                writer: Writer::start(&client, writer, &written_sender, &tracker, &token),
+            }
+        })
+    };
+    let seed = std::hash::BuildHasher::hash_one(&std::collections::hash_map::RandomState::new(), &config.identity);
+    let engine = Engine::new(config.settings.clone(), seed, make_hands, confirmer, event_sender, metrics);
+    (engine, Inputs { watches, nodes, written, confirmed, leadership })
+}
+
+async fn client(kubeconfig: Option<PathBuf>) -> Result<Client, RunError> {
+    let mut config = match kubeconfig {
+        Some(path) => {
+            let error = |source| RunError::Kubeconfig { path: path.clone(), source: Box::new(source) };
+            let file = Kubeconfig::read_from(&path).map_err(error)?;
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(error)?
+        }
+        None => Config::incluster().map_err(|source| RunError::NotInCluster(Box::new(source)))?,
+    };
+    // Retries are decided by the rules, which know what a second try means.
+    config.default_retry = false;
+    Client::try_from(config).map_err(|source| RunError::Client(Box::new(source)))
+}

@@ -1,0 +1,257 @@
+//! Watches of the API server, each a task that turns one kind's events into [`WatchInput`]s.
+//!
+//! The API server's lists and watches come through kube's watcher, which relists by itself after a gap. A list ends with
+//! the set of what is there, so that what vanished in the gap is noticed. An object that does not parse is reported and
+//! the stream goes on.
+
+use std::collections::HashSet;
+use std::fmt::Debug;
+
+use futures::{StreamExt, TryStreamExt};
+use hearth_api::constants::NODE_LEASE_NAMESPACE;
+use hearth_api::{Guarded, Sandbox, SandboxClaim, SandboxNode, SandboxTemplate, SandboxWarmPool};
+use hearth_core::ids::Key;
+use hearth_telemetry::ErrorChain;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::node::v1::RuntimeClass;
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt, watcher::watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// What a watch brings.
+#[derive(Debug)]
+pub enum WatchInput {
+    /// Of SandboxClaims.
+    Claim(Change<SandboxClaim>),
+    /// Of Sandboxes.
+    Sandbox(Change<Sandbox>),
+    /// Of pools.
+    Pool(Change<SandboxWarmPool>),
+    /// Of templates.
+    Template(Change<SandboxTemplate>),
+    /// Of nodes.
+    Node(Change<SandboxNode>),
+    /// Of node Leases.
+    Heartbeat(Change<Lease>),
+    /// Of RuntimeClasses.
+    RuntimeClass(Change<RuntimeClass>),
+}
+
+/// The kinds that are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// SandboxClaim.
+    Claim,
+    /// Sandbox.
+    Sandbox,
+    /// SandboxWarmPool.
+    Pool,
+    /// SandboxTemplate.
+    Template,
+    /// SandboxNode.
+    Node,
+    /// Lease of a node.
+    Heartbeat,
+    /// RuntimeClass.
+    RuntimeClass,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Claim,
+        Self::Sandbox,
+        Self::Pool,
+        Self::Template,
+        Self::Node,
+        Self::Heartbeat,
+        Self::RuntimeClass,
+    ];
+}
+
+impl WatchInput {
+    /// What it is about.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Claim(_) => Kind::Claim,
+            Self::Sandbox(_) => Kind::Sandbox,
+            Self::Pool(_) => Kind::Pool,
+            Self::Template(_) => Kind::Template,
+            Self::Node(_) => Kind::Node,
+            Self::Heartbeat(_) => Kind::Heartbeat,
+            Self::RuntimeClass(_) => Kind::RuntimeClass,
+        }
+    }
+
+    /// Whether a list is complete with it.
+    #[must_use]
+    pub fn is_retain(&self) -> bool {
+        match self {
+            Self::Claim(change) => matches!(change, Change::Retain(_)),
+            Self::Sandbox(change) => matches!(change, Change::Retain(_)),
+            Self::Pool(change) => matches!(change, Change::Retain(_)),
+            Self::Template(change) => matches!(change, Change::Retain(_)),
+            Self::Node(change) => matches!(change, Change::Retain(_)),
+            Self::Heartbeat(change) => matches!(change, Change::Retain(_)),
+            Self::RuntimeClass(change) => matches!(change, Change::Retain(_)),
+        }
+    }
+}
+
+/// A change of one kind's objects.
+#[derive(Debug)]
+pub enum Change<K> {
+    /// The object is as given.
+    Apply(Box<K>),
+    /// The object is gone.
+    Delete {
+        /// Which.
+        key: Key,
+        /// Its UID.
+        uid: String,
+    },
+    /// These are all that there are: a list is complete.
+    Retain(HashSet<Key>),
+    /// The object cannot be read.
+    Invalid {
+        /// Which.
+        key: Key,
+        /// What is wrong with it.
+        error: String,
+    },
+    /// The watch is broken; nothing that it does not say means anything until the next [`Change::Retain`].
+    Interrupted,
+}
+
+/// Starts all watches on `tracker`; they end when `token` is cancelled or nobody listens.
+pub fn start(client: &Client, inputs: &mpsc::Sender<WatchInput>, tracker: &TaskTracker, token: &CancellationToken) {
+    let leases = Api::namespaced(client.clone(), NODE_LEASE_NAMESPACE);
+    spawn(Api::all(client.clone()), WatchInput::Claim, inputs, tracker, token);
+    spawn(Api::all(client.clone()), WatchInput::Sandbox, inputs, tracker, token);
+    spawn(Api::all(client.clone()), WatchInput::Pool, inputs, tracker, token);
+    spawn(Api::all(client.clone()), WatchInput::Template, inputs, tracker, token);
+    spawn(Api::all(client.clone()), WatchInput::Node, inputs, tracker, token);
+    spawn(leases, WatchInput::Heartbeat, inputs, tracker, token);
+    spawn(Api::all(client.clone()), WatchInput::RuntimeClass, inputs, tracker, token);
+}
+
+fn spawn<K>(
+    api: Api<Guarded<K>>,
+    wrap: fn(Change<K>) -> WatchInput,
+    inputs: &mpsc::Sender<WatchInput>,
+    tracker: &TaskTracker,
+    token: &CancellationToken,
+) where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let inputs = inputs.clone();
+    let token = token.clone();
+    tracker.spawn(async move {
+        // Cancel-safe: the watch holds nothing that outlives it.
+        tokio::select! {
+            () = token.cancelled() => {}
+            () = follow(api, wrap, inputs) => {}
+        }
+    });
+}
+
+async fn follow<K>(api: Api<Guarded<K>>, wrap: fn(Change<K>) -> WatchInput, inputs: mpsc::Sender<WatchInput>)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let kind = K::kind(&());
+    let mut events = watcher(api, watcher::Config::default()).default_backoff().into_stream().boxed();
+    let mut listed = HashSet::new();
+    loop {
+        let change = match events.try_next().await {
+            Ok(Some(event)) => change(event, &mut listed),
+            // A watcher never ends by itself; if it did, a process without this watch would be blind.
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(%kind, error = %ErrorChain(&error), "watch interrupted; it starts again by itself");
+                Some(Change::Interrupted)
+            }
+        };
+        let Some(change) = change else { continue };
+        if let Change::Invalid { key, error } = &change {
+            tracing::warn!(%kind, object = %key, error, "an object cannot be read and is passed over");
+        }
+        if inputs.send(wrap(change)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What an event means; `listed` collects the names between the start and the end of a list.
+fn change<K: Resource<DynamicType = ()>>(event: Event<Guarded<K>>, listed: &mut HashSet<Key>) -> Option<Change<K>> {
+    match event {
+        Event::Init => {
+            listed.clear();
+            None
+        }
+        Event::InitApply(object) => {
+            listed.insert(key(&object));
+            Some(apply(object))
+        }
+        Event::InitDone => Some(Change::Retain(std::mem::take(listed))),
+        Event::Apply(object) => Some(apply(object)),
+        Event::Delete(object) => Some(Change::Delete { key: key(&object), uid: object.uid().unwrap_or_default() }),
+    }
+}
+
+fn apply<K: Resource<DynamicType = ()>>(object: Guarded<K>) -> Change<K> {
+    match object.0 {
+        Ok(mut object) => {
+            object.meta_mut().managed_fields = None;
+            Change::Apply(Box::new(object))
+        }
+        Err(invalid) => {
+            let key = Key::new(invalid.metadata.namespace.unwrap_or_default(), invalid.metadata.name.unwrap_or_default());
+            Change::Invalid { key, error: invalid.error }
+        }
+    }
+}
+
+fn key<K: Resource>(object: &Guarded<K>) -> Key {
+    let metadata = object.meta();
+    Key::new(metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn claim(name: &str) -> Guarded<SandboxClaim> {
+        serde_json::from_value(json!({
+            "metadata": {"namespace": "n", "name": name, "uid": name, "managedFields": [{"manager": "m"}]},
+            "spec": {"warmPoolRef": {"name": "p"}}
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_list_ends_with_what_is_there() {
+        let mut listed = HashSet::from([Key::new("n", "from-an-interrupted-list")]);
+        assert!(change(Event::<Guarded<SandboxClaim>>::Init, &mut listed).is_none());
+        let applied = change(Event::InitApply(claim("a")), &mut listed);
+        assert!(matches!(applied, Some(Change::Apply(c)) if c.metadata.managed_fields.is_none()));
+        let retained = change(Event::<Guarded<SandboxClaim>>::InitDone, &mut listed);
+        assert!(matches!(retained, Some(Change::Retain(keys)) if keys == HashSet::from([Key::new("n", "a")])));
+    }
+
+    #[test]
+    fn an_object_that_cannot_be_read_is_listed_all_the_same() {
+        let odd = json!({"metadata": {"namespace": "n", "name": "odd"}, "spec": {"warmPoolRef": 7}});
+        let odd: Guarded<SandboxClaim> = serde_json::from_value(odd).unwrap();
+        let mut listed = HashSet::new();
+        let seen = change(Event::InitApply(odd), &mut listed);
+        assert!(matches!(seen, Some(Change::Invalid { key, .. }) if key == Key::new("n", "odd")));
+        assert!(listed.contains(&Key::new("n", "odd")), "otherwise its deletion would be acted on");
+    }
+}
