@@ -2,3 +2,4 @@
 pub mod binder;
 pub mod journal;
 pub mod pod;
+pub mod server;

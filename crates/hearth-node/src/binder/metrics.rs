@@ -27,7 +27,10 @@ pub struct BinderMetrics {
 
 impl Default for BinderMetrics {
     fn default() -> Self {
-        Self { outcomes: Family::default(), phases: Family::new_with_constructor(|| Histogram::new(LATENCY_BUCKETS)) }
+        Self {
+            outcomes: Family::default(),
+            phases: Family::new_with_constructor(|| Histogram::new(LATENCY_BUCKETS)),
+        }
     }
 }
 
@@ -49,7 +52,9 @@ impl BinderMetrics {
             BindAnswer::Bound { phases, .. } if phases.journal.is_zero() => "bound_before",
             BindAnswer::Bound { phases, .. } => {
                 let observe = |phase, time: std::time::Duration| {
-                    self.phases.get_or_create(&Phase { phase }).observe(time.as_secs_f64());
+                    self.phases
+                        .get_or_create(&Phase { phase })
+                        .observe(time.as_secs_f64());
                 };
                 observe("queue", phases.queue);
                 observe("journal", phases.journal);

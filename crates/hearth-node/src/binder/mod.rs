@@ -10,6 +10,8 @@
 mod metrics;
 mod pods;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
@@ -17,8 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_core::binding::{
-    BindDecision, Bindings, Candidate, FenceDecision, Memory, Record, Refusal, ReleaseDecision, RetireDecision, Saved,
-    Settled,
+    BindDecision, Bindings, Candidate, FenceDecision, Memory, Record, Refusal, ReleaseDecision,
+    RetireDecision, Saved, Settled,
 };
 use hearth_core::ids::{Fence, OwnerKey, SandboxUid};
 use hearth_telemetry::ErrorChain;
@@ -95,6 +97,16 @@ pub enum Released {
     HoldsAnother(SandboxUid),
 }
 
+/// What a bind waits for.
+enum Reserved {
+    /// Nothing.
+    Answer(BindAnswer),
+    /// The key holds this sandbox already.
+    Held(SandboxUid),
+    /// The task that settles it.
+    UnderWay(watch::Receiver<Option<BindAnswer>>),
+}
+
 /// Who owns what on this node. Cheap to clone.
 #[derive(Debug)]
 pub struct Binder<P: MemberPods> {
@@ -103,7 +115,9 @@ pub struct Binder<P: MemberPods> {
 
 impl<P: MemberPods> Clone for Binder<P> {
     fn clone(&self) -> Self {
-        Self { inner: Arc::clone(&self.inner) }
+        Self {
+            inner: Arc::clone(&self.inner),
+        }
     }
 }
 
@@ -157,9 +171,24 @@ impl<P: MemberPods> Binder<P> {
     ) -> Self {
         let began = Instant::now();
         let bindings = Bindings::restore(saved, Memory::default(), Duration::ZERO);
-        let state = Mutex::new(State { bindings, waiting: HashMap::new(), rewrite: false });
+        let state = Mutex::new(State {
+            bindings,
+            waiting: HashMap::new(),
+            rewrite: false,
+        });
         let under_way = watch::Sender::new(0);
-        Self { inner: Arc::new(Inner { state, journal, pods, activity, metrics, tasks, under_way, began }) }
+        Self {
+            inner: Arc::new(Inner {
+                state,
+                journal,
+                pods,
+                activity,
+                metrics,
+                tasks,
+                under_way,
+                began,
+            }),
+        }
     }
 
     /// The key that holds `sandbox`.
@@ -191,7 +220,9 @@ impl<P: MemberPods> Binder<P> {
     pub fn holdings(&self) -> (HashMap<SandboxUid, OwnerKey>, Vec<OwnerKey>) {
         let state = self.inner.state.lock();
         let binds = state.bindings.binds();
-        let binds = binds.map(|(sandbox, owner)| (sandbox.clone(), owner.clone())).collect();
+        let binds = binds
+            .map(|(sandbox, owner)| (sandbox.clone(), owner.clone()))
+            .collect();
         (binds, state.bindings.tombstones().cloned().collect())
     }
 
@@ -204,28 +235,51 @@ impl<P: MemberPods> Binder<P> {
         answer
     }
 
-    async fn decide(&self, fence: Fence, owner: OwnerKey, sandbox: SandboxUid, arrived: Instant) -> BindAnswer {
+    async fn decide(
+        &self,
+        fence: Fence,
+        owner: OwnerKey,
+        sandbox: SandboxUid,
+        arrived: Instant,
+    ) -> BindAnswer {
+        match self.reserve(fence, owner, sandbox, arrived) {
+            Reserved::Answer(answer) => answer,
+            Reserved::Held(held) => self.answer_again(held, arrived).await,
+            Reserved::UnderWay(mut answer) => {
+                let settled = answer
+                    .wait_for(Option::is_some)
+                    .await
+                    .ok()
+                    .and_then(|answer| answer.clone());
+                settled.unwrap_or_else(|| BindAnswer::Failed("the node is stopping".to_owned()))
+            }
+        }
+    }
+
+    fn reserve(
+        &self,
+        fence: Fence,
+        owner: OwnerKey,
+        sandbox: SandboxUid,
+        arrived: Instant,
+    ) -> Reserved {
         let candidate = self.candidate(&sandbox);
-        let mut answer = {
-            let mut state = self.inner.state.lock();
-            if fence != state.bindings.fence() {
-                return BindAnswer::Superseded;
+        let mut state = self.inner.state.lock();
+        if fence != state.bindings.fence() {
+            return Reserved::Answer(BindAnswer::Superseded);
+        }
+        match state.bindings.bind(&owner, &sandbox, candidate) {
+            BindDecision::Proceed(record) => {
+                Reserved::UnderWay(self.proceed(&mut state, record, owner, sandbox, arrived))
             }
-            match state.bindings.bind(&owner, &sandbox, candidate) {
-                BindDecision::Proceed(record) => self.proceed(&mut state, record, owner, sandbox, arrived),
-                BindDecision::Join(_) => match state.waiting.get(&owner) {
-                    Some(answer) => answer.clone(),
-                    None => return BindAnswer::Failed("the bind is being settled".to_owned()),
-                },
-                BindDecision::Bound(held) => {
-                    drop(state);
-                    return self.answer_again(held, arrived).await;
-                }
-                BindDecision::Refused(refusal) => return BindAnswer::Refused(refusal),
-            }
-        };
-        let settled = answer.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone());
-        settled.unwrap_or_else(|| BindAnswer::Failed("the node is stopping".to_owned()))
+            BindDecision::Join(_) => match state.waiting.get(&owner) {
+                Some(answer) => Reserved::UnderWay(answer.clone()),
+                // Reserved and waited for are entered and left under one lock.
+                None => Reserved::Answer(BindAnswer::Failed("the bind has no task".to_owned())),
+            },
+            BindDecision::Bound(held) => Reserved::Held(held),
+            BindDecision::Refused(refusal) => Reserved::Answer(BindAnswer::Refused(refusal)),
+        }
     }
 
     /// Starts the task that settles a bind which was just reserved, and says where its answer will be.
@@ -265,7 +319,9 @@ impl<P: MemberPods> Binder<P> {
             }
         };
         match futures::join!(commit, self.inner.pods.thaw_for_bind(sandbox)) {
-            (Ok(committed), Ok(thawed)) => self.keep(owner, sandbox, committed, thawed, queued, arrived),
+            (Ok(committed), Ok(thawed)) => {
+                self.keep(owner, sandbox, committed, thawed, queued, arrived)
+            }
             (Err(error), thawed) => {
                 // Dropped first: the pod is a member again and is refrozen.
                 drop(thawed);
@@ -308,7 +364,11 @@ impl<P: MemberPods> Binder<P> {
                     %sandbox, %owner, name = %view.key, total_us = phases.total.as_micros(),
                     journal_us = phases.journal.as_micros(), thaw_us = phases.thaw.as_micros(), "bound"
                 );
-                BindAnswer::Bound { sandbox: sandbox.clone(), view: Some(view), phases }
+                BindAnswer::Bound {
+                    sandbox: sandbox.clone(),
+                    view: Some(view),
+                    phases,
+                }
             }
             // The release has already had the pod removed; the reservation of the thaw ends here.
             Settled::Released => BindAnswer::Refused(Refusal::Released),
@@ -322,7 +382,9 @@ impl<P: MemberPods> Binder<P> {
             let mut state = self.inner.state.lock();
             state.rewrite |= commit_failed;
             state.waiting.remove(owner);
-            let Some(record) = state.bindings.abort(owner, sandbox) else { return };
+            let Some(record) = state.bindings.abort(owner, sandbox) else {
+                return;
+            };
             state.submit(&self.inner.journal, vec![record])
         };
         if let Err(error) = self.durable(pending).await {
@@ -335,8 +397,15 @@ impl<P: MemberPods> Binder<P> {
     async fn answer_again(&self, sandbox: SandboxUid, arrived: Instant) -> BindAnswer {
         self.inner.pods.keep_live(&sandbox).await;
         let view = self.inner.pods.view(&sandbox);
-        let phases = BindTimes { total: arrived.elapsed(), ..BindTimes::default() };
-        BindAnswer::Bound { sandbox, view, phases }
+        let phases = BindTimes {
+            total: arrived.elapsed(),
+            ..BindTimes::default()
+        };
+        BindAnswer::Bound {
+            sandbox,
+            view,
+            phases,
+        }
     }
 
     /// Gives up what `owner` holds.
@@ -381,7 +450,10 @@ impl<P: MemberPods> Binder<P> {
                 RetireDecision::Retired(record) => (Retired::Done, record),
                 RetireDecision::NotFound(record) => (Retired::NotFound, record),
             };
-            (retired, state.submit(&self.inner.journal, record.into_iter().collect()))
+            (
+                retired,
+                state.submit(&self.inner.journal, record.into_iter().collect()),
+            )
         };
         let durable = self.durable(pending).await;
         if retired == Retired::Done {
@@ -400,7 +472,9 @@ impl<P: MemberPods> Binder<P> {
             match state.bindings.hello(fence) {
                 FenceDecision::Stale(seen) => return Ok(Greeting::Stale(seen)),
                 FenceDecision::Same => None,
-                FenceDecision::Raised(record) => Some(state.submit(&self.inner.journal, vec![record])),
+                FenceDecision::Raised(record) => {
+                    Some(state.submit(&self.inner.journal, vec![record]))
+                }
             }
         };
         self.admit(pending).await?;
@@ -420,13 +494,21 @@ impl<P: MemberPods> Binder<P> {
         self.admit(Some(pending)).await
     }
 
-    async fn admit(&self, pending: Option<Result<Pending, CommitError>>) -> Result<(), CommitError> {
+    async fn admit(
+        &self,
+        pending: Option<Result<Pending, CommitError>>,
+    ) -> Result<(), CommitError> {
         if let Some(pending) = pending {
             self.durable(pending).await?;
         }
         // Binds end by themselves: the thaw has a deadline and the journal answers. The sender is ours, so this
         // cannot fail.
-        let _ = self.inner.under_way.subscribe().wait_for(|count| *count == 0).await;
+        let _ = self
+            .inner
+            .under_way
+            .subscribe()
+            .wait_for(|count| *count == 0)
+            .await;
         Ok(())
     }
 
@@ -458,7 +540,10 @@ impl<P: MemberPods> Binder<P> {
     }
 
     fn candidate(&self, sandbox: &SandboxUid) -> Candidate {
-        self.inner.pods.view(sandbox).map_or(Candidate::Absent, |view| pods::candidate(&view))
+        self.inner
+            .pods
+            .view(sandbox)
+            .map_or(Candidate::Absent, |view| pods::candidate(&view))
     }
 }
 

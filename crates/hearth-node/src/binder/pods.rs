@@ -51,7 +51,11 @@ impl MemberPods for PodManager {
 
     async fn thaw_for_bind(&self, sandbox: &SandboxUid) -> Result<Thawed<BoundPod>, ThawRefused> {
         let held = Self::thaw_for_bind(self, sandbox).await?;
-        Ok(Thawed { view: Arc::clone(&held.view), took: held.thaw, held })
+        Ok(Thawed {
+            view: Arc::clone(&held.view),
+            took: held.thaw,
+            held,
+        })
     }
 
     fn keep(held: BoundPod) {
@@ -71,6 +75,8 @@ pub(super) fn candidate(view: &PodView) -> Candidate {
         PodPhase::Ready if view.member => Candidate::Ready,
         PodPhase::Ready => Candidate::NotMember,
         PodPhase::Stopping | PodPhase::Stopped | PodPhase::Finished => Candidate::Ending,
-        PodPhase::Pending | PodPhase::NotReady | PodPhase::Failed | PodPhase::Unknown => Candidate::NotReady,
+        PodPhase::Pending | PodPhase::NotReady | PodPhase::Failed | PodPhase::Unknown => {
+            Candidate::NotReady
+        }
     }
 }

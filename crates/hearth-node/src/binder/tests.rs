@@ -1,13 +1,8 @@
-use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::sync::Arc;
 
-use hearth_api::{PhaseTimes, Tier};
-use hearth_core::ids::Key;
-use parking_lot::Mutex;
 use tempfile::TempDir;
-use tokio::sync::Notify;
 
+use super::testing::{FakePods, view};
 use super::*;
 use crate::journal::testing::Disk;
 use crate::pod::PodPhase;
@@ -20,83 +15,6 @@ fn owner(name: &str) -> OwnerKey {
 
 fn sandbox(name: &str) -> SandboxUid {
     SandboxUid::from(name)
-}
-
-fn view(uid: &str, phase: PodPhase) -> Arc<PodView> {
-    Arc::new(PodView {
-        uid: sandbox(uid),
-        key: Key::new("ns", uid),
-        generation: Some(1),
-        member: true,
-        pod_uid: None,
-        phase,
-        tier: Some(Tier::Frozen),
-        pod_ips: Vec::new(),
-        handler: "runc".to_owned(),
-        freeze_method: "cgroup-v2",
-        message: String::new(),
-        phases: PhaseTimes::default(),
-    })
-}
-
-/// Pods that are ready, thaw at once unless told otherwise, and remember what was done to them.
-#[derive(Clone, Debug, Default)]
-struct FakePods(Arc<FakeState>);
-
-#[derive(Debug, Default)]
-struct FakeState {
-    views: Mutex<HashMap<SandboxUid, Arc<PodView>>>,
-    thaws: Mutex<VecDeque<ThawRefused>>,
-    /// When set, thaws wait for `go`.
-    slow: Mutex<bool>,
-    go: Notify,
-    waiting: Notify,
-    held: Mutex<Vec<SandboxUid>>,
-    kept: Mutex<Vec<SandboxUid>>,
-    removed: Mutex<Vec<(SandboxUid, RemoveReason)>>,
-}
-
-/// Gives the member back when dropped.
-struct Held(SandboxUid, Arc<FakeState>, bool);
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.1.held.lock().retain(|uid| *uid != self.0);
-        if self.2 {
-            self.1.kept.lock().push(self.0.clone());
-        }
-    }
-}
-
-impl MemberPods for FakePods {
-    type Held = Held;
-
-    fn view(&self, sandbox: &SandboxUid) -> Option<Arc<PodView>> {
-        self.0.views.lock().get(sandbox).cloned()
-    }
-
-    async fn thaw_for_bind(&self, sandbox: &SandboxUid) -> Result<Thawed<Held>, ThawRefused> {
-        if *self.0.slow.lock() {
-            self.0.waiting.notify_one();
-            self.0.go.notified().await;
-        }
-        if let Some(refused) = self.0.thaws.lock().pop_front() {
-            return Err(refused);
-        }
-        self.0.held.lock().push(sandbox.clone());
-        let view = self.view(sandbox).ok_or(ThawRefused::NotFound)?;
-        Ok(Thawed { view, took: Duration::from_micros(120), held: Held(sandbox.clone(), Arc::clone(&self.0), false) })
-    }
-
-    fn keep(mut held: Held) {
-        held.2 = true;
-    }
-
-    async fn keep_live(&self, _sandbox: &SandboxUid) {}
-
-    fn remove(&self, sandbox: &SandboxUid, reason: RemoveReason) {
-        self.0.removed.lock().push((sandbox.clone(), reason));
-    }
 }
 
 struct Node {
@@ -112,9 +30,13 @@ impl Node {
     async fn start() -> Self {
         let pods = FakePods::default();
         for uid in ["a", "b"] {
-            pods.0.views.lock().insert(sandbox(uid), view(uid, PodPhase::Ready));
+            pods.show(view(uid, PodPhase::Ready));
         }
-        let node = Self::on(Disk::holding(Vec::new()), pods, tempfile::tempdir().unwrap());
+        let node = Self::on(
+            Disk::holding(Vec::new()),
+            pods,
+            tempfile::tempdir().unwrap(),
+        );
         assert_eq!(node.binder.hello(FENCE).await.unwrap(), Greeting::Accepted);
         node
     }
@@ -130,7 +52,13 @@ impl Node {
             BinderMetrics::default(),
             tasks.clone(),
         );
-        Self { binder, pods, disk, tasks, dir }
+        Self {
+            binder,
+            pods,
+            disk,
+            tasks,
+            dir,
+        }
     }
 
     /// The power goes and comes back.
@@ -165,19 +93,33 @@ async fn a_bind_is_answered_when_it_is_durable_and_the_pod_runs() {
 
     let node = node.restart().await;
     assert_eq!(node.binder.owner(&sandbox("a")), Some(owner("k")));
-    assert_eq!(bound_to(&node.bind("k", "b").await), "a", "the key keeps its sandbox");
+    assert_eq!(
+        bound_to(&node.bind("k", "b").await),
+        "a",
+        "the key keeps its sandbox"
+    );
 }
 
 #[tokio::test]
 async fn a_failed_thaw_leaves_the_member_free() {
     let node = Node::start().await;
-    node.pods.0.thaws.lock().push_back(ThawRefused::Failed(io::Error::other("stuck")));
-    let BindAnswer::Failed(detail) = node.bind("k", "a").await else { panic!("did not fail") };
+    node.pods
+        .0
+        .thaws
+        .lock()
+        .push_back(ThawRefused::Failed(io::Error::other("stuck")));
+    let BindAnswer::Failed(detail) = node.bind("k", "a").await else {
+        panic!("did not fail")
+    };
     assert!(detail.contains("stuck"), "{detail}");
     assert!(node.pods.0.kept.lock().is_empty());
 
     let node = node.restart().await;
-    assert_eq!(node.binder.owner(&sandbox("a")), None, "the journal took it back");
+    assert_eq!(
+        node.binder.owner(&sandbox("a")),
+        None,
+        "the journal took it back"
+    );
     assert_eq!(bound_to(&node.bind("other", "a").await), "a");
 }
 
@@ -187,7 +129,10 @@ async fn a_thaw_that_is_refused_is_answered_with_its_reason() {
         let node = Node::start().await;
         node.pods.0.thaws.lock().push_back(refused);
         let answer = node.bind("k", "a").await;
-        assert!(matches!(answer, BindAnswer::Refused(refusal) if refusal == expected), "{answer:?}");
+        assert!(
+            matches!(answer, BindAnswer::Refused(refusal) if refusal == expected),
+            "{answer:?}"
+        );
         assert!(!node.binder.is_held(&sandbox("a")));
     };
     check(ThawRefused::NotFound, Refusal::NotFound).await;
@@ -202,14 +147,20 @@ async fn a_failed_commit_gives_the_member_back_and_the_next_commit_mends_the_jou
     node.disk.break_down(true);
     assert!(matches!(node.bind("k", "a").await, BindAnswer::Failed(_)));
     assert!(node.pods.0.held.lock().is_empty(), "the member is refrozen");
-    assert!(node.binder.release(&owner("gone"), None).await.is_err(), "not durable, not answered");
+    assert!(
+        node.binder.release(&owner("gone"), None).await.is_err(),
+        "not durable, not answered"
+    );
     node.disk.break_down(false);
     assert_eq!(bound_to(&node.bind("other", "a").await), "a");
 
     let node = node.restart().await;
     assert_eq!(node.binder.owner(&sandbox("a")), Some(owner("other")));
     let answer = node.bind("gone", "b").await;
-    assert!(matches!(answer, BindAnswer::Refused(Refusal::Released)), "the release was not forgotten: {answer:?}");
+    assert!(
+        matches!(answer, BindAnswer::Refused(Refusal::Released)),
+        "the release was not forgotten: {answer:?}"
+    );
 }
 
 #[tokio::test]
@@ -255,7 +206,10 @@ async fn a_release_during_the_bind_ends_it() {
         released
     };
     let (answer, released) = futures::join!(node.bind("k", "a"), release);
-    assert!(matches!(answer, BindAnswer::Refused(Refusal::Released)), "{answer:?}");
+    assert!(
+        matches!(answer, BindAnswer::Refused(Refusal::Released)),
+        "{answer:?}"
+    );
     assert_eq!(released, Released::Done(Some(sandbox("a"))));
     assert!(node.pods.0.kept.lock().is_empty());
 
@@ -268,20 +222,44 @@ async fn a_release_during_the_bind_ends_it() {
 async fn released_and_retired_sandboxes_are_removed_once_it_is_durable() {
     let node = Node::start().await;
     node.bind("k", "a").await;
-    assert_eq!(node.binder.retire(&sandbox("a")).await.unwrap(), Retired::Bound);
-    assert_eq!(node.binder.release(&owner("k"), Some(&sandbox("b"))).await.unwrap(), Released::HoldsAnother(sandbox("a")));
+    assert_eq!(
+        node.binder.retire(&sandbox("a")).await.unwrap(),
+        Retired::Bound
+    );
+    assert_eq!(
+        node.binder
+            .release(&owner("k"), Some(&sandbox("b")))
+            .await
+            .unwrap(),
+        Released::HoldsAnother(sandbox("a"))
+    );
     assert!(node.pods.0.removed.lock().is_empty());
-    assert_eq!(node.binder.release(&owner("k"), None).await.unwrap(), Released::Done(Some(sandbox("a"))));
-    assert_eq!(node.binder.retire(&sandbox("b")).await.unwrap(), Retired::Done);
-    assert_eq!(node.binder.retire(&sandbox("unknown")).await.unwrap(), Retired::NotFound);
-    let expected = [(sandbox("a"), RemoveReason::Released), (sandbox("b"), RemoveReason::Retired)];
+    assert_eq!(
+        node.binder.release(&owner("k"), None).await.unwrap(),
+        Released::Done(Some(sandbox("a")))
+    );
+    assert_eq!(
+        node.binder.retire(&sandbox("b")).await.unwrap(),
+        Retired::Done
+    );
+    assert_eq!(
+        node.binder.retire(&sandbox("unknown")).await.unwrap(),
+        Retired::NotFound
+    );
+    let expected = [
+        (sandbox("a"), RemoveReason::Released),
+        (sandbox("b"), RemoveReason::Retired),
+    ];
     assert_eq!(*node.pods.0.removed.lock(), expected);
 
     let node = node.restart().await;
-    node.pods.0.views.lock().insert(sandbox("unknown"), view("unknown", PodPhase::Ready));
+    node.pods.show(view("unknown", PodPhase::Ready));
     for uid in ["a", "b", "unknown"] {
         let answer = node.bind("late", uid).await;
-        assert!(matches!(answer, BindAnswer::Refused(Refusal::Ending)), "{uid}: {answer:?}");
+        assert!(
+            matches!(answer, BindAnswer::Refused(Refusal::Ending)),
+            "{uid}: {answer:?}"
+        );
     }
 }
 
@@ -296,17 +274,27 @@ async fn an_older_leader_binds_nothing_and_a_new_one_waits_for_what_is_under_way
         assert!(futures::poll!(hello.as_mut()).is_pending());
         let late = node.binder.bind(FENCE, owner("late"), sandbox("b")).await;
         assert!(matches!(late, BindAnswer::Superseded), "{late:?}");
-        assert!(futures::poll!(hello.as_mut()).is_pending(), "a bind is still under way");
+        assert!(
+            futures::poll!(hello.as_mut()).is_pending(),
+            "a bind is still under way"
+        );
         node.pods.0.go.notify_one();
         assert_eq!(hello.await.unwrap(), Greeting::Accepted);
         node.binder.owner(&sandbox("a"))
     };
     let (answer, owner_seen) = futures::join!(node.bind("k", "a"), takeover);
     assert_eq!(bound_to(&answer), "a");
-    assert_eq!(owner_seen, Some(owner("k")), "the new leader sees what the old one bound");
+    assert_eq!(
+        owner_seen,
+        Some(owner("k")),
+        "the new leader sees what the old one bound"
+    );
 
     let node = node.restart().await;
-    assert_eq!(node.binder.hello(FENCE).await.unwrap(), Greeting::Stale(Fence(2)));
+    assert_eq!(
+        node.binder.hello(FENCE).await.unwrap(),
+        Greeting::Stale(Fence(2))
+    );
     node.binder.reset_fence(FENCE).await.unwrap();
     *node.pods.0.slow.lock() = false;
     assert_eq!(bound_to(&node.bind("other", "b").await), "b");
@@ -315,14 +303,20 @@ async fn an_older_leader_binds_nothing_and_a_new_one_waits_for_what_is_under_way
 #[tokio::test]
 async fn a_sandbox_that_is_no_ready_member_is_not_bound() {
     let node = Node::start().await;
-    let bare = PodView { member: false, ..(*view("bare", PodPhase::Ready)).clone() };
-    node.pods.0.views.lock().insert(sandbox("bare"), Arc::new(bare));
-    node.pods.0.views.lock().insert(sandbox("young"), view("young", PodPhase::Pending));
+    let bare = PodView {
+        member: false,
+        ..view("bare", PodPhase::Ready)
+    };
+    node.pods.show(bare);
+    node.pods.show(view("young", PodPhase::Pending));
     let check = |uid: &'static str, expected: Refusal| {
         let bind = node.bind("k", uid);
         async move {
             let answer = bind.await;
-            assert!(matches!(answer, BindAnswer::Refused(refusal) if refusal == expected), "{uid}: {answer:?}");
+            assert!(
+                matches!(answer, BindAnswer::Refused(refusal) if refusal == expected),
+                "{uid}: {answer:?}"
+            );
         }
     };
     check("bare", Refusal::NotMember).await;

@@ -1,0 +1,141 @@
+//! Pods that do what a test says.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_api::{PhaseTimes, Tier};
+use hearth_core::ids::{Key, SandboxUid};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc};
+
+use super::{MemberPods, Thawed};
+use crate::pod::{PodPhase, PodView, RemoveReason, ThawRefused};
+use crate::server::{NextChange, SessionPods};
+
+pub(crate) fn view(uid: &str, phase: PodPhase) -> PodView {
+    PodView {
+        uid: SandboxUid::from(uid),
+        key: Key::new("ns", uid),
+        generation: Some(1),
+        member: true,
+        pod_uid: None,
+        phase,
+        tier: Some(Tier::Frozen),
+        pod_ips: Vec::new(),
+        handler: "runc".to_owned(),
+        freeze_method: "cgroup-v2",
+        message: String::new(),
+        phases: PhaseTimes::default(),
+    }
+}
+
+/// Pods that are ready, thaw at once unless told otherwise, and remember what was done to them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FakePods(pub(crate) Arc<FakeState>);
+
+#[derive(Debug, Default)]
+pub(crate) struct FakeState {
+    pub(crate) views: Mutex<HashMap<SandboxUid, Arc<PodView>>>,
+    pub(crate) thaws: Mutex<VecDeque<ThawRefused>>,
+    /// When set, thaws wait for `go`.
+    pub(crate) slow: Mutex<bool>,
+    pub(crate) go: Notify,
+    pub(crate) waiting: Notify,
+    pub(crate) held: Mutex<Vec<SandboxUid>>,
+    pub(crate) kept: Mutex<Vec<SandboxUid>>,
+    pub(crate) removed: Mutex<Vec<(SandboxUid, RemoveReason)>>,
+    changes: Mutex<Vec<mpsc::UnboundedSender<SandboxUid>>>,
+}
+
+impl FakePods {
+    /// Puts a sandbox there and tells of it.
+    pub(crate) fn show(&self, view: PodView) {
+        let uid = view.uid.clone();
+        self.0.views.lock().insert(uid.clone(), Arc::new(view));
+        self.tell(&uid);
+    }
+
+    /// Takes a sandbox away and tells of it.
+    pub(crate) fn hide(&self, uid: &SandboxUid) {
+        self.0.views.lock().remove(uid);
+        self.tell(uid);
+    }
+
+    fn tell(&self, uid: &SandboxUid) {
+        self.0
+            .changes
+            .lock()
+            .retain(|changes| changes.send(uid.clone()).is_ok());
+    }
+}
+
+impl SessionPods for FakePods {
+    type Changes = mpsc::UnboundedReceiver<SandboxUid>;
+
+    fn views(&self) -> Vec<Arc<PodView>> {
+        self.0.views.lock().values().cloned().collect()
+    }
+
+    fn changes(&self) -> Self::Changes {
+        let (changes, receiver) = mpsc::unbounded_channel();
+        self.0.changes.lock().push(changes);
+        receiver
+    }
+}
+
+impl NextChange for mpsc::UnboundedReceiver<SandboxUid> {
+    async fn next(&mut self) -> SandboxUid {
+        match self.recv().await {
+            Some(uid) => uid,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Gives the member back when dropped.
+pub(crate) struct Held(SandboxUid, Arc<FakeState>, bool);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.1.held.lock().retain(|uid| *uid != self.0);
+        if self.2 {
+            self.1.kept.lock().push(self.0.clone());
+        }
+    }
+}
+
+impl MemberPods for FakePods {
+    type Held = Held;
+
+    fn view(&self, sandbox: &SandboxUid) -> Option<Arc<PodView>> {
+        self.0.views.lock().get(sandbox).cloned()
+    }
+
+    async fn thaw_for_bind(&self, sandbox: &SandboxUid) -> Result<Thawed<Held>, ThawRefused> {
+        if *self.0.slow.lock() {
+            self.0.waiting.notify_one();
+            self.0.go.notified().await;
+        }
+        if let Some(refused) = self.0.thaws.lock().pop_front() {
+            return Err(refused);
+        }
+        self.0.held.lock().push(sandbox.clone());
+        let view = self.view(sandbox).ok_or(ThawRefused::NotFound)?;
+        Ok(Thawed {
+            view,
+            took: Duration::from_micros(120),
+            held: Held(sandbox.clone(), Arc::clone(&self.0), false),
+        })
+    }
+
+    fn keep(mut held: Held) {
+        held.2 = true;
+    }
+
+    async fn keep_live(&self, _sandbox: &SandboxUid) {}
+
+    fn remove(&self, sandbox: &SandboxUid, reason: RemoveReason) {
+        self.0.removed.lock().push((sandbox.clone(), reason));
+    }
+}
