@@ -7,6 +7,7 @@
 //! This is the only crate that may contain `unsafe`, and [`spawn`] is the only module of it that does.
 
 mod command;
+mod wait;
 
 pub mod boot;
 pub mod cgroup;

@@ -2,6 +2,13 @@
 
 use std::io;
 
+use procfs::{
+    CpuPressure, Current, IoPressure, Meminfo, MemoryPressure, PressureRecord, ProcError,
+};
+use rustix::io::Errno;
+
+use crate::process::proc_error;
+
 /// A resource whose shortage the kernel measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -22,6 +29,16 @@ pub struct Stall {
     pub total_micros: u64,
 }
 
+impl From<PressureRecord> for Stall {
+    fn from(record: PressureRecord) -> Self {
+        Self {
+            avg10: record.avg10,
+            avg60: record.avg60,
+            total_micros: record.total,
+        }
+    }
+}
+
 /// Pressure stall information of a resource.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Pressure {
@@ -33,22 +50,63 @@ pub struct Pressure {
 
 /// Reads the machine's pressure; `None` when the kernel does not measure it.
 pub fn pressure(resource: Resource) -> io::Result<Option<Pressure>> {
-    let _ = resource;
-    todo!()
+    let records = match resource {
+        Resource::Cpu => CpuPressure::current().map(|p| (p.some, p.full)),
+        Resource::Memory => MemoryPressure::current().map(|p| (p.some, p.full)),
+        Resource::Io => IoPressure::current().map(|p| (p.some, p.full)),
+    };
+    match records {
+        Ok((some, full)) => Ok(Some(Pressure {
+            some: some.into(),
+            full: full.into(),
+        })),
+        Err(ProcError::NotFound(_)) => Ok(None),
+        // Compiled in, but switched off at boot.
+        Err(ProcError::Io(error, _))
+            if error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(proc_error(error)),
+    }
 }
 
 /// Memory of the machine in bytes.
 pub fn memory_total_bytes() -> io::Result<u64> {
-    todo!()
+    Meminfo::current()
+        .map(|memory| memory.mem_total)
+        .map_err(proc_error)
 }
 
 /// Memory that new processes could get without swapping, in bytes.
 pub fn memory_available_bytes() -> io::Result<u64> {
-    todo!()
+    let memory = Meminfo::current().map_err(proc_error)?;
+    Ok(memory.mem_available.unwrap_or(memory.mem_free))
 }
 
 /// Cores that this process may use.
 #[must_use]
 pub fn cpu_count() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_plausible() {
+        let total = memory_total_bytes().unwrap();
+        assert!(total > 64 << 20, "{total} bytes");
+        assert!((1..=total).contains(&memory_available_bytes().unwrap()));
+        assert!(cpu_count() >= 1);
+        for resource in [Resource::Cpu, Resource::Memory, Resource::Io] {
+            if let Some(pressure) = pressure(resource).unwrap() {
+                assert!(
+                    (0.0..=100.0).contains(&pressure.some.avg10),
+                    "{resource:?} {pressure:?}"
+                );
+            }
+        }
+    }
 }

@@ -1,7 +1,18 @@
 //! Mounts of this mount namespace.
 
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+
+use procfs::process::Process;
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+
+use crate::process::proc_error;
+
+/// How often everything below a path is unmounted until nothing is left: mounts may be made meanwhile.
+const ROUNDS: usize = 8;
 
 /// A mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,39 +38,151 @@ pub struct MountError {
     pub source: io::Error,
 }
 
+impl MountError {
+    pub(crate) fn new(action: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
+        Self {
+            action,
+            path: path.to_owned(),
+            source: source.into(),
+        }
+    }
+}
+
 /// Mounts at and below `prefix` (an absolute path without symbolic links), in the order they were made.
 pub fn under(prefix: &Path) -> Result<Vec<Mount>, MountError> {
-    let _ = prefix;
-    todo!()
+    let infos = Process::myself().and_then(|process| process.mountinfo());
+    let infos = infos
+        .map_err(|error| MountError::new("list the mounts below", prefix, proc_error(error)))?;
+    let mounts = infos.into_iter().map(|info| Mount {
+        target: unescape(info.mount_point.as_os_str()),
+        fs_type: info.fs_type,
+        source: info.mount_source.unwrap_or_default(),
+    });
+    Ok(mounts
+        .filter(|mount| mount.target.starts_with(prefix))
+        .collect())
 }
 
-/// Mounts `source` with all below it at `target`, which must exist and be of the same kind.
+/// Mounts `source` with all below it at `target`, which must exist and be of the same kind. What is mounted below the
+/// source stays writable also when `read_only` is set.
 pub fn bind(source: &Path, target: &Path, read_only: bool) -> Result<(), MountError> {
-    let _ = (source, target, read_only);
-    todo!()
+    rustix::mount::mount_bind_recursive(source, target)
+        .map_err(|error| MountError::new("mount a directory or file at", target, error))?;
+    if read_only {
+        // The kernel takes the flag on a second call only.
+        let flags = MountFlags::BIND | MountFlags::RDONLY;
+        if let Err(error) = rustix::mount::mount_remount(target, flags, "") {
+            unmount(target)?;
+            return Err(MountError::new(
+                "make read-only the mount at",
+                target,
+                error,
+            ));
+        }
+    }
+    Ok(())
 }
 
-/// Mounts a memory file system at the directory `target`, of at most `size_bytes` (default: half of the memory).
+/// Mounts a memory file system at the directory `target`, of at most `size_bytes` (default: half of the memory). Every
+/// user may write to it, no file of it can be a device or give its owner's rights.
 pub fn tmpfs(target: &Path, size_bytes: Option<u64>) -> Result<(), MountError> {
-    let _ = (target, size_bytes);
-    todo!()
+    let size = size_bytes.map_or_else(String::new, |bytes| format!(",size={bytes}"));
+    let failed = |error: io::Error| MountError::new("mount a memory file system at", target, error);
+    let options = CString::new(format!("mode=0777{size}"))
+        .map_err(|error| failed(io::Error::other(error)))?;
+    rustix::mount::mount(
+        "tmpfs",
+        target,
+        "tmpfs",
+        MountFlags::NOSUID | MountFlags::NODEV,
+        Some(options.as_c_str()),
+    )
+    .map_err(|error| failed(error.into()))
 }
 
 /// Mounts the directory at itself, if it is no mount point yet, and makes it shared, so that mounts made below it are
 /// seen by containers that have it with host-to-container propagation.
 pub fn make_shared(directory: &Path) -> Result<(), MountError> {
-    let _ = directory;
-    todo!()
+    if !under(directory)?
+        .iter()
+        .any(|mount| mount.target == directory)
+    {
+        rustix::mount::mount_bind_recursive(directory, directory)
+            .map_err(|error| MountError::new("mount at itself", directory, error))?;
+    }
+    rustix::mount::mount_change(directory, MountPropagationFlags::SHARED)
+        .map_err(|error| MountError::new("share the mount at", directory, error))
 }
 
 /// Detaches the topmost mount at `target`, busy or not. Success when nothing is mounted there.
 pub fn unmount(target: &Path) -> Result<(), MountError> {
-    let _ = target;
-    todo!()
+    match rustix::mount::unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        // Not a mount point, or no such path.
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        Err(error) => Err(MountError::new("unmount", target, error)),
+    }
 }
 
 /// Detaches everything mounted at and below `prefix`, last mounted first, and returns how many there were.
+///
+/// # Errors
+/// Also when mounts keep appearing.
 pub fn unmount_all(prefix: &Path) -> Result<usize, MountError> {
-    let _ = prefix;
-    todo!()
+    let mut count = 0;
+    for _ in 0..ROUNDS {
+        let mounts = under(prefix)?;
+        if mounts.is_empty() {
+            return Ok(count);
+        }
+        for mount in mounts.iter().rev() {
+            unmount(&mount.target)?;
+        }
+        count += mounts.len();
+    }
+    Err(MountError::new(
+        "unmount everything below",
+        prefix,
+        io::Error::from(io::ErrorKind::ResourceBusy),
+    ))
+}
+
+/// The kernel writes blanks, line ends and backslashes in mount points as three octal digits.
+fn unescape(path: &OsStr) -> PathBuf {
+    let mut bytes = path.as_bytes();
+    let mut plain = Vec::with_capacity(bytes.len());
+    while let [first, rest @ ..] = bytes {
+        if let (
+            b'\\',
+            [
+                a @ b'0'..=b'3',
+                b @ b'0'..=b'7',
+                c @ b'0'..=b'7',
+                after @ ..,
+            ],
+        ) = (first, rest)
+        {
+            plain.push((a - b'0') * 64 + (b - b'0') * 8 + (c - b'0'));
+            bytes = after;
+        } else {
+            plain.push(*first);
+            bytes = rest;
+        }
+    }
+    PathBuf::from(OsString::from_vec(plain))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_unescaped() {
+        let check = |escaped: &str, plain: &str| {
+            assert_eq!(unescape(OsStr::new(escaped)), Path::new(plain))
+        };
+        check("/plain", "/plain");
+        check("/with\\040blank\\011and\\134", "/with blank\tand\\");
+        check("/not\\04", "/not\\04");
+        check("/not\\999", "/not\\999");
+    }
 }

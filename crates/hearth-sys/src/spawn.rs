@@ -2,8 +2,11 @@
 #![allow(unsafe_code)]
 
 use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use crate::{Cgroup, CgroupError, Process, ProcessError};
 
@@ -40,7 +43,7 @@ pub enum SpawnError {
     /// A cgroup could not be opened for joining.
     #[error("join the daemon's cgroup")]
     Cgroup(#[source] CgroupError),
-    /// The program could not be started.
+    /// The program could not be started: not be found or executed, or not join its cgroup.
     #[error("start {program}", program = .program.display())]
     Start {
         /// The program.
@@ -49,20 +52,67 @@ pub enum SpawnError {
         #[source]
         source: io::Error,
     },
-    /// The program was started and has exited before it could be identified; its log tells why.
-    #[error("{program} exited at once", program = .program.display())]
-    Exited {
-        /// The program.
-        program: PathBuf,
-    },
-    /// The started process could not be identified.
+    /// The program was started, but could not be identified, and was killed.
     #[error("identify the started process")]
     Identify(#[source] ProcessError),
 }
 
 /// Starts a daemon and returns it. It is not stopped when the returned value is dropped, nor when this process ends;
 /// while this process runs, it must [`reap`](Process::reap) the daemon after its exit.
+///
+/// The program is running when this returns, or has ended since; what it says is in the log.
 pub fn spawn(daemon: &Daemon) -> Result<Process, SpawnError> {
-    let _ = daemon;
-    todo!()
+    let log = open_log(daemon)?;
+    let err = log.try_clone().map_err(|source| SpawnError::Log {
+        path: daemon.log.clone(),
+        source,
+    })?;
+    let entrances = match &daemon.cgroup {
+        Some(cgroup) => cgroup.entrances().map_err(SpawnError::Cgroup)?,
+        None => Vec::new(),
+    };
+    let mut command = Command::new(&daemon.program);
+    command
+        .args(&daemon.args)
+        .env_clear()
+        .envs(daemon.env.iter().map(|(name, value)| (name, value)))
+        .current_dir(&daemon.directory)
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(err);
+    // SAFETY: the closure runs in the forked child, where only async-signal-safe calls are allowed. It makes the
+    // system calls setsid and write on descriptors that were opened before the fork, and neither allocates nor locks:
+    // `rustix` issues them directly, and converting an errno to an `io::Error` stores the number only.
+    unsafe {
+        command.pre_exec(move || detach(&entrances));
+    }
+    let mut child = command.spawn().map_err(|source| SpawnError::Start {
+        program: daemon.program.clone(),
+        source,
+    })?;
+    Process::of_child(&child).map_err(|error| {
+        // Nobody could ever find it again. The failure to identify it is the one to report.
+        let _ = child.kill().and_then(|()| child.wait());
+        SpawnError::Identify(error)
+    })
+}
+
+fn open_log(daemon: &Daemon) -> Result<File, SpawnError> {
+    let open = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&daemon.log);
+    open.map_err(|source| SpawnError::Log {
+        path: daemon.log.clone(),
+        source,
+    })
+}
+
+/// Leaves the starter's session, so that no terminal's signal reaches the daemon, and its cgroups.
+fn detach(entrances: &[File]) -> io::Result<()> {
+    rustix::process::setsid()?;
+    for entrance in entrances {
+        rustix::io::write(entrance, b"0")?;
+    }
+    Ok(())
 }

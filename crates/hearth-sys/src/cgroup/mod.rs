@@ -10,6 +10,9 @@
 //! the directory of that path in each of them: the runtime puts a container's tasks into all, and each controller
 //! works in exactly one.
 
+mod file;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod layout;
 mod limits;
 mod remove;
@@ -105,4 +108,12 @@ pub(crate) fn is_gone(error: &io::Error) -> bool {
             .map(rustix::io::Errno::from_raw_os_error),
         Some(rustix::io::Errno::NOENT | rustix::io::Errno::NODEV)
     )
+}
+
+/// Writes a value to the same file of a cgroup and of all below it; what is gone is skipped.
+pub(crate) fn write_below(directory: &Path, name: &str, value: &str) -> Result<(), CgroupError> {
+    for cgroup in file::subtree(directory)? {
+        file::unless_gone(file::write(&cgroup.join(name), value))?;
+    }
+    Ok(())
 }

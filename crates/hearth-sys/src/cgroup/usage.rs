@@ -1,5 +1,8 @@
 //! What a cgroup uses.
 
+use super::limits::place;
+use super::{Cgroup, CgroupError, Version, file};
+
 /// What a cgroup and all below it use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
@@ -11,4 +14,100 @@ pub struct Usage {
     pub cpu_micros: u64,
     /// Processes and threads.
     pub pids: u64,
+}
+
+/// Reads each figure where its controller works.
+pub(super) fn read(cgroup: &Cgroup) -> Result<Usage, CgroupError> {
+    let (version, memory) = place(cgroup, "memory")?;
+    let (memory_bytes, inactive_file) = match version {
+        Version::V1 => (
+            file::number(&memory.join("memory.usage_in_bytes"))?,
+            file::keyed_number(&memory.join("memory.stat"), "total_inactive_file")?,
+        ),
+        Version::V2 => (
+            file::number(&memory.join("memory.current"))?,
+            file::keyed_number(&memory.join("memory.stat"), "inactive_file")?,
+        ),
+    };
+    let (_, pids) = place(cgroup, "pids")?;
+    Ok(Usage {
+        memory_bytes,
+        working_set_bytes: memory_bytes.saturating_sub(inactive_file),
+        cpu_micros: cpu_micros(cgroup)?,
+        pids: file::number(&pids.join("pids.current"))?,
+    })
+}
+
+/// v1 accounts for CPU time in a controller of its own, v2 in every cgroup without any. Where both are there v1 is
+/// right: every runtime puts its tasks into the v1 hierarchies, not every one into v2 beside them.
+fn cpu_micros(cgroup: &Cgroup) -> Result<u64, CgroupError> {
+    if cgroup.layout().controller("cpuacct").is_some() {
+        let (_, cpuacct) = place(cgroup, "cpuacct")?;
+        return Ok(file::number(&cpuacct.join("cpuacct.usage"))? / 1000);
+    }
+    let (_, cpu) = place(cgroup, "cpu")?;
+    file::keyed_number(&cpu.join("cpu.stat"), "usage_usec")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::cgroup::{CgroupTree, Layout, fixture};
+
+    fn put(path: &Path, content: &str) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    fn usage(root: &Path) -> Result<Usage, CgroupError> {
+        CgroupTree::new(Layout::discover(root).unwrap(), "t")
+            .unwrap()
+            .pod("a")
+            .unwrap()
+            .usage()
+    }
+
+    const EXPECTED: Usage = Usage {
+        memory_bytes: 5000,
+        working_set_bytes: 3000,
+        cpu_micros: 42,
+        pids: 7,
+    };
+
+    #[test]
+    fn from_v2() {
+        let root = fixture::pure_v2();
+        let pod = root.path().join("hearth-t/pods/poda");
+        put(&pod.join("memory.current"), "5000\n");
+        put(
+            &pod.join("memory.stat"),
+            "anon 1\ninactive_file_other 9\ninactive_file 2000\n",
+        );
+        put(&pod.join("cpu.stat"), "usage_usec 42\nuser_usec 40\n");
+        put(&pod.join("pids.current"), "7\n");
+        assert_eq!(usage(root.path()).unwrap(), EXPECTED);
+    }
+
+    #[test]
+    fn from_v1() {
+        let root = fixture::hybrid();
+        let pod = |name: &str| root.path().join(name).join("hearth-t/pods/poda");
+        put(&pod("memory").join("memory.usage_in_bytes"), "5000\n");
+        put(
+            &pod("memory").join("memory.stat"),
+            "inactive_file 1\ntotal_inactive_file 2000\n",
+        );
+        put(&pod("cpu,cpuacct").join("cpuacct.usage"), "42999\n");
+        put(&pod("pids").join("pids.current"), "7\n");
+        assert_eq!(usage(root.path()).unwrap(), EXPECTED);
+    }
+
+    #[test]
+    fn from_a_cgroup_that_is_gone() {
+        let root = fixture::hybrid();
+        assert!(usage(root.path()).unwrap_err().is_gone());
+    }
 }
