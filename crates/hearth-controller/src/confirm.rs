@@ -94,3 +94,9 @@ impl Confirmer {
         }
     }
 }
+
+impl std::fmt::Debug for Confirmer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Confirmer").field("deadline", &self.deadline).finish_non_exhaustive()
+    }
+}

@@ -42,6 +42,7 @@ pub struct Inputs {
 }
 
 /// What only a leader has.
+#[derive(Debug)]
 pub struct Hands {
     /// Streams to the nodes.
     pub sessions: Sessions,
@@ -303,5 +304,11 @@ impl Engine {
 
     fn now(&self) -> Now {
         Now { wall: Timestamp::now(), mono: self.started.elapsed() }
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("leads", &self.hands.is_some()).finish_non_exhaustive()
     }
 }

@@ -13,12 +13,12 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 /// Events that may wait.
-pub const QUEUE: usize = 1024;
+pub(crate) const QUEUE: usize = 1024;
 /// From sending an Event to its response.
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Publishes what comes in until `token` is cancelled or the sender is gone.
-pub async fn publish(client: Client, instance: String, mut notes: mpsc::Receiver<EventNote>, token: CancellationToken) {
+pub(crate) async fn publish(client: Client, instance: String, mut notes: mpsc::Receiver<EventNote>, token: CancellationToken) {
     // Upstream names its three reconcilers; dashboards group by the controller's name.
     let recorder = |controller: &str| {
         let reporter = Reporter { controller: controller.to_owned(), instance: Some(instance.clone()) };
