@@ -4,18 +4,22 @@
 //! makes it testable by tables, properties and simulation.
 //!
 //! The node's half: [`sandbox`] (the life of one sandbox), [`binding`] (who owns which member), [`podspec`],
-//! [`probe`], [`restart`], [`status`]. The controller's half: [`index`], [`claim`], [`pool`], [`placement`],
-//! [`expiry`], [`lease`]. Both: [`names`], [`conditions`], [`ids`].
+//! [`probe`], [`restart`], [`status`]. The controller's half: [`index`], [`claim`], [`pool`], [`assignment`],
+//! [`placement`], [`expiry`], [`lease`], with what they want done in [`effects`]. Both: [`names`], [`conditions`], [`ids`].
 
+pub mod assignment;
 pub mod binding;
+pub mod claim;
 pub mod conditions;
 pub mod effects;
 pub mod expiry;
 pub mod ids;
+pub mod index;
 pub mod lease;
 pub mod names;
 pub mod placement;
 pub mod podspec;
+pub mod pool;
 pub mod probe;
 pub mod restart;
 pub mod sandbox;

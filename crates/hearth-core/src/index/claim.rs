@@ -51,6 +51,7 @@ pub struct ClaimRecord {
     pub(crate) deleting: bool,
     pub(crate) spec: Arc<SandboxClaimSpec>,
     pub(crate) created_by: Option<String>,
+    pub(crate) trace_context: Option<String>,
     pub(crate) requested_at: Option<Timestamp>,
     pub(crate) admitted_at: Option<Timestamp>,
     /// Whether somebody noted already when it first became ready.
@@ -77,8 +78,10 @@ pub struct ClaimRecord {
     pub(crate) owner_generation: u32,
     /// Since when status and stream disagree about its Sandbox.
     pub(crate) disagreeing_since: Option<Duration>,
-    /// Annotations for observers are still to be written.
-    pub(crate) notes_due: bool,
+    /// Whether its first readiness was counted.
+    pub(crate) ready_counted: bool,
+    /// When that was, while annotations for observers are still to be written.
+    pub(crate) notes_due: Option<Timestamp>,
     /// What the API server said of a Sandbox made for the claim, when it refused it.
     pub(crate) error: Option<String>,
     /// `warm` or `cold`, once it has a Sandbox that this controller gave it.
@@ -87,6 +90,10 @@ pub struct ClaimRecord {
     pub(crate) waiting_on: Option<Key>,
     /// Its Sandbox object went while it was still the pool's: the adoption came too late.
     pub(crate) unadopted_lost: bool,
+    /// Its Sandbox object went after the adoption: somebody deleted it.
+    pub(crate) adopted_lost: bool,
+    /// The template of the pool that it was bound from.
+    pub(crate) template: Option<String>,
 }
 
 impl ClaimRecord {
@@ -99,6 +106,7 @@ impl ClaimRecord {
             deleting: false,
             spec: Arc::default(),
             created_by: None,
+            trace_context: None,
             requested_at: None,
             admitted_at: None,
             first_ready_noted: false,
@@ -115,11 +123,14 @@ impl ClaimRecord {
             first_seen_at: wall,
             owner_generation: 0,
             disagreeing_since: None,
-            notes_due: false,
+            ready_counted: false,
+            notes_due: None,
             error: None,
             launch_type: None,
             waiting_on: None,
             unadopted_lost: false,
+            adopted_lost: false,
+            template: None,
         }
     }
 
@@ -127,7 +138,8 @@ impl ClaimRecord {
     pub(crate) fn update(&mut self, claim: SandboxClaim) {
         let SandboxClaim { metadata, spec, status } = claim;
         let status = status.unwrap_or_default();
-        let annotations = metadata.annotations.unwrap_or_default();
+        let mut annotations = metadata.annotations.unwrap_or_default();
+        self.trace_context = annotations.remove(annotation::TRACE_CONTEXT);
         let time = |key: &str| annotations.get(key).and_then(|text| text.parse::<Timestamp>().ok());
         self.version = version_of(metadata.resource_version.as_ref());
         self.uid = metadata.uid.unwrap_or_default();
@@ -144,6 +156,10 @@ impl ClaimRecord {
         let sandbox = status.sandbox.unwrap_or_default();
         self.sandbox = sandbox.name;
         self.pod_ips = sandbox.pod_ips;
+        if self.sandbox.is_empty() {
+            self.unadopted_lost = false;
+            self.adopted_lost = false;
+        }
         if self.outdated.is_some_and(|outdated| self.version > outdated) {
             self.outdated = None;
         }

@@ -214,7 +214,10 @@ impl Index {
             return;
         };
         let unknown = self.unknown_owners.remove(namespace).unwrap_or_default();
-        for uid in unknown.into_iter().filter(|uid| !uids.contains(uid) && self.claim_by_uid(uid).is_none()) {
+        for uid in unknown {
+            if uids.contains(&uid) || self.claim_by_uid(&uid).is_some() {
+                continue;
+            }
             for bind in self.binds_of(&uid) {
                 self.release(bind.node, bind.owner, Some(bind.sandbox.clone()));
                 self.doom(&bind.sandbox, Leaving::Delete);

@@ -17,6 +17,7 @@ use crate::effects::Now;
 use crate::ids::Key;
 use crate::pool::Template;
 use kube_meta::key_of;
+use serde::Deserialize;
 
 mod kube_meta {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -74,11 +75,11 @@ impl Index {
 
     fn forget_sandbox(&mut self, id: u64) {
         let Some(record) = self.remove_sandbox(id) else { return };
-        if record.is_member()
-            && let Some(claim) = self.claim_of_sandbox.get(&record.key)
+        if let Some(claim) = self.claim_of_sandbox.get(&record.key)
             && let Some(claim) = self.claims.get_mut(claim)
         {
-            claim.unadopted_lost = true;
+            claim.unadopted_lost |= record.is_member();
+            claim.adopted_lost |= record.claim_uid() == Some(claim.uid.as_str());
         }
         if let Some(uid) = record.claim_uid() {
             self.mark_claim_uid(&uid.to_owned());
@@ -87,6 +88,28 @@ impl Index {
             self.mark_claim_uid(uid);
         }
         self.sandbox_changed(&record.key);
+    }
+
+    /// Notes a Sandbox whose creation is about to be sent, so that it counts from now on.
+    pub(crate) fn expect_sandbox(&mut self, key: &Key, object: &serde_json::Value) {
+        let Ok(sandbox) = Sandbox::deserialize(object) else { return };
+        let spec = self.specs.facts(&sandbox.spec.pod_template.spec);
+        let semantics = semantics(spec.meaning, &sandbox.spec.volume_claim_templates, sandbox.spec.service);
+        let mut record = blank(key.clone(), self.now);
+        record.update(sandbox, spec, semantics);
+        record.op = Some(SandboxOp::Creating);
+        self.insert_sandbox(record);
+    }
+
+    /// The claim whose status names this Sandbox.
+    pub(crate) fn claim_of_sandbox(&self, sandbox: &Key) -> Option<Key> {
+        self.claim_of_sandbox.get(sandbox).cloned()
+    }
+
+    /// The template that a claim's lost Sandbox was made from.
+    pub(crate) fn template_of_lost(&self, claim: &ClaimRecord) -> Option<Arc<Template>> {
+        let name = claim.template.clone()?;
+        self.templates.get(&Key::new(claim.key.namespace.clone(), name)).cloned()
     }
 
     /// Marks what depends on a Sandbox.
@@ -119,9 +142,12 @@ impl Index {
             self.claims.insert(key.clone(), ClaimRecord::new(key.clone(), sequence, now.mono, now.wall));
             self.last_claim_activity = Some(now.mono);
         }
+        let is_new = known.is_none_or(|(same, _)| !same);
         if let Some(record) = self.claims.get_mut(&key) {
             let before = record.sandbox.clone();
             record.update(claim);
+            // What was ready before we saw it was counted by whoever made it so.
+            record.ready_counted |= is_new && record.is_ready();
             let after = record.sandbox.clone();
             if before != after {
                 let sandbox_key = |name| Key::new(key.namespace.clone(), name);

@@ -28,16 +28,21 @@ impl Index {
     fn claim_written(&mut self, key: &Key, receipt: &Receipt, outcome: Outcome) {
         let now = self.now;
         let Some(claim) = self.claims.get_mut(key).filter(|claim| claim.uid == receipt.uid) else { return };
+        if receipt.intent == Intent::ClaimAnnotations {
+            // Only observers miss them; another try is made with the claim's next change.
+            if !matches!(outcome, Outcome::Done(_) | Outcome::Rejected(_)) {
+                claim.notes_due = Some(now.wall);
+            }
+            return;
+        }
         claim.stage = Stage::Idle;
         let wake = match outcome {
             Outcome::Done(object) => {
                 claim.retry.succeeded();
-                if receipt.intent == Intent::ClaimStatus {
-                    crate::claim::status_written(self, key);
-                }
                 if let Some(Object::Claim(claim)) = object.map(|object| *object) {
                     self.apply_claim(claim, now);
                 }
+                crate::claim::status_written(self, key);
                 None
             }
             // The watch will show what was there first, or that the claim is gone.
@@ -87,8 +92,10 @@ impl Index {
                 wake = Some(claim.retry.failed(mono));
             } else {
                 claim.retry.succeeded();
-                claim.launch_type = Some("cold");
             }
+        }
+        if !failed {
+            crate::claim::provisioned(self, &claim_key, key);
         }
         if let Some(at) = wake {
             self.wake(Subject::Claim(claim_key.clone()), at);

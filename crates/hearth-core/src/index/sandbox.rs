@@ -13,7 +13,7 @@ use crate::ids::{Key, NodeName, SandboxUid};
 
 /// Who controls a Sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Owner {
+pub(crate) enum Owner {
     /// Nobody: a bare Sandbox.
     #[default]
     Nobody,
@@ -33,7 +33,7 @@ pub enum Owner {
 
 /// Which of the labels and annotations that matter are there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Marks {
+pub(crate) struct Marks {
     /// `warm-pool-sandbox`.
     pub warm_pool: bool,
     /// `sandbox-template-ref-hash`.
@@ -56,7 +56,7 @@ pub struct Marks {
 
 /// What an operation of ours on a Sandbox is waiting for. One at a time: the order of writes to one object counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SandboxOp {
+pub(crate) enum SandboxOp {
     /// The reply to its creation. Until then it is only ours.
     Creating,
     /// The reply to a write.
@@ -69,7 +69,7 @@ pub enum SandboxOp {
 
 /// How far a Sandbox that must go has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leaving {
+pub(crate) enum Leaving {
     /// The node must agree first.
     Retire,
     /// It may be deleted.
@@ -78,7 +78,7 @@ pub enum Leaving {
 
 /// When to try again after failures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Retry {
+pub(crate) struct Retry {
     failures: u32,
     not_before: Duration,
 }
@@ -88,7 +88,7 @@ impl Retry {
     const LONGEST: Duration = Duration::from_secs(30);
 
     /// Notes a failure and says when to try again.
-    pub fn failed(&mut self, now: Duration) -> Duration {
+    pub(crate) fn failed(&mut self, now: Duration) -> Duration {
         let delay = Self::FIRST.saturating_mul(1 << self.failures.min(9)).min(Self::LONGEST);
         self.failures = self.failures.saturating_add(1);
         self.not_before = now + delay;
@@ -96,20 +96,13 @@ impl Retry {
     }
 
     /// Notes a success.
-    pub fn succeeded(&mut self) {
+    pub(crate) fn succeeded(&mut self) {
         *self = Self::default();
     }
 
     /// When the next try may be, if that is in the future.
-    #[must_use]
-    pub fn blocked_until(&self, now: Duration) -> Option<Duration> {
+    pub(crate) fn blocked_until(&self, now: Duration) -> Option<Duration> {
         (self.not_before > now).then_some(self.not_before)
-    }
-
-    /// Failures in a row.
-    #[must_use]
-    pub fn failures(&self) -> u32 {
-        self.failures
     }
 }
 
@@ -136,7 +129,7 @@ pub struct SandboxRecord {
     pub(crate) semantics: u64,
     pub(crate) mode: OperatingMode,
     pub(crate) ready: Option<ReadyState>,
-    /// Absent for unclaimed members.
+    /// Absent for unclaimed members that have a node.
     pub(crate) detail: Option<Box<Detail>>,
 
     pub(crate) op: Option<SandboxOp>,
@@ -154,7 +147,7 @@ pub struct SandboxRecord {
 
 /// The Ready condition, without its texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReadyState {
+pub(crate) struct ReadyState {
     pub(crate) is_true: bool,
     /// `lastTransitionTime`.
     pub(crate) since: Timestamp,
@@ -162,7 +155,7 @@ pub struct ReadyState {
 
 /// What is needed of a Sandbox that is no unclaimed member.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Detail {
+pub(crate) struct Detail {
     pub(crate) conditions: Vec<Condition>,
     pub(crate) pod_ips: Vec<String>,
     pub(crate) pod_metadata: PodMetadata,
@@ -252,7 +245,7 @@ impl SandboxRecord {
         self.mode = wanted.operating_mode;
         self.ready = find_condition(&status.conditions, condition::READY)
             .map(|ready| ReadyState { is_true: ready.status == "True", since: ready.last_transition_time.0 });
-        self.detail = if self.is_member() {
+        self.detail = if self.is_member() && self.node.is_some() {
             None
         } else {
             Some(Box::new(Detail {
@@ -285,6 +278,6 @@ mod tests {
         }
         assert_eq!(retry.failed(ms(0)), Retry::LONGEST);
         retry.succeeded();
-        assert_eq!((retry.failures(), retry.failed(ms(0))), (0, ms(100)));
+        assert_eq!(retry.failed(ms(0)), ms(100));
     }
 }

@@ -12,7 +12,7 @@ use crate::pool::canonical;
 
 /// What is read of a PodSpec.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct SpecFacts {
+pub(crate) struct SpecFacts {
     /// What placement needs.
     pub shape: Shape,
     /// Hash of the canonical text.

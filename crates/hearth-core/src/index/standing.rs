@@ -3,7 +3,7 @@
 use super::members::{Class, Standing};
 use super::sandbox::{Leaving, SandboxRecord};
 use super::Index;
-use crate::ids::{NodeName, SandboxUid};
+use crate::ids::NodeName;
 use crate::placement::Amounts;
 use hearth_api::OperatingMode;
 
@@ -178,12 +178,6 @@ impl Index {
     /// All Sandboxes of a node.
     pub(crate) fn sandboxes_on(&self, node: &NodeName) -> Vec<u64> {
         self.by_node.get(node).map(|ids| ids.iter().copied().collect()).unwrap_or_default()
-    }
-
-    pub(crate) fn refresh_uid(&mut self, uid: &SandboxUid) {
-        if let Some(id) = self.by_uid.get(uid).copied() {
-            self.refresh(id);
-        }
     }
 
     /// How far a Sandbox is, as far as its pool is concerned.

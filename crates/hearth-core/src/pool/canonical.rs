@@ -6,7 +6,7 @@ use serde_json::Value;
 ///
 /// Writers differ in those (Go writes `resources: {}` for containers without any), the meaning does not.
 #[must_use]
-pub fn canonical(value: &Value) -> String {
+pub(crate) fn canonical(value: &Value) -> String {
     let mut text = String::new();
     write(value, &mut text);
     text

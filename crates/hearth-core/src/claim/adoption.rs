@@ -1,0 +1,78 @@
+//! A member becomes the claim's: one JSON patch that fails unless the object is still the pool's.
+
+use hearth_api::PodMetadata;
+use hearth_api::constants::{annotation, label};
+use serde_json::{Value, json};
+
+use super::blueprint::owner_reference;
+use crate::index::{ClaimRecord, SandboxRecord};
+
+/// The operations of the adoption.
+///
+/// There is no resourceVersion in it: the node writes the object's status meanwhile. The tests on the UIDs of the object
+/// and of its owner are what keeps the patch from another object and from one that somebody else has.
+pub(super) fn operations(
+    claim: &ClaimRecord,
+    sandbox: &SandboxRecord,
+    pool_uid: &str,
+    pod_metadata: Option<&PodMetadata>,
+) -> Value {
+    let mut operations = vec![
+        json!({"op": "test", "path": "/metadata/uid", "value": sandbox.uid.as_str()}),
+        json!({"op": "test", "path": "/metadata/ownerReferences/0/uid", "value": pool_uid}),
+        json!({"op": "replace", "path": "/metadata/ownerReferences", "value": [owner_reference(claim)]}),
+    ];
+    let marks = sandbox.marks;
+    for (present, key) in [
+        (marks.warm_pool, label::WARM_POOL),
+        (marks.template_hash, label::TEMPLATE_HASH),
+        (marks.pod_template_hash, label::POD_TEMPLATE_HASH),
+        (marks.created_by && claim.created_by.is_none(), label::CREATED_BY),
+    ] {
+        if present {
+            operations.push(json!({"op": "remove", "path": label_path(key)}));
+        }
+    }
+    let mut added = vec![(label::LAUNCH_TYPE, "warm"), (label::CLAIM_UID, claim.uid.as_str())];
+    added.extend(claim.created_by.as_deref().map(|created_by| (label::CREATED_BY, created_by)));
+    for (key, value) in added {
+        operations.push(json!({"op": "add", "path": label_path(key), "value": value}));
+    }
+    if !marks.annotations {
+        operations.push(json!({"op": "add", "path": "/metadata/annotations", "value": {}}));
+    }
+    operations.push(json!({"op": "add", "path": annotation_path(annotation::POD_NAME), "value": sandbox.key.name}));
+    if marks.warmth {
+        operations.push(json!({"op": "remove", "path": annotation_path(annotation::WARMTH)}));
+    }
+    if let Some(context) = &claim.trace_context {
+        operations.push(json!({"op": "add", "path": annotation_path(annotation::TRACE_CONTEXT), "value": context}));
+    }
+    if let Some(metadata) = pod_metadata {
+        operations.push(json!({"op": "add", "path": "/spec/podTemplate/metadata", "value": metadata}));
+    }
+    Value::Array(operations)
+}
+
+/// The operations that bring a claimed Sandbox's pod metadata up to date with its claim.
+pub(super) fn metadata_operations(sandbox: &SandboxRecord, pod_metadata: &PodMetadata, launch_type: bool) -> Value {
+    let mut operations = vec![json!({"op": "test", "path": "/metadata/uid", "value": sandbox.uid.as_str()})];
+    if !launch_type {
+        // A claimed Sandbox has at least the label of its claim, so the map is there.
+        operations.push(json!({"op": "add", "path": label_path(label::LAUNCH_TYPE), "value": "warm"}));
+    }
+    operations.push(json!({"op": "add", "path": "/spec/podTemplate/metadata", "value": pod_metadata}));
+    Value::Array(operations)
+}
+
+fn label_path(key: &str) -> String {
+    format!("/metadata/labels/{}", escape(key))
+}
+
+fn annotation_path(key: &str) -> String {
+    format!("/metadata/annotations/{}", escape(key))
+}
+
+fn escape(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}

@@ -1,0 +1,91 @@
+//! What follows when a claim's writes are done: counting, Events, annotations for observers.
+
+use hearth_api::constants::annotation;
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::event;
+use crate::effects::{ClaimLabels, Observation};
+use crate::ids::Key;
+use crate::index::{ClaimRecord, Index};
+
+/// The claim's status was written and the record shows it.
+pub(crate) fn status_written(index: &mut Index, key: &Key) {
+    let now = index.now;
+    let notes = index.settings.claim_annotations;
+    let Some(claim) = index.claims.get_mut(key) else { return };
+    if !claim.is_ready() || claim.ready_counted {
+        return;
+    }
+    claim.ready_counted = true;
+    if claim.first_ready_noted {
+        return;
+    }
+    if notes {
+        claim.notes_due = Some(now.wall);
+    }
+    let observed = now.mono.saturating_sub(claim.first_seen);
+    let (requested_at, admitted_at) = (claim.requested_at, claim.admitted_at);
+    let labels = labels(index, key, true);
+    index.observe(Observation::ClaimReady { labels, observed, requested_at, admitted_at, at: now.wall });
+}
+
+/// The member is the claim's.
+pub(crate) fn adopted(index: &mut Index, sandbox: &Key) {
+    let Some(key) = index.claim_of_sandbox(sandbox) else { return };
+    if let Some(claim) = index.claims.get_mut(&key) {
+        claim.launch_type = Some("warm");
+    }
+    let labels = labels(index, &key, true);
+    index.observe(Observation::Claimed { labels });
+    if index.settings.claim_events {
+        let note = format!("Adopted warm pool Sandbox \"{}\"", sandbox.name);
+        event(index, &key, "SandboxAdopted", "Adoption", note);
+    }
+}
+
+/// A Sandbox was made for the claim.
+pub(crate) fn provisioned(index: &mut Index, key: &Key, sandbox: &Key) {
+    if let Some(claim) = index.claims.get_mut(key) {
+        claim.launch_type = Some("cold");
+    }
+    let labels = labels(index, key, false);
+    index.observe(Observation::Claimed { labels });
+    if index.settings.claim_events {
+        let note = format!("Created Sandbox \"{}\"", sandbox.name);
+        event(index, key, "SandboxProvisioned", "Provisioning", note);
+    }
+}
+
+fn labels(index: &Index, key: &Key, ready: bool) -> ClaimLabels {
+    let Some(claim) = index.claims.get(key) else { return ClaimLabels::default() };
+    let template = index.pools.get(&claim.pool_key()).map(|pool| pool.template.clone()).unwrap_or_default();
+    let cold = claim.launch_type == Some("cold") || claim.sandbox == claim.key.name;
+    ClaimLabels {
+        namespace: key.namespace.clone(),
+        template,
+        launch_type: if cold { "cold" } else { "warm" },
+        pool: claim.spec.warm_pool_ref.name.clone(),
+        ready,
+        created_by: created_by(claim.created_by.as_deref()),
+    }
+}
+
+/// `created-by` as a bounded set.
+fn created_by(label: Option<&str>) -> &'static str {
+    match label {
+        Some("go-client") => "go-client",
+        Some("python-client") => "python-client",
+        Some("controller") => "controller",
+        _ => "unknown",
+    }
+}
+
+/// The merge patch with the annotations that observers of claims know.
+pub(super) fn annotations(claim: &ClaimRecord, ready_at: Timestamp) -> Value {
+    let mut annotations = Map::new();
+    annotations.insert(annotation::SANDBOX_NAME.into(), claim.sandbox.clone().into());
+    annotations.insert(annotation::CONTROLLER_FIRST_OBSERVED_AT.into(), claim.first_seen_at.to_string().into());
+    annotations.insert(annotation::CLAIM_FIRST_READY_AT.into(), ready_at.to_string().into());
+    json!({"metadata": {"uid": claim.uid, "annotations": annotations}})
+}

@@ -1,0 +1,138 @@
+//! A claim whose status names a Sandbox.
+
+use super::status::Status;
+use super::{Decision, adoption, blueprint, metadata};
+use crate::ids::Key;
+use crate::index::{Bind, ClaimRecord, Index, Owner, Phase, SandboxRecord};
+
+pub(super) fn decide(index: &Index, claim: &ClaimRecord) -> Decision {
+    let key = Key::new(claim.key.namespace.clone(), claim.sandbox.clone());
+    let binds = index.binds_of(&claim.uid);
+    // Its re-created object has a new UID, but the node knows it by the old one: the name is what says whose it is.
+    let is_its = |bind: &Bind| {
+        let named = index.nodes.get(&bind.node).and_then(|node| node.reported.get(&bind.sandbox));
+        let known = index.sandbox(&key).is_some_and(|sandbox| sandbox.uid == bind.sandbox);
+        known || named.is_some_and(|reported| reported.name == key.name)
+    };
+    let (its, others): (Vec<_>, Vec<_>) = binds.into_iter().partition(is_its);
+    if let Some(bind) = others.into_iter().next() {
+        return Decision::Release { node: bind.node, owner: bind.owner, sandbox: bind.sandbox };
+    }
+    match index.sandbox(&key) {
+        Some(sandbox) if !sandbox.exists() => Decision::Rest,
+        Some(sandbox) if sandbox.claim_uid() == Some(claim.uid.as_str()) => mirror(index, claim, sandbox),
+        Some(sandbox) if sandbox.is_member() => unadopted(index, claim, sandbox, &its),
+        Some(_) => missing(index, claim),
+        None => lost(index, claim, its.first()),
+    }
+}
+
+/// It is the claim's: its metadata follows the claim, and the claim's status follows it.
+fn mirror(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord) -> Decision {
+    let Some(detail) = &sandbox.detail else { return Decision::Rest };
+    if let Some(decision) = follow_metadata(index, claim, sandbox) {
+        return decision;
+    }
+    let status = Status::mirrored(claim, &sandbox.key.name, detail, index.now.wall);
+    if status == Status::of(claim) {
+        return Decision::Rest;
+    }
+    // The node says ready before the Sandbox's status does. A claim that is ready stays so for that moment.
+    if claim.is_ready() && !status.is_ready() && stream_says_ready(index, sandbox) {
+        let since = claim.disagreeing_since.unwrap_or(index.now.mono);
+        let until = since + index.settings.status_lag;
+        if index.now.mono < until {
+            return Decision::Lag(until);
+        }
+    }
+    Decision::Write(Box::new(status))
+}
+
+fn stream_says_ready(index: &Index, sandbox: &SandboxRecord) -> bool {
+    let node = sandbox.node.as_ref().and_then(|node| index.nodes.get(node));
+    node.and_then(|node| node.reported(&sandbox.uid)).is_some_and(|reported| reported.phase == Phase::Running)
+}
+
+fn follow_metadata(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord) -> Option<Decision> {
+    if sandbox.is_busy() || sandbox.deleting || sandbox.leaving.is_some() {
+        return None;
+    }
+    if sandbox.retry.blocked_until(index.now.mono).is_some() {
+        return None;
+    }
+    let detail = sandbox.detail.as_ref()?;
+    let pool = index.pools.get(&claim.pool_key())?;
+    let template = index.template_of(pool).filter(|template| template.name == detail.template)?;
+    let additional = claim.spec.additional_pod_metadata.as_ref();
+    metadata::validate(additional, &index.settings.allowed_label_domains).ok()?;
+    let wanted = metadata::merge(&template, &claim.uid, claim.created_by.as_deref(), additional).ok()?;
+    let has_launch_type = sandbox.marks.launch_type;
+    if has_launch_type && wanted == detail.pod_metadata {
+        return None;
+    }
+    let operations = adoption::metadata_operations(sandbox, &wanted, has_launch_type);
+    Some(Decision::Metadata { sandbox: sandbox.id, operations })
+}
+
+/// The status names it, but it is still the pool's.
+fn unadopted(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord, binds: &[Bind]) -> Decision {
+    if binds.iter().any(|bind| bind.sandbox == sandbox.uid) {
+        return adopt(index, claim, sandbox);
+    }
+    let node = sandbox.node.as_ref().and_then(|node| index.nodes.get(node)).filter(|node| node.registered);
+    match node {
+        // The node's own word is still to come.
+        Some(node) if !node.synced && !node.lost => Decision::Rest,
+        _ => missing(index, claim),
+    }
+}
+
+fn adopt(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord) -> Decision {
+    let Owner::Pool { uid: pool_uid } = &sandbox.owner else { return Decision::Rest };
+    if sandbox.is_busy() || sandbox.deleting {
+        return Decision::Rest;
+    }
+    if let Some(at) = sandbox.retry.blocked_until(index.now.mono) {
+        return Decision::Until(at);
+    }
+    let template = index.pool_by_uid(pool_uid).and_then(|pool| index.template_of(pool));
+    let additional = claim.spec.additional_pod_metadata.as_ref();
+    let pod_metadata = template
+        .and_then(|template| metadata::merge(&template, &claim.uid, claim.created_by.as_deref(), additional).ok());
+    let operations = adoption::operations(claim, sandbox, pool_uid, pod_metadata.as_ref());
+    Decision::Adopt { sandbox: sandbox.id, operations }
+}
+
+/// There is no such object any more.
+fn lost(index: &Index, claim: &ClaimRecord, bind: Option<&Bind>) -> Decision {
+    let Some(bind) = bind else {
+        // A new leader has not heard all nodes yet.
+        return match index.inventories_due() {
+            Some(at) => Decision::Until(at),
+            None => missing(index, claim),
+        };
+    };
+    // Somebody deleted the claim's own Sandbox: that is to be respected. One that went while it was the pool's went with
+    // the pool, which must not cost the claim its running sandbox.
+    let went_with_pool = claim.unadopted_lost || !claim.adopted_lost;
+    let template = index.pools.get(&claim.pool_key()).and_then(|pool| index.template_of(pool));
+    let template = template.or_else(|| index.template_of_lost(claim));
+    match template {
+        Some(template) if went_with_pool => {
+            match blueprint::recreated(claim, &template, &claim.sandbox, bind.sandbox.as_str()) {
+                Ok(object) => Decision::Create { object: Box::new(object), node: Some(bind.node.clone()) },
+                Err(_) => release(bind),
+            }
+        }
+        _ => release(bind),
+    }
+}
+
+fn release(bind: &Bind) -> Decision {
+    let (node, owner, sandbox) = (bind.node.clone(), bind.owner.clone(), bind.sandbox.clone());
+    Decision::Release { node, owner, sandbox }
+}
+
+fn missing(index: &Index, claim: &ClaimRecord) -> Decision {
+    Decision::Write(Box::new(Status::missing(claim, index.now.wall)))
+}

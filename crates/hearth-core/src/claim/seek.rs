@@ -1,0 +1,123 @@
+//! A claim that has no Sandbox yet.
+
+use hearth_api::constants::{condition, reason};
+
+use super::refusal::Refusal;
+use super::status::Status;
+use super::{Decision, blueprint, is_free_for, metadata};
+use crate::index::{Class, ClaimRecord, Index, Members, PoolRecord, SandboxRecord};
+use crate::pool::Template;
+
+pub(super) fn decide(index: &Index, claim: &ClaimRecord) -> Decision {
+    let additional = claim.spec.additional_pod_metadata.as_ref();
+    if let Err(fault) = metadata::validate(additional, &index.settings.allowed_label_domains) {
+        return refuse(index, claim, &Refusal::metadata(fault));
+    }
+    if let Some(decision) = settle_binds(index, claim) {
+        return decision;
+    }
+    if let Some(sandbox) = index.sandbox(&claim.key) {
+        return namesake(index, claim, sandbox);
+    }
+    let Some(pool) = index.pools.get(&claim.pool_key()) else {
+        return refuse(index, claim, &Refusal::no_pool(&claim.spec.warm_pool_ref.name));
+    };
+    let Some(template) = index.template_of(pool) else {
+        return refuse(index, claim, &Refusal::no_template(&pool.template));
+    };
+    if let Some(error) = &claim.error {
+        return refuse(index, claim, &Refusal::error(error));
+    }
+    if !claim.spec.env.is_empty() || !claim.spec.volume_claim_templates.is_empty() {
+        return cold(index, claim, &template);
+    }
+    if let Err(fault) = metadata::merge(&template, &claim.uid, claim.created_by.as_deref(), additional) {
+        return refuse(index, claim, &Refusal::error(fault));
+    }
+    if claim.inherited
+        && let Some(at) = index.inventories_due()
+    {
+        return Decision::Until(at);
+    }
+    warm(index, claim, pool).unwrap_or_else(|| cold(index, claim, &template))
+}
+
+/// A node holds something for the claim already: answer with it if it can be the claim's, give it back if not.
+fn settle_binds(index: &Index, claim: &ClaimRecord) -> Option<Decision> {
+    let bind = index.binds_of(&claim.uid).into_iter().next()?;
+    let Some(sandbox) = index.sandbox_by_uid(&bind.sandbox).filter(|sandbox| is_free_for(sandbox, claim)) else {
+        return Some(Decision::Release { node: bind.node, owner: bind.owner, sandbox: bind.sandbox });
+    };
+    let since = sandbox.ready.filter(|ready| ready.is_true).map_or(index.now.wall, |ready| ready.since);
+    let status = Status::bound(claim, &sandbox.key.name, bind.pod_ips, since);
+    Some(Decision::Write(Box::new(status)))
+}
+
+/// A Sandbox has the claim's name: it is the claim's cold one, or in the way.
+fn namesake(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord) -> Decision {
+    if sandbox.claim_uid() != Some(claim.uid.as_str()) {
+        if !sandbox.exists() {
+            return Decision::Rest;
+        }
+        let fault = format!(
+            "sandbox \"{name}\" is not controlled by claim \"{name}\". Please use a different claim name or delete the \
+             sandbox manually",
+            name = claim.key.name
+        );
+        // Its end is an event, so there is nothing to try again before.
+        return refuse(index, claim, &Refusal { is_final: true, ..Refusal::error(fault) });
+    }
+    let Some(detail) = &sandbox.detail else { return Decision::Rest };
+    let status = Status::mirrored(claim, &sandbox.key.name, detail, index.now.wall);
+    // Saying that it is being started would cost a write before the answer; saying what is wrong is worth it.
+    let starting = detail
+        .condition(condition::READY)
+        .is_none_or(|ready| ready.status == "False" && ready.reason == reason::DEPENDENCIES_NOT_READY);
+    let unschedulable = detail.condition(condition::POD_SCHEDULED).is_some_and(|scheduled| scheduled.status == "False");
+    let speak_at = sandbox.first_seen + index.settings.cold_silence;
+    if starting && !unschedulable && index.now.mono < speak_at {
+        return Decision::Until(speak_at);
+    }
+    Decision::Write(Box::new(status))
+}
+
+/// A ready member, or a short wait for one that is about to be.
+fn warm(index: &Index, claim: &ClaimRecord, pool: &PoolRecord) -> Option<Decision> {
+    let members = index.members_of(&pool.uid)?;
+    if let Some(sandbox) = members.pick().and_then(|id| index.sandboxes.get(&id)) {
+        let node = sandbox.node.clone()?;
+        return Some(Decision::Bind { node, sandbox: sandbox.uid.clone() });
+    }
+    let ahead = index.waiting_ahead_of(claim);
+    let wait = if ahead < soon_ready(members) {
+        index.settings.starting_wait
+    } else if ahead < soon_ready(members) + members.count(Class::Away) {
+        index.settings.away_wait
+    } else {
+        return None;
+    };
+    let until = claim.first_seen + wait;
+    (index.now.mono < until).then_some(Decision::Until(until))
+}
+
+/// How many members are worth waiting for: those that are being bound may come back, and a few that are being made are
+/// further than a new one would be.
+fn soon_ready(members: &Members) -> usize {
+    const BEING_MADE: usize = 2;
+    members.count(Class::Starting).min(BEING_MADE)
+}
+
+fn cold(index: &Index, claim: &ClaimRecord, template: &Template) -> Decision {
+    match blueprint::sandbox(claim, template) {
+        Ok(object) => Decision::Create { node: index.place(&template.spec.shape).ok(), object: Box::new(object) },
+        Err(refusal) => refuse(index, claim, &refusal),
+    }
+}
+
+fn refuse(index: &Index, claim: &ClaimRecord, refusal: &Refusal) -> Decision {
+    let status = Status::refused(claim, refusal, index.now.wall);
+    if !refusal.is_final {
+        return Decision::WriteAndRetry(Box::new(status));
+    }
+    if status == Status::of(claim) { Decision::Rest } else { Decision::Write(Box::new(status)) }
+}

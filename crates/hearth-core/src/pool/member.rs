@@ -1,0 +1,114 @@
+//! Making members.
+
+use std::sync::Arc;
+
+use hearth_api::Warmth;
+use hearth_api::constants::{EXTENSIONS_API_VERSION, SANDBOX_API_VERSION, annotation, label};
+use serde_json::{Map, Value, json};
+
+use super::Template;
+use crate::claim::blueprint::assign;
+use crate::claim::metadata::{EVICTION_ANNOTATION, sandbox_annotations};
+use crate::effects::{Body, Intent, Lane, Subject};
+use crate::ids::{Key, NodeName};
+use crate::index::{Index, PoolRecord, SandboxOp};
+use crate::names::name_hash;
+
+/// Makes a member of the pool on `node`.
+pub(super) fn create(index: &mut Index, pool: &Key, template: &Arc<Template>, node: Option<&NodeName>) {
+    let name = index.suffixes.name(&pool.name);
+    create_named(index, pool, template, node, &name);
+}
+
+/// Sends the creation of a member again whose outcome is unknown, under the same name.
+pub(crate) fn create_again(index: &mut Index, id: u64) {
+    let Some(record) = index.sandboxes.get(&id) else { return };
+    let pool = record.pool_uid().and_then(|uid| index.pool_by_uid(uid));
+    let found = pool.and_then(|pool| Some((pool.key.clone(), index.template_of(pool)?)));
+    let (key, node, first_seen) = (record.key.clone(), record.node.clone(), record.retry);
+    let Some((pool, template)) = found else {
+        index.drop_placeholder(&key);
+        return;
+    };
+    index.drop_placeholder(&key);
+    create_named(index, &pool, &template, node.as_ref(), &key.name);
+    if let Some(id) = index.sandbox_id(&key) {
+        index.change_sandbox(id, |record| record.retry = first_seen);
+    }
+}
+
+fn create_named(index: &mut Index, pool: &Key, template: &Template, node: Option<&NodeName>, name: &str) {
+    let Some(record) = index.pools.get(pool) else { return };
+    let uid = record.uid.clone();
+    let mut object = object(record, template, name, index.settings.warm_pool_eviction);
+    if let Some(node) = node {
+        assign(&mut object, node);
+    }
+    let sandbox = Key::new(pool.namespace.clone(), name);
+    index.expect_sandbox(&sandbox, &object);
+    debug_assert!(index.sandbox(&sandbox).is_some_and(|record| record.op == Some(SandboxOp::Creating)));
+    index.write(Subject::Sandbox(sandbox), &uid, Intent::MemberCreate, Lane::Refill, Body::Create(object));
+}
+
+fn object(pool: &PoolRecord, template: &Template, name: &str, evictable: bool) -> Value {
+    let hashes = [
+        (label::WARM_POOL, name_hash(&pool.key.name)),
+        (label::TEMPLATE_REF_HASH, template.ref_hash.clone()),
+        (label::TEMPLATE_HASH, template.blueprint_hash.clone()),
+        (label::POD_TEMPLATE_HASH, template.pod_template_hash.clone()),
+    ];
+    let mut labels: Map<String, Value> =
+        [(label::LAUNCH_TYPE.to_owned(), "warm".into()), (label::CREATED_BY.to_owned(), "controller".into())].into_iter().collect();
+    let mut pod_metadata = template.pod_metadata.clone();
+    for (key, hash) in hashes {
+        labels.insert(key.to_owned(), hash.clone().into());
+        pod_metadata.labels.insert(key.to_owned(), hash);
+    }
+    if evictable {
+        pod_metadata.annotations.entry(EVICTION_ANNOTATION.to_owned()).or_insert_with(|| "true".to_owned());
+    }
+    let mut annotations = sandbox_annotations(template);
+    annotations.insert(annotation::WARMTH.to_owned(), warmth(pool.warmth).into());
+    let mut spec = Map::new();
+    spec.insert("podTemplate".into(), json!({"metadata": pod_metadata, "spec": template.pod_spec}));
+    if !template.volumes.is_empty() {
+        spec.insert("volumeClaimTemplates".into(), json!(template.volumes));
+    }
+    if let Some(service) = template.service {
+        spec.insert("service".into(), service.into());
+    }
+    if let Some(idle) = &template.idle {
+        spec.insert("idle".into(), json!(idle));
+    }
+    if let Some(recreate) = template.recreate {
+        spec.insert("recreate".into(), json!(recreate));
+    }
+    json!({
+        "apiVersion": SANDBOX_API_VERSION,
+        "kind": "Sandbox",
+        "metadata": {
+            "name": name,
+            "generateName": format!("{}-", pool.key.name),
+            "namespace": pool.key.namespace,
+            "labels": labels,
+            "annotations": annotations,
+            "ownerReferences": [{
+                "apiVersion": EXTENSIONS_API_VERSION,
+                "kind": "SandboxWarmPool",
+                "name": pool.key.name,
+                "uid": pool.uid,
+                "controller": true,
+                "blockOwnerDeletion": true,
+            }],
+        },
+        "spec": spec,
+    })
+}
+
+fn warmth(warmth: Warmth) -> &'static str {
+    match warmth {
+        Warmth::Frozen => "Frozen",
+        Warmth::Running => "Running",
+        Warmth::Sandbox => "Sandbox",
+    }
+}
