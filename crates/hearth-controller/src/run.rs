@@ -92,30 +92,41 @@ pub enum RunError {
 /// When it cannot start, or must not go on: leadership lost, or a part of it gone. The caller ends the process; the next
 /// one takes over from what the API server and the nodes know.
 pub async fn run(config: ControllerConfig, token: CancellationToken) -> Result<(), RunError> {
-    let tracker = TaskTracker::new();
-    let result = supervise(config, &tracker, &token).await;
-    token.cancel();
-    tracker.close();
-    if tokio::time::timeout(SHUTDOWN, tracker.wait()).await.is_err() {
-        tracing::warn!(tasks = tracker.len(), "some tasks did not end in time");
-    }
+    let work = Work { tracker: TaskTracker::new(), token: token.child_token() };
+    let election = Work { tracker: TaskTracker::new(), token: CancellationToken::new() };
+    let result = supervise(config, &work, &election).await;
+    work.end("work").await;
+    // The Lease is given back last: nobody leads while we still act.
+    election.end("election").await;
     result
 }
 
-async fn supervise(
-    config: ControllerConfig,
-    tracker: &TaskTracker,
-    token: &CancellationToken,
-) -> Result<(), RunError> {
+/// Tasks that end together.
+#[derive(Debug)]
+struct Work {
+    tracker: TaskTracker,
+    token: CancellationToken,
+}
+
+impl Work {
+    async fn end(self, name: &str) {
+        self.token.cancel();
+        self.tracker.close();
+        if tokio::time::timeout(SHUTDOWN, self.tracker.wait()).await.is_err() {
+            tracing::warn!(name, tasks = self.tracker.len(), "some tasks did not end in time");
+        }
+    }
+}
+
+async fn supervise(config: ControllerConfig, work: &Work, election: &Work) -> Result<(), RunError> {
     let client = client(config.kubeconfig.clone()).await?;
     let identity = Identity::generate(&config.identity).map_err(RunError::Identity)?;
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     let readiness = Readiness::new();
     let admin = AdminServer::bind(config.metrics_address, registry, readiness.clone()).await.map_err(RunError::Admin)?;
-    let health = AdminServer::bind(config.health_address, Registry::default(), readiness.clone())
-        .await
-        .map_err(RunError::Admin)?;
+    let health =
+        AdminServer::bind(config.health_address, Registry::default(), readiness).await.map_err(RunError::Admin)?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         identity = %config.identity,
@@ -133,28 +144,23 @@ async fn supervise(
         fingerprint: identity.fingerprint(),
         timing: config.lease_timing,
     };
-    let (engine, inputs) = engine(&config, &client, identity, metrics.clone(), leadership, tracker, token);
+    let (engine, inputs) = engine(&config, &client, identity, metrics, leadership, work);
 
-    let mut admin_task = tracker.spawn(admin.run(token.clone()));
-    let mut health_task = tracker.spawn(health.run(token.clone()));
-    let mut engine_task = tracker.spawn(engine.run(inputs, token.clone()));
-    let mut election_task = tracker.spawn(candidate.run(leadership_sender, token.clone()));
-    // Cancel-safe: join handles can be awaited again, and are not after this.
-    let result = tokio::select! {
-        ended = &mut election_task => match ended {
-            Ok(Ok(())) => Ok(()),
+    let token = &work.token;
+    let admin_task = work.tracker.spawn(admin.run(token.clone()));
+    let health_task = work.tracker.spawn(health.run(token.clone()));
+    let engine_task = work.tracker.spawn(engine.run(inputs, token.clone()));
+    let election_task = election.tracker.spawn(candidate.run(leadership_sender, election.token.clone()));
+    // Cancel-safe: join handles detach when dropped, and the trackers still wait for the tasks.
+    tokio::select! {
+        ended = election_task => match ended {
             Ok(Err(error)) => Err(RunError::Election(error)),
-            Err(_) => Err(RunError::Ended("leader election")),
+            _ => Err(RunError::Ended("leader election")),
         },
-        ended = &mut admin_task => server_ended(ended, "metrics server", token),
-        ended = &mut health_task => server_ended(ended, "health server", token),
-        _ = &mut engine_task => if token.is_cancelled() { Ok(()) } else { Err(RunError::Ended("main loop")) },
-    };
-    if result.is_ok() && !election_task.is_finished() {
-        // The Lease is given back last, so that nobody leads while we still act.
-        let _ = tokio::time::timeout(SHUTDOWN, election_task).await;
+        ended = admin_task => server_ended(ended, "metrics server", token),
+        ended = health_task => server_ended(ended, "health server", token),
+        _ = engine_task => if token.is_cancelled() { Ok(()) } else { Err(RunError::Ended("main loop")) },
     }
-    result
 }
 
 fn server_ended(
@@ -175,9 +181,9 @@ fn engine(
     identity: Identity,
     metrics: Metrics,
     leadership: watch::Receiver<Leadership>,
-    tracker: &TaskTracker,
-    token: &CancellationToken,
+    work: &Work,
 ) -> (Engine, Inputs) {
+    let Work { tracker, token } = work;
     let (watch_sender, watches) = mpsc::channel(INPUTS);
     let (node_sender, nodes) = mpsc::channel(INPUTS);
     let (written_sender, written) = mpsc::channel(INPUTS);
