@@ -25,8 +25,15 @@ impl ProbeState {
     #[must_use]
     pub fn started(plan: Option<&ProbePlan>, now: Duration) -> Self {
         match plan {
-            None => Self { ready: true, been_ready: true, ..Self::default() },
-            Some(plan) => Self { due: Some(now + seconds(plan.initial_delay_seconds)), ..Self::default() },
+            None => Self {
+                ready: true,
+                been_ready: true,
+                ..Self::default()
+            },
+            Some(plan) => Self {
+                due: Some(now + seconds(plan.initial_delay_seconds)),
+                ..Self::default()
+            },
         }
     }
 
@@ -34,7 +41,12 @@ impl ProbeState {
     /// ready until its probes say otherwise.
     #[must_use]
     pub fn adopted_ready(plan: Option<&ProbePlan>, now: Duration) -> Self {
-        Self { ready: true, been_ready: true, due: plan.map(|_| now), ..Self::default() }
+        Self {
+            ready: true,
+            been_ready: true,
+            due: plan.map(|_| now),
+            ..Self::default()
+        }
     }
 
     /// Whether the container is ready.
@@ -52,15 +64,27 @@ impl ProbeState {
     /// A probe has ended.
     #[must_use]
     pub fn probed(mut self, plan: &ProbePlan, success: bool, now: Duration) -> Self {
-        self.in_a_row = if self.last == Some(success) { self.in_a_row.saturating_add(1) } else { 1 };
+        self.in_a_row = if self.last == Some(success) {
+            self.in_a_row.saturating_add(1)
+        } else {
+            1
+        };
         self.last = Some(success);
-        let threshold = if success { plan.success_threshold } else { plan.failure_threshold };
+        let threshold = if success {
+            plan.success_threshold
+        } else {
+            plan.failure_threshold
+        };
         if self.in_a_row >= threshold {
             self.ready = success;
             self.been_ready |= success;
         }
         let period = seconds(plan.period_seconds);
-        let wait = if self.been_ready { period } else { doubled(FIRST_RETRY, self.tries, period) };
+        let wait = if self.been_ready {
+            period
+        } else {
+            doubled(FIRST_RETRY, self.tries, period)
+        };
         self.tries = self.tries.saturating_add(1);
         self.due = Some(now + wait);
         self
@@ -120,17 +144,32 @@ mod tests {
             (1, 3, vec![t], vec![t]),
             (1, 3, vec![f, t], vec![f, t]),
             (2, 3, vec![t, f, t, t], vec![f, f, f, t]),
-            (1, 3, vec![t, f, f, t, f, f, f, t], vec![t, t, t, t, t, t, f, t]),
+            (
+                1,
+                3,
+                vec![t, f, f, t, f, f, f, t],
+                vec![t, t, t, t, t, t, f, t],
+            ),
             (1, 1, vec![t, f, t], vec![t, f, t]),
         ] {
-            assert_eq!(ready_after(&plan(0, 10, success, failure), &results), expect, "{success} {failure} {results:?}");
+            assert_eq!(
+                ready_after(&plan(0, 10, success, failure), &results),
+                expect,
+                "{success} {failure} {results:?}"
+            );
         }
     }
 
     #[test]
     fn the_first_probe_waits_for_the_initial_delay() {
-        assert_eq!(ProbeState::started(Some(&plan(0, 10, 1, 3)), Duration::from_secs(7)).due(), Some(Duration::from_secs(7)));
-        assert_eq!(ProbeState::started(Some(&plan(4, 10, 1, 3)), Duration::from_secs(7)).due(), Some(Duration::from_secs(11)));
+        assert_eq!(
+            ProbeState::started(Some(&plan(0, 10, 1, 3)), Duration::from_secs(7)).due(),
+            Some(Duration::from_secs(7))
+        );
+        assert_eq!(
+            ProbeState::started(Some(&plan(4, 10, 1, 3)), Duration::from_secs(7)).due(),
+            Some(Duration::from_secs(11))
+        );
     }
 
     #[test]
@@ -138,19 +177,31 @@ mod tests {
         let plan = plan(0, 1, 1, 3);
         let mut state = ProbeState::started(Some(&plan), Duration::ZERO);
         let mut waits = Vec::new();
-        for success in [false, false, false, false, false, false, false, false, true, false, true] {
+        for success in [
+            false, false, false, false, false, false, false, false, true, false, true,
+        ] {
             let now = state.due().unwrap();
             state = state.probed(&plan, success, now);
             waits.push((state.due().unwrap() - now).as_millis());
         }
-        assert_eq!(waits, [20, 40, 80, 160, 320, 640, 1000, 1000, 1000, 1000, 1000]);
+        assert_eq!(
+            waits,
+            [20, 40, 80, 160, 320, 640, 1000, 1000, 1000, 1000, 1000]
+        );
     }
 
     #[test]
     fn time_that_stood_still_does_not_count() {
         let plan = plan(0, 10, 1, 3);
-        let state = ProbeState::started(Some(&plan), Duration::ZERO).probed(&plan, true, Duration::from_secs(1));
-        assert_eq!(state.delayed(Duration::from_secs(100)).due(), Some(Duration::from_secs(111)));
+        let state = ProbeState::started(Some(&plan), Duration::ZERO).probed(
+            &plan,
+            true,
+            Duration::from_secs(1),
+        );
+        assert_eq!(
+            state.delayed(Duration::from_secs(100)).due(),
+            Some(Duration::from_secs(111))
+        );
         assert!(state.delayed(Duration::from_secs(100)).ready());
     }
 

@@ -20,19 +20,31 @@ impl Restarts {
     /// at all, then 10 s, doubling up to 5 min; a run of 10 min forgives.
     #[must_use]
     pub fn after_exit(self, ran_for: Duration) -> (Self, Duration) {
-        let in_a_row = if ran_for >= RUN_THAT_FORGIVES { 0 } else { self.in_a_row };
+        let in_a_row = if ran_for >= RUN_THAT_FORGIVES {
+            0
+        } else {
+            self.in_a_row
+        };
         let delay = match in_a_row.checked_sub(1) {
             None => Duration::ZERO,
             Some(doublings) => doubled(FIRST_DELAY, doublings, LONGEST_DELAY),
         };
-        (Self { in_a_row: in_a_row.saturating_add(1) }, delay)
+        (
+            Self {
+                in_a_row: in_a_row.saturating_add(1),
+            },
+            delay,
+        )
     }
 }
 
 /// `first` doubled so many times, at most `longest`.
 #[must_use]
 pub fn doubled(first: Duration, doublings: u32, longest: Duration) -> Duration {
-    1_u32.checked_shl(doublings).and_then(|factor| first.checked_mul(factor)).map_or(longest, |delay| delay.min(longest))
+    1_u32
+        .checked_shl(doublings)
+        .and_then(|factor| first.checked_mul(factor))
+        .map_or(longest, |delay| delay.min(longest))
 }
 
 /// Whether a container that exited with `code` is started again.
@@ -72,8 +84,20 @@ mod tests {
     #[test]
     fn doubling_never_overflows() {
         let (first, longest) = (Duration::from_secs(1), Duration::from_secs(60));
-        for (doublings, expect) in [(0, 1), (1, 2), (5, 32), (6, 60), (31, 60), (32, 60), (u32::MAX, 60)] {
-            assert_eq!(doubled(first, doublings, longest).as_secs(), expect, "{doublings}");
+        for (doublings, expect) in [
+            (0, 1),
+            (1, 2),
+            (5, 32),
+            (6, 60),
+            (31, 60),
+            (32, 60),
+            (u32::MAX, 60),
+        ] {
+            assert_eq!(
+                doubled(first, doublings, longest).as_secs(),
+                expect,
+                "{doublings}"
+            );
         }
     }
 

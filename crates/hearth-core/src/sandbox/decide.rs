@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use super::op::{Effect, Op, Priority, Step, Stray};
+use super::phase::{CreateStep, Phase, StopStep};
 use super::state::{
-    CreateStep, Desired, Effect, Ended, Goal, Life, Op, Phase, Pod, Prepared, Priority, Residency, SandboxFact, Stage,
-    State, Step, StopStep, Stray, Unsettled,
+    Desired, Ended, Goal, Life, Pod, Prepared, Residency, SandboxFact, Stage, State, Unsettled,
 };
 
 /// What is known of the world beside the facts, for one decision.
@@ -29,10 +30,20 @@ impl Now<'_> {
 
 impl State {
     /// Decides, and derives the phase.
-    pub(super) fn act(&mut self, residency: Residency, desired: &Desired, time: Duration) -> Vec<Effect> {
-        let now = Now { residency, desired, time };
+    pub(super) fn act(
+        &mut self,
+        residency: Residency,
+        desired: &Desired,
+        time: Duration,
+    ) -> Vec<Effect> {
+        let now = Now {
+            residency,
+            desired,
+            time,
+        };
         let mut effects = Vec::new();
         self.wake = None;
+        self.blocked = false;
         if self.doing.as_ref().is_none_or(Op::may_be_dropped) {
             let before = self.doing.take();
             let choice = self.choose(&now);
@@ -43,6 +54,10 @@ impl State {
                 self.doing.clone_from(&choice);
                 effects.extend(choice.map(Effect::Do));
             }
+        }
+        if self.doing.is_none() && !self.blocked {
+            // What failed is not wanted any more.
+            self.failure = None;
         }
         if self.slot && !self.doing.as_ref().is_some_and(Op::keeps_slot) {
             self.slot = false;
@@ -92,6 +107,7 @@ impl State {
             && now.time < failure.retry_at
         {
             let at = failure.retry_at;
+            self.blocked = true;
             self.wake_at(at);
             return None;
         }
@@ -108,9 +124,24 @@ impl State {
         self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
     }
 
+    /// What must be seen to before the host's side of a pod goes: a sandbox that was thought never to come may have come
+    /// after all, into this very cgroup.
+    fn leftover(&self) -> Option<Op> {
+        if self.look_due {
+            Some(Op::Look)
+        } else {
+            self.strays.first().cloned().map(Op::RemoveStray)
+        }
+    }
+
     fn choose_without_pod(&mut self, now: &Now<'_>) -> Option<Op> {
         match now.desired.goal {
-            Goal::Remove => self.recorded.and_then(|_| self.ready_to(Op::Forget, now)),
+            Goal::Remove => {
+                let last = self
+                    .leftover()
+                    .or_else(|| self.recorded.map(|_| Op::Forget))?;
+                self.ready_to(last, now)
+            }
             Goal::Suspend | Goal::Expire | Goal::Keep => match self.recorded {
                 None | Some(Stage::Suspended) => None,
                 Some(_) => self.ready_to(Op::Record(Stage::Suspended), now),
@@ -125,10 +156,12 @@ impl State {
     /// Stops the pod, step by step, until nothing is left of it.
     fn choose_end(&mut self, now: &Now<'_>) -> Option<Op> {
         let pod = self.pod.as_ref()?;
-        let untouched = self.recorded.is_none();
         // Worth a try, so that a restarted daemon does not use the pod; not worth waiting for.
-        let tried = self.failure.as_ref().is_some_and(|failure| failure.step == Step::Record);
-        if !untouched && self.recorded != Some(Stage::Stopping) && !tried {
+        let tried = self
+            .failure
+            .as_ref()
+            .is_some_and(|failure| failure.step == Step::Record);
+        if pod.recorded.is_some() && self.recorded != Some(Stage::Stopping) && !tried {
             return self.ready_to(Op::Record(Stage::Stopping), now);
         }
         if let Some(id) = pod.sandbox.id() {
@@ -136,14 +169,27 @@ impl State {
             if matches!(pod.sandbox, SandboxFact::Down(_)) {
                 return self.ready_to(Op::RemoveSandbox { id }, now);
             }
-            let running = pod.containers.iter().filter(|c| matches!(c.life, Life::Running(_)));
-            let ids: Vec<String> = running.filter_map(|c| c.life.id()).map(str::to_owned).collect();
+            let running = pod
+                .containers
+                .iter()
+                .filter(|c| matches!(c.life, Life::Running(_)));
+            let ids: Vec<String> = running
+                .filter_map(|c| c.life.id())
+                .map(str::to_owned)
+                .collect();
             let grace_seconds = pod.plan.grace_seconds;
             let polite = !pod.told_to_stop && !ids.is_empty();
-            let stop = if polite { Op::StopContainers { ids, grace_seconds } } else { Op::StopSandbox { id } };
+            let stop = if polite {
+                Op::StopContainers { ids, grace_seconds }
+            } else {
+                Op::StopSandbox { id }
+            };
             return self.ready_to(stop, now);
         }
         let (volumes, cgroup) = (pod.volumes, pod.cgroup);
+        if let Some(first) = self.leftover() {
+            return self.ready_to(first, now);
+        }
         if volumes != Prepared::No {
             return self.ready_to(Op::RemoveVolumes, now);
         }
@@ -161,8 +207,11 @@ impl State {
         if let Some(ended) = pod.ended {
             return self.choose_after_end(ended, now);
         }
+        let up = matches!(pod.sandbox, SandboxFact::Up(_));
         let may_make = match now.desired.goal {
-            Goal::Run { .. } | Goal::Freeze => true,
+            Goal::Run { .. } => true,
+            // What ends in a frozen pod is made anew when it is thawed.
+            Goal::Freeze => !(up && pod.all_started() && now.residency == Residency::Frozen),
             // Without a word from the API, what was running before is kept running.
             _ => self.recorded == Some(Stage::Ready),
         };
@@ -180,16 +229,22 @@ impl State {
         }
         let policy = pod.plan.restart_policy;
         let lost = pod.sandbox_lost();
-        let mut failed = lost;
+        let mut failed = false;
         for container in &pod.containers {
             match &container.life {
-                Life::Exited { code, .. } if !crate::restart::restarts(policy, *code) => failed |= *code != 0,
+                Life::Exited { code, .. } if !crate::restart::restarts(policy, *code) => {
+                    failed |= *code != 0
+                }
                 // With the sandbox gone under it, a container that is never started again has failed.
-                _ if lost => {}
+                _ if lost => failed = true,
                 _ => return,
             }
         }
-        pod.ended = Some(if failed { Ended::Failed } else { Ended::Succeeded });
+        pod.ended = Some(if failed {
+            Ended::Failed
+        } else {
+            Ended::Succeeded
+        });
     }
 
     fn choose_after_end(&mut self, ended: Ended, now: &Now<'_>) -> Option<Op> {
@@ -213,8 +268,12 @@ impl State {
         let (volumes, cgroup, attempt) = (pod.volumes, pod.cgroup, pod.attempt);
         match pod.sandbox.clone() {
             SandboxFact::Down(id) => self.ready_to(Op::RemoveSandbox { id }, now),
-            SandboxFact::None if self.recorded.is_none_or(|stage| stage == Stage::Suspended) => {
-                self.ready_to(Op::Record(Stage::Creating), now)
+            SandboxFact::None if pod.recorded != Some(attempt) => {
+                let stage = self
+                    .recorded
+                    .filter(|_| pod.recorded.is_some())
+                    .unwrap_or(Stage::Creating);
+                self.ready_to(Op::Record(stage), now)
             }
             SandboxFact::None if volumes != Prepared::Yes => self.ready_to(Op::Volumes, now),
             SandboxFact::None if cgroup != Prepared::Yes => self.ready_to(Op::Cgroup, now),
@@ -250,11 +309,29 @@ impl State {
                 self.wake_at(not_before);
                 None
             }
-            Life::Exited { id, .. } => self.ready_to(Op::RemoveContainer { container: index, id }, now),
+            Life::Exited { id, .. } => self.ready_to(
+                Op::RemoveContainer {
+                    container: index,
+                    id,
+                },
+                now,
+            ),
             Life::Absent if needs_pull => self.ready_to(Op::Pull { container: index }, now),
             Life::Absent if !has_image => self.ready_to(Op::Image { container: index }, now),
-            Life::Absent => self.ready_to(Op::Create { container: index, attempt }, now),
-            Life::Created(id) => self.ready_to(Op::Start { container: index, id }, now),
+            Life::Absent => self.ready_to(
+                Op::Create {
+                    container: index,
+                    attempt,
+                },
+                now,
+            ),
+            Life::Created(id) => self.ready_to(
+                Op::Start {
+                    container: index,
+                    id,
+                },
+                now,
+            ),
         }
     }
 
@@ -263,7 +340,8 @@ impl State {
         let pod = self.pod.as_ref()?;
         let (started, ready) = (pod.all_started() && pod.any_running(), pod.all_ready());
         let probing = pod.containers.iter().any(|container| container.probing);
-        if ready && self.recorded == Some(Stage::Creating)
+        if ready
+            && self.recorded == Some(Stage::Creating)
             && let Some(record) = self.ready_to(Op::Record(Stage::Ready), now)
         {
             return Some(record);
@@ -284,7 +362,8 @@ impl State {
 
     /// Starts the probes that are due. None while the processes stand still, or are about to.
     fn probe(&mut self, now: &Now<'_>, effects: &mut Vec<Effect>) {
-        let still = now.residency != Residency::Running || matches!(self.doing, Some(Op::Freeze | Op::Thaw));
+        let still = now.residency != Residency::Running
+            || matches!(self.doing, Some(Op::Freeze | Op::Thaw));
         let mut wake = None;
         if let Some(pod) = &mut self.pod
             && !still
@@ -292,13 +371,18 @@ impl State {
             && pod.ended.is_none()
         {
             for (index, container) in pod.containers.iter_mut().enumerate() {
-                let Some(due) = container.probe.due() else { continue };
+                let Some(due) = container.probe.due() else {
+                    continue;
+                };
                 if container.probing || !matches!(container.life, Life::Running(_)) {
                     continue;
                 }
                 if due <= now.time {
                     container.probing = true;
-                    effects.push(Effect::Probe { container: index, attempt: container.attempt });
+                    effects.push(Effect::Probe {
+                        container: index,
+                        attempt: container.attempt,
+                    });
                 } else {
                     wake = Some(wake.map_or(due, |wake: Duration| wake.min(due)));
                 }
@@ -309,11 +393,25 @@ impl State {
         }
     }
 
+    /// Whether the result of a probe of this container, in this attempt, is still of interest. A probe that is not is
+    /// dropped.
+    #[must_use]
+    pub fn is_probing(&self, container: usize, attempt: u32) -> bool {
+        let container = self
+            .pod
+            .as_ref()
+            .and_then(|pod| pod.containers.get(container));
+        container.is_some_and(|container| container.probing && container.attempt == attempt)
+    }
+
     /// Whether all containers are ready and nothing is in doubt.
     #[must_use]
     pub fn ready(&self) -> bool {
         self.pod.as_ref().is_some_and(|pod| {
-            !pod.ending && pod.ended.is_none() && self.unsettled != Some(Unsettled::Adoption) && pod.all_ready()
+            !pod.ending
+                && pod.ended.is_none()
+                && self.unsettled != Some(Unsettled::Adoption)
+                && pod.all_ready()
         })
     }
 
@@ -322,7 +420,9 @@ impl State {
             return Phase::Unknown(unsettled.clone());
         }
         let goal = now.desired.goal;
-        let Some(pod) = &self.pod else { return self.phase_without_pod(now) };
+        let Some(pod) = &self.pod else {
+            return self.phase_without_pod(now);
+        };
         let blocked = self.doing.is_none() || matches!(self.doing, Some(Op::Admit(_)));
         if pod.ending {
             if let (true, Some(failure)) = (blocked, &self.failure) {
@@ -330,7 +430,11 @@ impl State {
             }
             let step = stop_step(self.doing.as_ref(), pod);
             let stays = matches!(goal, Goal::Suspend | Goal::Expire | Goal::Keep);
-            return if stays { Phase::Suspending(step) } else { Phase::Stopping(step) };
+            return if stays {
+                Phase::Suspending(step)
+            } else {
+                Phase::Stopping(step)
+            };
         }
         if let Some(ended) = pod.ended {
             return Phase::Finished(ended);
@@ -343,9 +447,11 @@ impl State {
         match now.residency {
             Residency::Unclear => Phase::Thawing,
             residency if self.ready() => Phase::Ready(residency),
-            residency if pod.all_started() && pod.any_running() => Phase::Starting(residency),
+            residency if pod.all_started() => Phase::Starting(residency),
             _ => match &self.failure {
-                Some(failure) if blocked && failure.step != Step::Look => Phase::Failed(failure.clone()),
+                Some(failure) if blocked && failure.step != Step::Look => {
+                    Phase::Failed(failure.clone())
+                }
                 _ => Phase::Creating(create_step(self.doing.as_ref(), pod)),
             },
         }
@@ -357,7 +463,11 @@ impl State {
             _ => None,
         };
         match now.desired.goal {
-            Goal::Remove if self.recorded.is_none() && self.doing.is_none() && self.strays.is_empty() => Phase::Gone,
+            Goal::Remove
+                if self.recorded.is_none() && self.doing.is_none() && self.strays.is_empty() =>
+            {
+                Phase::Gone
+            }
             Goal::Remove => failed(self).unwrap_or(Phase::Stopping(StopStep::Forget)),
             Goal::Suspend => Phase::Suspended,
             Goal::Expire => Phase::Expired,
@@ -384,13 +494,18 @@ fn create_step(doing: Option<&Op>, pod: &Pod) -> CreateStep {
     match doing {
         Some(Op::Admit(_)) => CreateStep::Admission,
         Some(Op::Image { container } | Op::Pull { container }) => CreateStep::Image(*container),
-        Some(Op::Create { container, .. } | Op::RemoveContainer { container, .. }) => CreateStep::Container(*container),
+        Some(Op::Create { container, .. } | Op::RemoveContainer { container, .. }) => {
+            CreateStep::Container(*container)
+        }
         Some(Op::Start { container, .. }) => CreateStep::Start(*container),
         Some(Op::RunSandbox { .. } | Op::RemoveSandbox { .. }) => CreateStep::Sandbox,
         Some(Op::Record(_) | Op::Volumes | Op::Cgroup) => CreateStep::Host,
         _ => match pod.sandbox {
             SandboxFact::Up(_) => {
-                let waiting = pod.containers.iter().position(|c| !matches!(c.life, Life::Running(_)));
+                let waiting = pod
+                    .containers
+                    .iter()
+                    .position(|c| !matches!(c.life, Life::Running(_)));
                 CreateStep::Container(waiting.unwrap_or(0))
             }
             _ => CreateStep::Sandbox,

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::op::{Event, Learned, Op, Outcome, Step, Stray};
 use super::state::{
-    Desired, Event, Failure, Learned, Life, Op, Outcome, Pod, Prepared, Residency, SandboxFact, Stage, State, Step,
-    Stray, Unsettled,
+    Desired, Failure, Life, Pod, Prepared, Residency, SandboxFact, Stage, State, Unsettled,
 };
 use crate::ids::PodUid;
 use crate::podspec::PodPlan;
@@ -16,13 +16,15 @@ use crate::restart::doubled;
 const POLITE_STOPS: u32 = 3;
 
 impl State {
-    /// What the journal says of a sandbox; the rest is to be found out.
+    /// What the journal says of a sandbox and its pod: uid, attempt, plan. The rest is to be found out.
     #[must_use]
-    pub fn adopted(stage: Stage, pod: Option<(PodUid, Arc<PodPlan>)>) -> Self {
-        let pod = pod.map(|(uid, plan)| {
+    pub fn adopted(stage: Stage, pod: Option<(PodUid, u32, Arc<PodPlan>)>) -> Self {
+        let pod = pod.map(|(uid, attempt, plan)| {
             let mut pod = Pod::new(uid, plan);
+            pod.attempt = attempt;
             pod.volumes = Prepared::Maybe;
             pod.cgroup = Prepared::Maybe;
+            pod.recorded = Some(attempt);
             pod.ending = stage == Stage::Stopping;
             pod.ended = match stage {
                 Stage::Succeeded => Some(super::Ended::Succeeded),
@@ -56,7 +58,13 @@ impl State {
         }
     }
 
-    pub(super) fn fold(&mut self, event: &Event, desired: &Desired, residency: Residency, now: Duration) {
+    pub(super) fn fold(
+        &mut self,
+        event: &Event,
+        desired: &Desired,
+        residency: Residency,
+        now: Duration,
+    ) {
         match event {
             Event::Tick => {}
             Event::Changed => self.look_due = true,
@@ -65,12 +73,20 @@ impl State {
                     failure.retry_at = now;
                 }
             }
-            Event::Probed { container, attempt, success } => self.probed(*container, *attempt, *success, now),
+            Event::Probed {
+                container,
+                attempt,
+                success,
+            } => self.probed(*container, *attempt, *success, now),
             Event::Ended(outcome) => {
                 let Some(op) = self.doing.take() else { return };
                 match outcome {
                     Outcome::Done(learned) => {
-                        if self.failure.as_ref().is_some_and(|failure| failure.is_of(&op)) {
+                        if self
+                            .failure
+                            .as_ref()
+                            .is_some_and(|failure| failure.is_of(&op))
+                        {
                             self.failure = None;
                         }
                         self.done(&op, learned, desired, residency, now);
@@ -92,8 +108,16 @@ impl State {
     fn probed(&mut self, index: usize, attempt: u32, success: bool, now: Duration) {
         let Some(pod) = &mut self.pod else { return };
         let plan = pod.plan.clone();
-        let Some(probe) = plan.containers.get(index).and_then(|container| container.readiness.as_ref()) else { return };
-        let Some(container) = pod.containers.get_mut(index) else { return };
+        let Some(probe) = plan
+            .containers
+            .get(index)
+            .and_then(|container| container.readiness.as_ref())
+        else {
+            return;
+        };
+        let Some(container) = pod.containers.get_mut(index) else {
+            return;
+        };
         if container.attempt != attempt {
             return;
         }
@@ -103,16 +127,30 @@ impl State {
         }
     }
 
-    fn done(&mut self, op: &Op, learned: &Learned, desired: &Desired, residency: Residency, now: Duration) {
+    fn done(
+        &mut self,
+        op: &Op,
+        learned: &Learned,
+        desired: &Desired,
+        residency: Residency,
+        now: Duration,
+    ) {
         match (op, learned) {
             (Op::Admit(_), Learned::Admitted(uid)) => self.admitted(uid, desired),
-            (Op::Record(stage), _) => self.recorded = Some(*stage),
+            (Op::Record(stage), _) => {
+                self.recorded = Some(*stage);
+                if let Some(pod) = &mut self.pod {
+                    pod.recorded = Some(pod.attempt);
+                }
+            }
             (Op::Forget, _) => self.recorded = None,
             (Op::Look, Learned::Seen(seen)) => self.see(seen, residency, now),
             (Op::RemoveStray(stray), _) => self.strays.retain(|other| other != stray),
             _ => {
                 if let Some(pod) = &mut self.pod {
                     pod.done(op, learned, now);
+                    // Its address could not be learned with it.
+                    self.look_due |= matches!(op, Op::RunSandbox { .. }) && pod.ips.is_empty();
                 }
             }
         }
@@ -123,7 +161,6 @@ impl State {
         self.slot = true;
         if let (None, false, Some(Ok(plan))) = (&self.pod, desired.goal.ends_pod(), &desired.plan) {
             self.pod = Some(Pod::new(uid.clone(), plan.clone()));
-            self.recorded = self.recorded.filter(|stage| *stage != Stage::Creating);
         }
     }
 
@@ -134,11 +171,18 @@ impl State {
         };
         let (first, longest) = back_off(op.step());
         let retry_at = now + doubled(first, attempts - 1, longest);
-        self.failure =
-            Some(Failure { step: op.step(), container: op.container(), error: error.to_owned(), attempts, retry_at });
+        self.failure = Some(Failure {
+            step: op.step(),
+            container: op.container(),
+            error: error.to_owned(),
+            attempts,
+            retry_at,
+        });
         match op {
             // The runtime may know more than its answer said.
-            Op::Create { .. } | Op::Start { .. } | Op::RemoveContainer { .. } => self.look_due = true,
+            Op::Create { .. } | Op::Start { .. } | Op::RemoveContainer { .. } => {
+                self.look_due = true
+            }
             Op::StopContainers { .. } if attempts >= POLITE_STOPS => {
                 if let Some(pod) = &mut self.pod {
                     pod.told_to_stop = true;
@@ -194,7 +238,10 @@ impl Pod {
         for container in &mut self.containers {
             match &container.life {
                 Life::Exited { code, .. } if !crate::restart::restarts(policy, *code) => {
-                    container.life = Life::Exited { id: String::new(), code: *code };
+                    container.life = Life::Exited {
+                        id: String::new(),
+                        code: *code,
+                    };
                 }
                 Life::Absent => {}
                 _ => container.make_anew(),
@@ -205,7 +252,9 @@ impl Pod {
     fn container_done(&mut self, op: &Op, learned: &Learned, now: Duration) {
         let plan = self.plan.clone();
         let Some(index) = op.container() else { return };
-        let Some(container) = self.containers.get_mut(index) else { return };
+        let Some(container) = self.containers.get_mut(index) else {
+            return;
+        };
         match (op, learned) {
             (Op::Image { .. }, Learned::Image(there)) => {
                 container.has_image = *there;
@@ -215,12 +264,17 @@ impl Pod {
                 container.has_image = true;
                 container.needs_pull = false;
             }
-            (Op::Create { .. }, Learned::Container(id)) => container.life = Life::Created(id.clone()),
+            (Op::Create { .. }, Learned::Container(id)) => {
+                container.life = Life::Created(id.clone())
+            }
             (Op::Start { id, .. }, _) => {
                 container.life = Life::Running(id.clone());
                 container.started = true;
                 container.trouble = None;
-                let probe = plan.containers.get(index).and_then(|container| container.readiness.as_ref());
+                let probe = plan
+                    .containers
+                    .get(index)
+                    .and_then(|container| container.readiness.as_ref());
                 container.probe = ProbeState::started(probe, now);
                 container.probing = false;
             }

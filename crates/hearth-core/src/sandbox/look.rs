@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::state::{Life, Op, Pod, Prepared, Residency, SandboxFact, Stage, State, Stray, Unsettled};
+use super::op::{Op, Stray};
+use super::state::{Life, Pod, Residency, SandboxFact, Stage, State, Unsettled};
 use crate::ids::PodUid;
 use crate::podspec::RestartPolicy;
 use crate::probe::ProbeState;
@@ -84,13 +85,25 @@ impl State {
             .iter()
             .filter(|sandbox| sandbox.pod_uid == pod.uid && sandbox.attempt >= pod.attempt)
             .max_by_key(|sandbox| sandbox.attempt);
-        let others = seen.sandboxes.iter().filter(|sandbox| Some(*sandbox) != current);
+        let others = seen
+            .sandboxes
+            .iter()
+            .filter(|sandbox| Some(*sandbox) != current);
         self.strays.extend(others.map(stray_sandbox));
-        let tried = matches!(settled, Some(Unsettled::Op(Op::RunSandbox { .. })));
+        // An earlier daemon may have asked for one as well.
+        let tried = matches!(
+            settled,
+            Some(Unsettled::Adoption | Unsettled::Op(Op::RunSandbox { .. }))
+        );
         see_sandbox(&mut pod, current, tried);
-        let has_been_ready = settled == Some(Unsettled::Adoption) && self.recorded == Some(Stage::Ready);
+        let has_been_ready =
+            settled == Some(Unsettled::Adoption) && self.recorded == Some(Stage::Ready);
         let inside: Vec<&SeenContainer> = match pod.sandbox.id() {
-            Some(id) => seen.containers.iter().filter(|container| container.sandbox_id == id).collect(),
+            Some(id) => seen
+                .containers
+                .iter()
+                .filter(|container| container.sandbox_id == id)
+                .collect(),
             None => Vec::new(),
         };
         for index in 0..pod.containers.len() {
@@ -99,10 +112,15 @@ impl State {
             see_container(&mut pod, index, found, tried, has_been_ready, now);
         }
         let known = |container: &&&SeenContainer| {
-            pod.containers.iter().any(|ours| ours.life.id() == Some(container.id.as_str()))
+            pod.containers
+                .iter()
+                .any(|ours| ours.life.id() == Some(container.id.as_str()))
         };
         let leftover = inside.iter().filter(|container| !known(container));
-        self.strays.extend(leftover.map(|container| Stray::Container { id: container.id.clone() }));
+        self.strays
+            .extend(leftover.map(|container| Stray::Container {
+                id: container.id.clone(),
+            }));
         // A clock that stood still when this daemon came stands still from now on.
         if residency == Residency::Frozen {
             self.frozen_since.get_or_insert(now);
@@ -112,21 +130,24 @@ impl State {
 }
 
 fn stray_sandbox(sandbox: &SeenSandbox) -> Stray {
-    Stray::Sandbox { id: sandbox.id.clone(), pod_uid: sandbox.pod_uid.clone() }
+    Stray::Sandbox {
+        id: sandbox.id.clone(),
+        pod_uid: sandbox.pod_uid.clone(),
+    }
 }
 
 fn see_sandbox(pod: &mut Pod, current: Option<&SeenSandbox>, tried: bool) {
     match current {
         Some(sandbox) => {
             pod.attempt = sandbox.attempt;
-            pod.sandbox =
-                if sandbox.ready { SandboxFact::Up(sandbox.id.clone()) } else { SandboxFact::Down(sandbox.id.clone()) };
+            pod.sandbox = if sandbox.ready {
+                SandboxFact::Up(sandbox.id.clone())
+            } else {
+                SandboxFact::Down(sandbox.id.clone())
+            };
             if !sandbox.ips.is_empty() {
                 pod.ips.clone_from(&sandbox.ips);
             }
-            // Its volumes and cgroup were made before it.
-            pod.volumes = if pod.volumes == Prepared::Maybe { Prepared::Yes } else { pod.volumes };
-            pod.cgroup = if pod.cgroup == Prepared::Maybe { Prepared::Yes } else { pod.cgroup };
         }
         None => {
             // Under the attempt that was tried, one may still turn up.
@@ -140,7 +161,10 @@ fn see_sandbox(pod: &mut Pod, current: Option<&SeenSandbox>, tried: bool) {
 
 /// The container of the newest attempt under this name.
 fn newest<'a>(pod: &Pod, index: usize, inside: &[&'a SeenContainer]) -> Option<&'a SeenContainer> {
-    let (name, attempt) = (&pod.plan.containers.get(index)?.name, pod.containers.get(index)?.attempt);
+    let (name, attempt) = (
+        &pod.plan.containers.get(index)?.name,
+        pod.containers.get(index)?.attempt,
+    );
     inside
         .iter()
         .filter(|container| container.name == *name && container.attempt >= attempt)
@@ -159,13 +183,27 @@ fn see_container(
     let plan = pod.plan.containers.get(index);
     let probe = plan.and_then(|plan| plan.readiness.as_ref());
     let policy = pod.plan.restart_policy;
-    let Some(container) = pod.containers.get_mut(index) else { return };
+    let Some(container) = pod.containers.get_mut(index) else {
+        return;
+    };
     let Some(found) = found else {
         match &container.life {
-            Life::Running(_) => container.ended(policy, String::new(), KILLED, Duration::ZERO, "it is gone", now),
+            Life::Running(_) => container.ended(
+                policy,
+                String::new(),
+                KILLED,
+                Duration::ZERO,
+                "it is gone",
+                now,
+            ),
             Life::Created(_) => container.make_anew(),
             // What has ended and is not started again needs no container any more.
-            Life::Exited { code, .. } => container.life = Life::Exited { id: String::new(), code: *code },
+            Life::Exited { code, .. } => {
+                container.life = Life::Exited {
+                    id: String::new(),
+                    code: *code,
+                }
+            }
             Life::Absent if tried => container.attempt += 1,
             Life::Absent => {}
         }
@@ -186,14 +224,25 @@ fn see_container(
             container.started = true;
             container.trouble = None;
         }
-        SeenLife::Exited { code, ran_for, reason } => {
+        SeenLife::Exited {
+            code,
+            ran_for,
+            reason,
+        } => {
             let known = matches!(&container.life, Life::Exited { id, .. } if *id == found.id);
             if !known {
                 container.ended(policy, found.id.clone(), *code, *ran_for, reason, now);
             }
         }
         SeenLife::Unknown => {
-            container.ended(policy, found.id.clone(), KILLED, Duration::ZERO, "its state is unknown", now);
+            container.ended(
+                policy,
+                found.id.clone(),
+                KILLED,
+                Duration::ZERO,
+                "its state is unknown",
+                now,
+            );
         }
     }
 }
@@ -214,12 +263,17 @@ impl super::state::Container {
             self.restarts = restarts;
             self.not_before = now + delay;
         }
-        let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+        let reason = if reason.is_empty() {
+            String::new()
+        } else {
+            format!(": {reason}")
+        };
         self.trouble = Some(format!("ended with code {code}{reason}"));
         self.life = Life::Exited { id, code };
         self.started = true;
         self.has_image = false;
         self.probe = ProbeState::default();
+        self.probing = false;
     }
 
     /// What there was of it does not count: the next one has the next attempt.
@@ -227,5 +281,6 @@ impl super::state::Container {
         self.life = Life::Absent;
         self.attempt += 1;
         self.has_image = false;
+        self.probing = false;
     }
 }

@@ -17,6 +17,8 @@
 mod decide;
 mod fold;
 mod look;
+mod op;
+mod phase;
 mod state;
 
 #[cfg(test)]
@@ -27,14 +29,21 @@ mod world;
 use std::time::Duration;
 
 pub use look::{SeenContainer, SeenLife, SeenSandbox, Sighting};
+pub use op::{Effect, Event, Learned, Op, Outcome, Priority, Step, Stray};
+pub use phase::{CreateStep, Phase, StopStep};
 pub use state::{
-    Container, CreateStep, Desired, Effect, Ended, Event, Failure, Goal, Learned, Life, Observed, Op, Outcome, Phase,
-    Pod, Prepared, Priority, Residency, SandboxFact, Stage, State, Step, StopStep, Stray, Unsettled,
+    Container, Desired, Ended, Failure, Goal, Life, Observed, Pod, Prepared, Residency,
+    SandboxFact, Stage, State, Unsettled,
 };
 
 /// Takes in what was observed and says what to do next. `now` is the time since any fixed moment of this process.
 #[must_use]
-pub fn step(state: &State, observed: &Observed, desired: &Desired, now: Duration) -> (State, Vec<Effect>) {
+pub fn step(
+    state: &State,
+    observed: &Observed,
+    desired: &Desired,
+    now: Duration,
+) -> (State, Vec<Effect>) {
     let mut next = state.clone();
     next.keep_time(observed.residency, now);
     next.fold(&observed.event, desired, observed.residency, now);

@@ -1,0 +1,627 @@
+//! A node in memory that carries out effects, well or badly, and objects to what must never be done.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::ids::PodUid;
+use crate::podspec::{ContainerPlan, PodPlan, ProbeAction, ProbePlan, RestartPolicy};
+
+/// How an operation ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    Good,
+    Bad,
+    /// It had its effect, but nobody heard of it.
+    Lost,
+    /// Nobody heard of it, and its effect comes later, or never.
+    Late,
+}
+
+#[derive(Clone, Debug)]
+struct WorldSandbox {
+    id: String,
+    pod_uid: PodUid,
+    attempt: u32,
+    up: bool,
+}
+
+#[derive(Clone, Debug)]
+struct WorldContainer {
+    id: String,
+    sandbox_id: String,
+    name: String,
+    attempt: u32,
+    life: SeenLife,
+    started: bool,
+}
+
+/// What the record of the sandbox says.
+pub(super) type Journalled = (Stage, Option<(PodUid, u32, Arc<PodPlan>)>);
+
+pub(super) struct World {
+    pub(super) now: Duration,
+    pub(super) state: State,
+    pub(super) desired: Desired,
+    pub(super) journal: Option<Journalled>,
+    pub(super) residency: Residency,
+    pub(super) log: Vec<Op>,
+    plan: Arc<PodPlan>,
+    sandboxes: Vec<WorldSandbox>,
+    containers: Vec<WorldContainer>,
+    volumes: BTreeSet<PodUid>,
+    cgroups: BTreeSet<PodUid>,
+    stopped: BTreeSet<PodUid>,
+    doubtful: BTreeSet<(PodUid, u32)>,
+    late: Vec<Op>,
+    doing: Option<Op>,
+    probing: Vec<(usize, u32)>,
+    slot: bool,
+    minted: u32,
+    serial: u32,
+}
+
+pub(super) fn plan_of(
+    containers: usize,
+    probed: bool,
+    restart_policy: RestartPolicy,
+) -> Arc<PodPlan> {
+    let readiness = probed.then_some(ProbePlan {
+        action: ProbeAction::Tcp { port: 1 },
+        initial_delay_seconds: 0,
+        timeout_seconds: 1,
+        period_seconds: 10,
+        success_threshold: 1,
+        failure_threshold: 3,
+    });
+    let container = |index| ContainerPlan {
+        name: format!("c{index}"),
+        image: "i".into(),
+        readiness: readiness.clone(),
+        ..ContainerPlan::default()
+    };
+    Arc::new(PodPlan {
+        restart_policy,
+        grace_seconds: 2,
+        containers: (0..containers).map(container).collect(),
+        ..PodPlan::default()
+    })
+}
+
+impl World {
+    pub(super) fn new(plan: Arc<PodPlan>, goal: Goal, can_freeze: bool) -> Self {
+        let member = matches!(
+            goal,
+            Goal::Run {
+                freeze_when_ready: true
+            }
+        );
+        let desired = Desired {
+            goal,
+            plan: Some(Ok(plan.clone())),
+            member,
+            held: false,
+            can_freeze,
+        };
+        Self {
+            now: Duration::from_secs(1000),
+            state: State::default(),
+            desired,
+            journal: None,
+            residency: Residency::Running,
+            log: Vec::new(),
+            plan,
+            sandboxes: Vec::new(),
+            containers: Vec::new(),
+            volumes: BTreeSet::new(),
+            cgroups: BTreeSet::new(),
+            stopped: BTreeSet::new(),
+            doubtful: BTreeSet::new(),
+            late: Vec::new(),
+            doing: None,
+            probing: Vec::new(),
+            slot: false,
+            minted: 0,
+            serial: 0,
+        }
+    }
+
+    pub(super) fn happen(&mut self, event: Event) {
+        let observed = Observed {
+            residency: self.residency,
+            event,
+        };
+        let (state, effects) = step(&self.state, &observed, &self.desired, self.now);
+        self.state = state;
+        let state = &self.state;
+        self.probing
+            .retain(|&(container, attempt)| state.is_probing(container, attempt));
+        for effect in effects {
+            self.carry_out(effect);
+        }
+        assert_eq!(
+            self.state.doing, self.doing,
+            "state and world disagree on what is under way"
+        );
+        assert_eq!(
+            self.state.slot, self.slot,
+            "state and world disagree on the slot"
+        );
+        self.check_phase();
+    }
+
+    pub(super) fn tick(&mut self) {
+        self.happen(Event::Tick);
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Cancel => {
+                let dropped = self.doing.take();
+                assert!(
+                    dropped.is_some_and(|op| op.may_be_dropped()),
+                    "what may not be dropped was dropped"
+                );
+            }
+            Effect::Do(op) => {
+                assert!(self.doing.is_none(), "two operations at once");
+                self.check_start(&op);
+                self.log.push(op.clone());
+                self.doing = Some(op);
+            }
+            Effect::Probe { container, attempt } => {
+                assert_eq!(self.residency, Residency::Running, "probed a frozen pod");
+                assert!(
+                    !matches!(self.doing, Some(Op::Freeze)),
+                    "probed while freezing"
+                );
+                self.probing.push((container, attempt));
+            }
+            Effect::ReleaseSlot => {
+                assert!(self.slot, "released a slot that was not held");
+                self.slot = false;
+            }
+        }
+    }
+
+    fn pod_uid(&self) -> PodUid {
+        self.state
+            .pod
+            .as_ref()
+            .expect("an operation on a pod that is not there")
+            .uid
+            .clone()
+    }
+
+    fn is_journalled(&self, uid: &PodUid) -> bool {
+        matches!(&self.journal, Some((_, Some((journalled, _, _)))) if journalled == uid)
+    }
+
+    /// What must hold when an operation starts.
+    fn check_start(&self, op: &Op) {
+        assert!(
+            !op.needs_live() || self.residency == Residency::Running,
+            "{op:?} on a frozen pod"
+        );
+        assert!(!op.needs_slot() || self.slot, "{op:?} without a slot");
+        match op {
+            Op::Volumes
+            | Op::Cgroup
+            | Op::RunSandbox { .. }
+            | Op::Create { .. }
+            | Op::Start { .. } => {
+                let uid = self.pod_uid();
+                assert!(
+                    self.is_journalled(&uid),
+                    "{op:?} before the uid was recorded"
+                );
+                assert!(
+                    !self.stopped.contains(&uid),
+                    "{op:?} for a pod that was being stopped"
+                );
+            }
+            _ => {}
+        }
+        match op {
+            Op::RunSandbox { attempt } => {
+                let name = (self.pod_uid(), *attempt);
+                assert!(
+                    !self.doubtful.contains(&name),
+                    "attempt {attempt} was used again after an unknown outcome"
+                );
+                assert!(
+                    self.cgroups.contains(&name.0) && self.volumes.contains(&name.0),
+                    "made before its cgroup"
+                );
+                let clash = self
+                    .sandboxes
+                    .iter()
+                    .any(|s| s.pod_uid == name.0 && s.attempt == *attempt);
+                assert!(!clash, "attempt {attempt} exists already");
+            }
+            Op::Freeze => {
+                assert!(!self.desired.held, "froze what is held");
+                assert!(self.probing.is_empty(), "froze during a probe");
+                assert!(self.desired.can_freeze);
+            }
+            Op::Forget => {
+                assert!(self.sandboxes.is_empty(), "forgot while a sandbox is left");
+                assert!(
+                    self.volumes.is_empty() && self.cgroups.is_empty(),
+                    "forgot while something is left"
+                );
+            }
+            Op::RemoveCgroup | Op::RemoveVolumes => {
+                let uid = self.pod_uid();
+                assert!(
+                    self.sandboxes.iter().all(|s| s.pod_uid != uid),
+                    "{op:?} under a sandbox"
+                );
+            }
+            _ => {}
+        }
+    }
+
+    /// What must hold of each phase that is reported.
+    fn check_phase(&self) {
+        let frozen = matches!(
+            self.state.phase,
+            Phase::Ready(Residency::Frozen) | Phase::Starting(Residency::Frozen)
+        );
+        assert!(
+            !frozen || self.residency == Residency::Frozen,
+            "reported frozen while it is not"
+        );
+        if matches!(self.state.phase, Phase::Ready(_)) {
+            let pod = self.state.pod.as_ref().expect("ready without a pod");
+            assert_eq!(pod.containers.len(), self.plan.containers.len());
+            for container in &pod.containers {
+                let Life::Running(id) = &container.life else {
+                    panic!("ready with {container:?}")
+                };
+                let real = self.containers.iter().find(|real| real.id == *id);
+                // It may have ended a moment ago, but it must have been started.
+                assert!(
+                    real.is_none_or(|real| real.started),
+                    "ready, but {id} was never started"
+                );
+            }
+            assert!(
+                !self.stopped.contains(&pod.uid),
+                "ready while being stopped"
+            );
+        }
+        if self.state.phase == Phase::Gone {
+            assert_eq!(
+                self.journal.as_ref().map(|(stage, _)| *stage),
+                None,
+                "gone, but journalled"
+            );
+        }
+    }
+
+    /// Ends the operation under way.
+    pub(super) fn end(&mut self, ending: Ending) {
+        let Some(op) = self.doing.take() else { return };
+        let ending = match op {
+            // These say plainly whether they did it.
+            Op::Admit(_) => Ending::Good,
+            Op::Record(_)
+            | Op::Forget
+            | Op::Volumes
+            | Op::Cgroup
+            | Op::RemoveVolumes
+            | Op::RemoveCgroup
+            | Op::Look
+            | Op::Image { .. }
+            | Op::Pull { .. }
+            | Op::Freeze
+            | Op::Thaw
+                if ending != Ending::Good =>
+            {
+                Ending::Bad
+            }
+            _ => ending,
+        };
+        let outcome = match ending {
+            Ending::Good => Outcome::Done(self.effect(&op)),
+            Ending::Bad => {
+                if op == Op::Freeze {
+                    self.residency = Residency::Running;
+                }
+                Outcome::Failed("no".into())
+            }
+            Ending::Lost | Ending::Late => {
+                if let Op::RunSandbox { attempt } = op {
+                    self.doubtful.insert((self.pod_uid(), attempt));
+                }
+                if ending == Ending::Lost {
+                    self.effect(&op);
+                } else {
+                    self.late.push(op);
+                }
+                Outcome::Unknown("no answer".into())
+            }
+        };
+        self.happen(Event::Ended(outcome));
+    }
+
+    fn effect(&mut self, op: &Op) -> Learned {
+        self.serial += 1;
+        let id = format!("id{}", self.serial);
+        match op {
+            Op::Admit(_) => {
+                self.slot = true;
+                self.minted += 1;
+                return Learned::Admitted(PodUid(format!("pod{}", self.minted)));
+            }
+            Op::Record(stage) => {
+                let pod = self
+                    .state
+                    .pod
+                    .as_ref()
+                    .map(|pod| (pod.uid.clone(), pod.attempt, pod.plan.clone()));
+                self.journal = Some((*stage, pod));
+            }
+            Op::Forget => self.journal = None,
+            Op::Volumes => drop(self.volumes.insert(self.pod_uid())),
+            Op::Cgroup => drop(self.cgroups.insert(self.pod_uid())),
+            Op::RemoveVolumes => drop(self.volumes.remove(&self.pod_uid())),
+            Op::RemoveCgroup => drop(self.cgroups.remove(&self.pod_uid())),
+            Op::RunSandbox { attempt } => {
+                let pod_uid = self.pod_uid();
+                self.sandboxes.push(WorldSandbox {
+                    id: id.clone(),
+                    pod_uid,
+                    attempt: *attempt,
+                    up: true,
+                });
+                return Learned::Sandbox {
+                    id,
+                    ips: vec!["10.0.0.1".into()],
+                };
+            }
+            Op::Image { .. } => return Learned::Image(!self.serial.is_multiple_of(3)),
+            Op::Create { container, attempt } => {
+                let sandbox_id = self
+                    .state
+                    .pod
+                    .as_ref()
+                    .and_then(|pod| pod.sandbox.id())
+                    .unwrap_or_default()
+                    .to_owned();
+                let name = self.plan.containers[*container].name.clone();
+                let attempt = *attempt;
+                let container = WorldContainer {
+                    id: id.clone(),
+                    sandbox_id,
+                    name,
+                    attempt,
+                    life: SeenLife::Created,
+                    started: false,
+                };
+                self.containers.push(container);
+                return Learned::Container(id);
+            }
+            Op::Start { id, .. } => self.change(id, |container| {
+                container.life = SeenLife::Running;
+                container.started = true;
+            }),
+            Op::RemoveContainer { id, .. } => {
+                self.containers.retain(|container| container.id != *id)
+            }
+            Op::Freeze => self.residency = Residency::Frozen,
+            Op::Thaw => self.residency = Residency::Running,
+            Op::StopContainers { ids, .. } => {
+                self.stopped.insert(self.pod_uid());
+                for id in ids {
+                    self.exit(id, 143);
+                }
+            }
+            Op::StopSandbox { id } => self.stop_sandbox(id),
+            Op::RemoveSandbox { id } | Op::RemoveStray(Stray::Sandbox { id, .. }) => {
+                self.sandboxes.retain(|sandbox| sandbox.id != *id);
+                self.containers
+                    .retain(|container| container.sandbox_id != *id);
+            }
+            Op::RemoveStray(Stray::Container { id }) => {
+                self.containers.retain(|container| container.id != *id)
+            }
+            Op::Look => return Learned::Seen(self.sighting()),
+            Op::Pull { .. } => {}
+        }
+        Learned::Nothing
+    }
+
+    fn change(&mut self, id: &str, change: impl Fn(&mut WorldContainer)) {
+        self.containers
+            .iter_mut()
+            .filter(|container| container.id == id)
+            .for_each(change);
+    }
+
+    fn exit(&mut self, id: &str, code: i32) {
+        self.change(id, |container| {
+            if container.life == SeenLife::Running {
+                container.life = SeenLife::Exited {
+                    code,
+                    ran_for: Duration::from_secs(1),
+                    reason: String::new(),
+                };
+            }
+        });
+    }
+
+    fn stop_sandbox(&mut self, id: &str) {
+        for sandbox in self.sandboxes.iter_mut().filter(|sandbox| sandbox.id == id) {
+            sandbox.up = false;
+        }
+        let inside: Vec<String> = self
+            .containers
+            .iter()
+            .filter(|c| c.sandbox_id == id)
+            .map(|container| container.id.clone())
+            .collect();
+        for id in inside {
+            self.exit(&id, 137);
+        }
+    }
+
+    fn sighting(&self) -> Sighting {
+        let sandbox = |s: &WorldSandbox| SeenSandbox {
+            id: s.id.clone(),
+            pod_uid: s.pod_uid.clone(),
+            attempt: s.attempt,
+            ready: s.up,
+            ips: vec!["10.0.0.1".into()],
+        };
+        let container = |c: &WorldContainer| SeenContainer {
+            id: c.id.clone(),
+            sandbox_id: c.sandbox_id.clone(),
+            name: c.name.clone(),
+            attempt: c.attempt,
+            life: c.life.clone(),
+        };
+        Sighting {
+            sandboxes: self.sandboxes.iter().map(sandbox).collect(),
+            containers: self.containers.iter().map(container).collect(),
+        }
+    }
+
+    pub(super) fn probed(&mut self, success: bool) {
+        if let Some((container, attempt)) = self.probing.pop() {
+            self.happen(Event::Probed {
+                container,
+                attempt,
+                success,
+            });
+        }
+    }
+
+    /// A running container ends by itself.
+    pub(super) fn container_exits(&mut self, nth: usize, code: i32) {
+        let running: Vec<String> = self
+            .containers
+            .iter()
+            .filter(|c| c.life == SeenLife::Running)
+            .map(|c| c.id.clone())
+            .collect();
+        if let Some(id) = running.get(nth % running.len().max(1)) {
+            let id = id.clone();
+            self.exit(&id, code);
+            self.happen(Event::Changed);
+        }
+    }
+
+    /// The sandbox's own process is killed.
+    pub(super) fn sandbox_dies(&mut self) {
+        if let Some(id) = self.sandboxes.first().map(|sandbox| sandbox.id.clone()) {
+            self.stop_sandbox(&id);
+            self.happen(Event::Changed);
+        }
+    }
+
+    /// What came too late comes now.
+    pub(super) fn late_effects(&mut self) {
+        for op in std::mem::take(&mut self.late) {
+            match &op {
+                Op::RunSandbox { attempt } => {
+                    // Under whose name it was asked for, if that is still there to be had.
+                    let name = self
+                        .doubtful
+                        .iter()
+                        .find(|(_, tried)| tried == attempt)
+                        .cloned();
+                    if let Some((pod_uid, attempt)) =
+                        name.filter(|(uid, _)| self.is_journalled(uid))
+                    {
+                        self.serial += 1;
+                        let id = format!("id{}", self.serial);
+                        self.sandboxes.push(WorldSandbox {
+                            id,
+                            pod_uid,
+                            attempt,
+                            up: true,
+                        });
+                    }
+                }
+                Op::Start { id, .. } => self.change(id, |container| {
+                    if container.life == SeenLife::Created {
+                        container.life = SeenLife::Running;
+                        container.started = true;
+                    }
+                }),
+                Op::StopSandbox { id } => self.stop_sandbox(id),
+                _ => {}
+            }
+        }
+        self.happen(Event::Changed);
+    }
+
+    /// The daemon is killed and started again: only the journal, the runtime and the kernel remember.
+    pub(super) fn restart(&mut self) {
+        self.doing = None;
+        self.probing.clear();
+        self.slot = false;
+        self.desired.held = false;
+        self.state = match &self.journal {
+            Some((stage, pod)) => State::adopted(*stage, pod.clone()),
+            None => State::default(),
+        };
+        // A journal that could not be written does not hold up a stop; then the pod is used again.
+        if !matches!(self.journal, Some((Stage::Stopping, _))) {
+            self.stopped.clear();
+        }
+        if self.residency == Residency::Unclear {
+            self.residency = Residency::Running;
+        }
+        self.tick();
+    }
+
+    /// Lets everything go well until nothing happens any more.
+    pub(super) fn settle(&mut self) {
+        self.late_effects();
+        for _ in 0..400 {
+            if self.doing.is_some() {
+                self.end(Ending::Good);
+            } else if !self.probing.is_empty() {
+                self.probed(true);
+            } else if let Some(wake) = self.state.wake.filter(|_| !self.is_at_rest()) {
+                self.now = self.now.max(wake);
+                self.tick();
+            } else {
+                return;
+            }
+        }
+        panic!("does not settle: {:?}", self.state);
+    }
+
+    /// Whether nothing but the next probe of what is ready already is waited for.
+    fn is_at_rest(&self) -> bool {
+        let policy = self.plan.restart_policy;
+        let keep = self.desired.goal == Goal::Keep;
+        let at_rest = |container: &Container| match container.life {
+            Life::Running(_) => container.probe.ready(),
+            Life::Exited { code, .. } => keep || !crate::restart::restarts(policy, code),
+            Life::Absent | Life::Created(_) => keep,
+        };
+        self.state.failure.is_none()
+            && self
+                .state
+                .pod
+                .as_ref()
+                .is_some_and(|pod| pod.containers.iter().all(at_rest))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.sandboxes.is_empty()
+            && self.containers.is_empty()
+            && self.volumes.is_empty()
+            && self.cgroups.is_empty()
+    }
+
+    pub(super) fn steps(&self) -> Vec<Step> {
+        self.log.iter().map(Op::step).collect()
+    }
+}
