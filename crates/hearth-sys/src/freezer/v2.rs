@@ -10,9 +10,9 @@ use rustix::event::PollFlags;
 use super::{Control, Deadline, FreezeError, Freezer, freeze, is_gone, read_again, thaw};
 use crate::wait::wait_any;
 
-/// How often `cgroup.events` is read again at once before its event is waited for. The kernel sends at most one event
-/// in ten milliseconds, and ten tasks stop in a fraction of one.
-const READS_AT_ONCE: u32 = 100;
+/// For how long `cgroup.events` is read again at once before its event is waited for. The kernel sends at most one
+/// event in ten milliseconds, so that one may come late, and the tasks of a pod stop in a fraction of one.
+const READ_AT_ONCE: Duration = Duration::from_millis(1);
 
 /// Freezes a cgroup of the v2 hierarchy.
 #[derive(Debug)]
@@ -64,7 +64,8 @@ impl Control for V2Freezer {
 
     fn confirm(&self, frozen: bool, deadline: Deadline) -> Result<bool, FreezeError> {
         let events = self.open_events()?;
-        for _ in 0..READS_AT_ONCE {
+        let at_once = Deadline::after(READ_AT_ONCE);
+        while !at_once.passed() {
             if self.frozen(&events)? == frozen {
                 return Ok(true);
             }
