@@ -59,6 +59,13 @@ pub fn host(needs: &Needs) -> Vec<Problem> {
     problems
 }
 
+/// Whether this process and its children may lower OOM scores. A container runtime that may not must be told to keep to
+/// what is allowed.
+#[must_use]
+pub fn may_lower_oom_scores() -> bool {
+    caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_RESOURCE).unwrap_or(false)
+}
+
 fn capabilities() -> Vec<Problem> {
     let held = match caps::read(None, CapSet::Effective) {
         Ok(held) => held,
