@@ -1,0 +1,211 @@
+//! What the daemon is told, checked once.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::paths::Paths;
+
+/// What the daemon is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of the node, as in its Node object.
+    pub node_name: String,
+    /// Instance id, 1 to 8 lower-case letters and digits.
+    pub instance: String,
+    /// What survives a reboot.
+    pub root_dir: PathBuf,
+    /// What does not.
+    pub run_dir: PathBuf,
+    /// containerd, its shim, `ctr`, runc and the CNI plugins.
+    pub bin_dir: PathBuf,
+    /// Image archives that are imported at the start.
+    pub images_dir: Option<PathBuf>,
+    /// The image of pause containers.
+    pub pause_image: String,
+    /// Where the node API listens.
+    pub listen: SocketAddr,
+    /// `host:port` at which controllers reach the node API; `None`: where it listens.
+    pub advertise_address: Option<String>,
+    /// Where metrics and health are served.
+    pub metrics_listen: SocketAddr,
+    /// Addresses of pods, IPv4 CIDR.
+    pub pod_cidr: String,
+    /// Sandboxes that the node takes at most.
+    pub max_sandboxes: u16,
+    /// Pods that are made or torn down at once.
+    pub max_parallel_creates: usize,
+    /// Most processes and threads in one sandbox; 0: no limit.
+    pub pids_limit: u64,
+    /// Namespace of the leader Lease.
+    pub leader_namespace: String,
+    /// Name of the leader Lease.
+    pub leader_lease: String,
+    /// How often the node's Lease is renewed.
+    pub heartbeat: Duration,
+}
+
+/// A value that cannot be used.
+#[derive(Debug, Error)]
+#[error("--{flag} {value:?}: {problem}")]
+pub struct ConfigError {
+    /// The flag.
+    pub flag: &'static str,
+    /// Its value.
+    pub value: String,
+    /// What is wrong with it, and what would be right.
+    pub problem: &'static str,
+}
+
+impl Config {
+    /// Checks what can be checked without looking at the machine.
+    ///
+    /// # Errors
+    /// The first value that cannot be used.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let error = |flag, value: &str, problem| {
+            Err(ConfigError {
+                flag,
+                value: value.to_owned(),
+                problem,
+            })
+        };
+        if !is_instance(&self.instance) {
+            return error(
+                "instance",
+                &self.instance,
+                "must be 1 to 8 lower-case letters and digits",
+            );
+        }
+        if self.node_name.is_empty() {
+            return error("node-name", &self.node_name, "must name the node");
+        }
+        for (flag, path) in [
+            ("root-dir", &self.root_dir),
+            ("run-dir", &self.run_dir),
+            ("bin-dir", &self.bin_dir),
+        ] {
+            if !path.is_absolute() {
+                return error(flag, &path.to_string_lossy(), "must be an absolute path");
+            }
+        }
+        if self.root_dir.starts_with(&self.run_dir) || self.run_dir.starts_with(&self.root_dir) {
+            return error(
+                "run-dir",
+                &self.run_dir.to_string_lossy(),
+                "must not be inside --root-dir, nor around it",
+            );
+        }
+        let Some(addresses) = addresses(&self.pod_cidr) else {
+            return error(
+                "pod-cidr",
+                &self.pod_cidr,
+                "must be an IPv4 network such as 10.88.0.0/16",
+            );
+        };
+        // Network, broadcast and gateway are not for pods.
+        if addresses < u32::from(self.max_sandboxes) + 3 {
+            return error(
+                "pod-cidr",
+                &self.pod_cidr,
+                "has fewer addresses than --max-sandboxes needs",
+            );
+        }
+        if self.max_sandboxes == 0 || self.max_sandboxes > MAX_SANDBOXES {
+            return error(
+                "max-sandboxes",
+                &self.max_sandboxes.to_string(),
+                "must be 1 to 1000: a bridge has 1023 ports",
+            );
+        }
+        if self.max_parallel_creates == 0 {
+            return error("max-parallel-creates", "0", "must be at least 1");
+        }
+        if self.advertise_address.is_none() && self.listen.ip().is_unspecified() {
+            return error(
+                "advertise-address",
+                "",
+                "must be set when --listen is every address: controllers need one that they can reach",
+            );
+        }
+        Ok(())
+    }
+
+    /// The instance's paths.
+    #[must_use]
+    pub fn paths(&self) -> Paths {
+        Paths::new(&self.instance, &self.root_dir, &self.run_dir)
+    }
+}
+
+/// A Linux bridge takes 1023 ports; what is torn down holds one a while longer.
+const MAX_SANDBOXES: u16 = 1000;
+
+/// Whether `id` can be an instance id.
+#[must_use]
+pub fn is_instance(id: &str) -> bool {
+    (1..=8).contains(&id.len())
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+}
+
+/// How many addresses an IPv4 network has.
+fn addresses(cidr: &str) -> Option<u32> {
+    let (address, bits) = cidr.split_once('/')?;
+    let address: std::net::Ipv4Addr = address.parse().ok()?;
+    let bits: u32 = bits.parse().ok().filter(|bits| (8..=30).contains(bits))?;
+    let host = u32::MAX >> bits;
+    (u32::from(address) & host == 0).then_some(host + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> Config {
+        Config {
+            node_name: "n".to_owned(),
+            instance: "node".to_owned(),
+            root_dir: "/var/lib/hearth/node".into(),
+            run_dir: "/run/hearth/node".into(),
+            bin_dir: "/opt/hearth/bin".into(),
+            images_dir: None,
+            pause_image: "pause".to_owned(),
+            listen: ([127, 0, 0, 1], 0).into(),
+            advertise_address: None,
+            metrics_listen: ([127, 0, 0, 1], 0).into(),
+            pod_cidr: "10.88.0.0/16".to_owned(),
+            max_sandboxes: 512,
+            max_parallel_creates: 2,
+            pids_limit: 0,
+            leader_namespace: "a".to_owned(),
+            leader_lease: "b".to_owned(),
+            heartbeat: Duration::from_secs(10),
+        }
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_by_flag() {
+        good().check().unwrap();
+        let check = |spoil: fn(&mut Config), flag: &str| {
+            let mut config = good();
+            spoil(&mut config);
+            assert_eq!(config.check().unwrap_err().flag, flag);
+        };
+        check(|c| c.instance = "UPPER".to_owned(), "instance");
+        check(|c| c.instance = "ninechars".to_owned(), "instance");
+        check(|c| c.instance = String::new(), "instance");
+        check(|c| c.node_name = String::new(), "node-name");
+        check(|c| c.root_dir = "relative".into(), "root-dir");
+        check(|c| c.run_dir = "/var/lib/hearth/node/run".into(), "run-dir");
+        check(|c| c.pod_cidr = "10.88.0.1/16".to_owned(), "pod-cidr");
+        check(|c| c.pod_cidr = "fd00::/64".to_owned(), "pod-cidr");
+        check(|c| c.pod_cidr = "10.88.0.0/24".to_owned(), "pod-cidr");
+        check(|c| c.max_sandboxes = 2000, "max-sandboxes");
+        check(|c| c.max_parallel_creates = 0, "max-parallel-creates");
+        check(|c| c.listen = ([0, 0, 0, 0], 1).into(), "advertise-address");
+    }
+}

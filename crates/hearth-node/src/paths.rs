@@ -1,0 +1,143 @@
+//! Where everything of one instance is, all of it derived from the root and run directories and the instance id.
+
+use std::path::{Path, PathBuf};
+
+/// Longest directory for shim sockets that containerd takes: 64 hex digits follow, and a socket path has 108 bytes.
+const SHIM_SOCKET_DIR_MAX: usize = 38;
+
+/// The directories and names of one instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paths {
+    instance: String,
+    /// What survives a reboot.
+    root: PathBuf,
+    /// What does not.
+    run: PathBuf,
+}
+
+impl Paths {
+    /// The paths of `instance`.
+    #[must_use]
+    pub fn new(instance: &str, root: &Path, run: &Path) -> Self {
+        Self {
+            instance: instance.to_owned(),
+            root: root.to_owned(),
+            run: run.to_owned(),
+        }
+    }
+
+    /// The instance id.
+    #[must_use]
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// What survives a reboot: journal, images, volumes, logs.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// What does not: sockets, network namespaces, containerd's state.
+    #[must_use]
+    pub fn run(&self) -> &Path {
+        &self.run
+    }
+
+    /// The bridge, and the stem of its name.
+    #[must_use]
+    pub fn bridge(&self) -> String {
+        format!("hth-{}", self.instance)
+    }
+
+    /// The CNI network.
+    #[must_use]
+    pub fn network(&self) -> String {
+        format!("hearth-{}", self.instance)
+    }
+
+    /// hearthd's certificate and key.
+    #[must_use]
+    pub fn tls(&self) -> PathBuf {
+        self.root.join("tls")
+    }
+
+    /// Volumes of pods, by pod uid.
+    #[must_use]
+    pub fn pods(&self) -> PathBuf {
+        self.root.join("pods")
+    }
+
+    /// Logs of containers and of containerd.
+    #[must_use]
+    pub fn logs(&self) -> PathBuf {
+        self.root.join("logs")
+    }
+
+    /// containerd's images, snapshots and metadata.
+    #[must_use]
+    pub fn containerd_root(&self) -> PathBuf {
+        self.root.join("containerd")
+    }
+
+    /// containerd's runtime state.
+    #[must_use]
+    pub fn containerd_state(&self) -> PathBuf {
+        self.run.join("containerd")
+    }
+
+    /// containerd's configuration.
+    #[must_use]
+    pub fn containerd_config(&self) -> PathBuf {
+        self.root.join("containerd.toml")
+    }
+
+    /// containerd's log.
+    #[must_use]
+    pub fn containerd_log(&self) -> PathBuf {
+        self.logs().join("containerd.log")
+    }
+
+    /// The socket that serves CRI.
+    #[must_use]
+    pub fn containerd_socket(&self) -> PathBuf {
+        self.containerd_state().join("containerd.sock")
+    }
+
+    /// Where containerd says that it is ready.
+    #[must_use]
+    pub fn notify_socket(&self) -> PathBuf {
+        self.run.join("notify.sock")
+    }
+
+    /// Sockets of shims; `None` when the run directory is too deep for one of our own.
+    #[must_use]
+    pub fn shim_sockets(&self) -> Option<PathBuf> {
+        let dir = self.run.join("s");
+        (dir.as_os_str().len() <= SHIM_SOCKET_DIR_MAX).then_some(dir)
+    }
+
+    /// runc's state.
+    #[must_use]
+    pub fn runc_state(&self) -> PathBuf {
+        self.run.join("runc")
+    }
+
+    /// CNI configuration.
+    #[must_use]
+    pub fn cni_conf(&self) -> PathBuf {
+        self.root.join("cni").join("conf")
+    }
+
+    /// Which addresses are given away.
+    #[must_use]
+    pub fn cni_data(&self) -> PathBuf {
+        self.root.join("cni").join("data")
+    }
+
+    /// Results that CNI keeps per container.
+    #[must_use]
+    pub fn cni_cache(&self) -> PathBuf {
+        self.root.join("cni").join("cache")
+    }
+}
