@@ -1,0 +1,423 @@
+//! From a [`PodPlan`] to the messages that CRI takes.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use hearth_core::ids::{Key, PodUid, SandboxUid};
+use hearth_core::podspec::{ContainerPlan, DnsPlan, PodPlan, Resources, Seccomp};
+use k8s_cri::v1;
+
+/// Label on everything we make at the runtime: the UID of the Sandbox object.
+pub const LABEL_SANDBOX_UID: &str = "hearth.dev/sandbox-uid";
+/// Label on everything we make at the runtime: the instance that made it.
+pub const LABEL_INSTANCE: &str = "hearth.dev/instance";
+/// Label on everything we make at the runtime: the uid of the pod's incarnation. The name is kubelet's, so that tools
+/// which read containers by it find what they expect.
+pub const LABEL_POD_UID: &str = "io.kubernetes.pod.uid";
+const LABEL_POD_NAME: &str = "io.kubernetes.pod.name";
+const LABEL_POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
+/// Label on containers: the name in the PodSpec.
+pub const LABEL_CONTAINER_NAME: &str = "io.kubernetes.container.name";
+
+/// Period of CPU quotas in microseconds, as kubelet sets it.
+const CPU_PERIOD_US: i64 = 100_000;
+/// The least CPU shares that the kernel takes.
+const MIN_SHARES: i64 = 2;
+/// The most CPU shares that the kernel takes.
+const MAX_SHARES: i64 = 262_144;
+
+/// What a pod's messages depend on besides its plan.
+#[derive(Clone, Copy, Debug)]
+pub struct PodIdentity<'a> {
+    /// The Sandbox object.
+    pub sandbox: &'a SandboxUid,
+    /// Its name.
+    pub key: &'a Key,
+    /// The incarnation.
+    pub pod: &'a PodUid,
+    /// Instance id.
+    pub instance: &'a str,
+}
+
+/// What a pod's messages depend on besides its plan and identity.
+#[derive(Clone, Copy, Debug)]
+pub struct PodPlaces<'a> {
+    /// `/hearth-<instance>/pods/pod<uid>`.
+    pub cgroup_parent: &'a str,
+    /// Directory of the pod's logs.
+    pub log_directory: &'a Path,
+    /// Directory of the pod's volumes: `<this>/<name>`.
+    pub volumes: &'a Path,
+    /// Memory of the machine in bytes: whom the kernel kills first is a share of it.
+    pub machine_memory: u64,
+}
+
+/// The pod sandbox of a plan.
+#[must_use]
+pub fn pod_sandbox(
+    plan: &PodPlan,
+    identity: PodIdentity<'_>,
+    places: PodPlaces<'_>,
+    attempt: u32,
+) -> v1::PodSandboxConfig {
+    let hostname = if plan.hostname.is_empty() {
+        &identity.key.name
+    } else {
+        &plan.hostname
+    };
+    let resources = plan.resources();
+    v1::PodSandboxConfig {
+        metadata: Some(v1::PodSandboxMetadata {
+            name: identity.key.name.clone(),
+            uid: identity.pod.0.clone(),
+            namespace: identity.key.namespace.clone(),
+            attempt,
+        }),
+        // The kernel takes 64 bytes at most.
+        hostname: hostname.chars().take(63).collect(),
+        log_directory: text(places.log_directory),
+        dns_config: dns(&plan.dns),
+        labels: labels(plan, identity),
+        annotations: plan
+            .annotations
+            .iter()
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect(),
+        linux: Some(v1::LinuxPodSandboxConfig {
+            cgroup_parent: places.cgroup_parent.to_owned(),
+            security_context: Some(v1::LinuxSandboxSecurityContext {
+                namespace_options: Some(namespaces(plan)),
+                supplemental_groups: plan.security.supplemental_groups.clone(),
+                seccomp: Some(seccomp(Seccomp::RuntimeDefault)),
+                ..Default::default()
+            }),
+            resources: Some(linux_resources(&resources, places.machine_memory)),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// One container of a plan.
+#[must_use]
+pub fn container(
+    plan: &PodPlan,
+    container: &ContainerPlan,
+    identity: PodIdentity<'_>,
+    places: PodPlaces<'_>,
+    attempt: u32,
+) -> v1::ContainerConfig {
+    let mut container_labels = labels(plan, identity);
+    container_labels.insert(LABEL_CONTAINER_NAME.to_owned(), container.name.clone());
+    v1::ContainerConfig {
+        metadata: Some(v1::ContainerMetadata {
+            name: container.name.clone(),
+            attempt,
+        }),
+        image: Some(image(&container.image)),
+        command: container.command.clone(),
+        args: container.args.clone(),
+        working_dir: container.working_dir.clone(),
+        envs: container
+            .env
+            .iter()
+            .map(|(key, value)| v1::KeyValue {
+                key: key.clone(),
+                value: value.clone(),
+            })
+            .collect(),
+        mounts: mounts(container, places.volumes),
+        labels: container_labels,
+        log_path: log_path(&container.name, attempt),
+        stdin: container.stdin,
+        stdin_once: container.stdin_once,
+        tty: container.tty,
+        linux: Some(v1::LinuxContainerConfig {
+            resources: Some(linux_resources(&container.resources, places.machine_memory)),
+            security_context: Some(security(plan, container)),
+        }),
+        ..Default::default()
+    }
+}
+
+/// An image by reference.
+#[must_use]
+pub fn image(reference: &str) -> v1::ImageSpec {
+    v1::ImageSpec {
+        image: reference.to_owned(),
+        user_specified_image: reference.to_owned(),
+        ..Default::default()
+    }
+}
+
+/// Where a container logs, below its pod's log directory. The runtime makes the directory.
+#[must_use]
+pub fn log_path(container: &str, attempt: u32) -> String {
+    format!("{container}/{attempt}.log")
+}
+
+/// Directory of a pod's logs, named as kubelet names them.
+#[must_use]
+pub fn log_directory(root: &Path, key: &Key, pod: &PodUid) -> PathBuf {
+    root.join(format!("{}_{}_{pod}", key.namespace, key.name))
+}
+
+fn labels(plan: &PodPlan, identity: PodIdentity<'_>) -> HashMap<String, String> {
+    let mut labels: HashMap<_, _> = plan
+        .labels
+        .iter()
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
+    // Ours last: a template cannot pass its pod off as another's.
+    for (key, value) in [
+        (LABEL_SANDBOX_UID, identity.sandbox.as_str()),
+        (LABEL_INSTANCE, identity.instance),
+        (LABEL_POD_UID, identity.pod.as_str()),
+        (LABEL_POD_NAME, &identity.key.name),
+        (LABEL_POD_NAMESPACE, &identity.key.namespace),
+    ] {
+        labels.insert(key.to_owned(), value.to_owned());
+    }
+    labels
+}
+
+fn dns(plan: &DnsPlan) -> Option<v1::DnsConfig> {
+    match plan {
+        // Without a configuration the runtime takes the node's resolv.conf.
+        DnsPlan::Cluster | DnsPlan::Node => None,
+        DnsPlan::Own {
+            servers,
+            searches,
+            options,
+        } => Some(v1::DnsConfig {
+            servers: servers.clone(),
+            searches: searches.clone(),
+            options: options.clone(),
+        }),
+    }
+}
+
+fn namespaces(plan: &PodPlan) -> v1::NamespaceOption {
+    let pid = if plan.share_processes {
+        v1::NamespaceMode::Pod
+    } else {
+        v1::NamespaceMode::Container
+    };
+    v1::NamespaceOption {
+        network: v1::NamespaceMode::Pod.into(),
+        pid: pid.into(),
+        ipc: v1::NamespaceMode::Pod.into(),
+        ..Default::default()
+    }
+}
+
+fn mounts(container: &ContainerPlan, volumes: &Path) -> Vec<v1::Mount> {
+    let mount = |mount: &hearth_core::podspec::MountPlan| v1::Mount {
+        container_path: mount.path.clone(),
+        host_path: text(&volumes.join(&mount.volume)),
+        readonly: mount.read_only,
+        propagation: v1::MountPropagation::PropagationPrivate.into(),
+        ..Default::default()
+    };
+    container.mounts.iter().map(mount).collect()
+}
+
+fn security(plan: &PodPlan, container: &ContainerPlan) -> v1::LinuxContainerSecurityContext {
+    let security = &container.security;
+    let id = |value| v1::Int64Value { value };
+    let mut groups = plan.security.supplemental_groups.clone();
+    groups.extend(plan.security.fs_group.map(i64::from));
+    v1::LinuxContainerSecurityContext {
+        capabilities: Some(v1::Capability {
+            add_capabilities: security.capabilities.add.clone(),
+            drop_capabilities: security.capabilities.drop.clone(),
+            ..Default::default()
+        }),
+        namespace_options: Some(namespaces(plan)),
+        run_as_user: security.run_as_user.map(id),
+        // CRI takes a group only together with a user.
+        run_as_group: security
+            .run_as_user
+            .and(security.run_as_group)
+            .map(id),
+        readonly_rootfs: security.read_only_root,
+        supplemental_groups: groups,
+        no_new_privs: !security.allow_privilege_escalation,
+        masked_paths: MASKED_PATHS.map(str::to_owned).to_vec(),
+        readonly_paths: READONLY_PATHS.map(str::to_owned).to_vec(),
+        seccomp: Some(seccomp(security.seccomp)),
+        ..Default::default()
+    }
+}
+
+/// What Kubernetes hides of `/proc` and `/sys` from a container with `procMount: Default`.
+const MASKED_PATHS: [&str; 12] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+/// What it lets a container only read.
+const READONLY_PATHS: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
+
+fn seccomp(profile: Seccomp) -> v1::SecurityProfile {
+    let profile_type = match profile {
+        Seccomp::RuntimeDefault => v1::security_profile::ProfileType::RuntimeDefault,
+        Seccomp::Unconfined => v1::security_profile::ProfileType::Unconfined,
+    };
+    v1::SecurityProfile {
+        profile_type: profile_type.into(),
+        ..Default::default()
+    }
+}
+
+/// Limits of one container, or of all of a pod together, by kubelet's rules.
+fn linux_resources(resources: &Resources, machine_memory: u64) -> v1::LinuxContainerResources {
+    // Without a request the limit counts as one, as the API server defaults it.
+    let request = match resources.cpu_request_millis {
+        0 => resources.cpu_limit_millis.unwrap_or(0),
+        request => request,
+    };
+    let quota = resources.cpu_limit_millis.map_or(0, |millis| {
+        // The kernel takes nothing below 1 ms.
+        (signed(millis) * CPU_PERIOD_US / 1000).max(1000)
+    });
+    let memory = resources.memory_limit.map_or(0, signed);
+    v1::LinuxContainerResources {
+        cpu_period: CPU_PERIOD_US,
+        cpu_quota: quota,
+        cpu_shares: (signed(request) * 1024 / 1000).clamp(MIN_SHARES, MAX_SHARES),
+        memory_limit_in_bytes: memory,
+        memory_swap_limit_in_bytes: memory,
+        oom_score_adj: oom_score_adj(resources, machine_memory),
+        ..Default::default()
+    }
+}
+
+/// kubelet's figure: who asked for more of the machine's memory is killed later.
+fn oom_score_adj(resources: &Resources, machine_memory: u64) -> i64 {
+    let request = resources
+        .memory_request
+        .max(if resources.memory_request == 0 {
+            resources.memory_limit.unwrap_or(0)
+        } else {
+            0
+        });
+    if request == 0 || machine_memory == 0 {
+        return 1000;
+    }
+    let share = u128::from(request) * 1000 / u128::from(machine_memory);
+    let share = i64::try_from(share).unwrap_or(1000);
+    (1000 - share).clamp(3, 999)
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX / 1_000_000)
+}
+
+/// A path as CRI takes it. Ours are made of names that Kubernetes allows, below a directory that was checked.
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hearth_core::podspec::MountPlan;
+
+    const GIB: u64 = 1 << 30;
+
+    fn with<T>(plan: &PodPlan, f: impl FnOnce(&PodPlan, PodIdentity<'_>, PodPlaces<'_>) -> T) -> T {
+        let (sandbox, key, pod) = (SandboxUid::from("s-1"), Key::new("n", "box"), PodUid::from("p-1"));
+        let identity = PodIdentity {
+            sandbox: &sandbox,
+            key: &key,
+            pod: &pod,
+            instance: "i",
+        };
+        let places = PodPlaces {
+            cgroup_parent: "/hearth-i/pods/podp-1",
+            log_directory: Path::new("/logs/n_box_p-1"),
+            volumes: Path::new("/vols"),
+            machine_memory: 16 * GIB,
+        };
+        f(plan, identity, places)
+    }
+
+    #[test]
+    fn a_template_cannot_take_our_labels() {
+        let plan = PodPlan {
+            labels: [(LABEL_POD_UID.to_owned(), "other".to_owned()), ("app".into(), "x".into())].into(),
+            ..PodPlan::default()
+        };
+        let config = with(&plan, |plan, identity, places| pod_sandbox(plan, identity, places, 2));
+        assert_eq!(config.labels[LABEL_POD_UID], "p-1");
+        assert_eq!(config.labels["app"], "x");
+        assert_eq!(config.metadata.unwrap().attempt, 2);
+        assert_eq!(config.hostname, "box");
+    }
+
+    #[test]
+    fn cpu_and_memory_follow_kubelet_s_rules() {
+        let check = |resources: Resources, shares, quota, memory, oom| {
+            let linux = linux_resources(&resources, 16 * GIB);
+            assert_eq!(
+                (linux.cpu_shares, linux.cpu_quota, linux.memory_limit_in_bytes, linux.oom_score_adj),
+                (shares, quota, memory, oom),
+                "{resources:?}"
+            );
+        };
+        check(Resources::default(), 2, 0, 0, 1000);
+        let request = Resources {
+            cpu_request_millis: 250,
+            memory_request: GIB,
+            ..Resources::default()
+        };
+        check(request, 256, 0, 0, 938);
+        let limit = Resources {
+            cpu_limit_millis: Some(500),
+            memory_limit: Some(8 * GIB),
+            ..Resources::default()
+        };
+        check(limit, 512, 50_000, 8 << 30, 500);
+        let tiny = Resources {
+            cpu_limit_millis: Some(1),
+            memory_request: 64 * GIB,
+            ..Resources::default()
+        };
+        check(tiny, 2, 1000, 0, 3);
+    }
+
+    #[test]
+    fn a_volume_is_mounted_from_its_directory() {
+        let container_plan = ContainerPlan {
+            name: "main".into(),
+            mounts: vec![MountPlan {
+                volume: "work".into(),
+                path: "/work".into(),
+                read_only: true,
+            }],
+            ..ContainerPlan::default()
+        };
+        let config = with(&PodPlan::default(), |plan, identity, places| {
+            container(plan, &container_plan, identity, places, 0)
+        });
+        assert_eq!((config.mounts[0].host_path.as_str(), config.mounts[0].readonly), ("/vols/work", true));
+        assert_eq!(config.log_path, "main/0.log");
+        assert_eq!(config.labels[LABEL_CONTAINER_NAME], "main");
+    }
+}
