@@ -55,7 +55,7 @@ fn title(file: &ResultsFile) -> String {
 }
 
 fn overview(files: &[ResultsFile]) -> String {
-    let mut text = "| load | measure | floor, ms | Hearth, ms | ratio (spread) | budget | lost |\n|---|---|---|---|---|---|---|\n".to_owned();
+    let mut text = "| load | measure | floor, ms | claims, ms | ratio (spread) | budget | lost |\n|---|---|---|---|---|---|---|\n".to_owned();
     for file in files {
         let Content::Comparison(comparison) = &file.content else {
             continue;

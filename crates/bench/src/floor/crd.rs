@@ -67,13 +67,14 @@ pub(crate) async fn remove(connections: &Connections) -> Result<()> {
     Ok(())
 }
 
-/// Established comes a moment before the handler is in place, and nothing tells when it is.
+/// Established comes a moment before the handler (404) and its watch cache (429) are in place, and nothing tells when
+/// they are.
 async fn wait_served(connections: &Connections) -> Result<(), CallError> {
     let path = format!("/apis/{API_VERSION}/{PLURAL}?limit=1");
     let deadline = Instant::now() + LIMIT;
     loop {
         match fetch::<IgnoredAny>(connections.next(), &path, LIMIT).await {
-            Err(error) if error.is_not_found() && Instant::now() < deadline => {
+            Err(CallError::Refused { code: 404 | 429, .. }) if Instant::now() < deadline => {
                 sleep(ASK_AGAIN_AFTER).await
             }
             outcome => return outcome.map(drop),

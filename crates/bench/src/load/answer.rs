@@ -4,11 +4,13 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout_at};
+use tokio::time::{sleep, timeout, timeout_at};
 
 /// After as many refused connections in a row the next one waits: a sandbox that is still starting needs the CPU.
 const IMMEDIATE_ATTEMPTS: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(1);
+/// How long to read on after the first bytes.
+const CLOSE_LIMIT: Duration = Duration::from_millis(50);
 
 /// The first HTTP answer of a sandbox.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +59,8 @@ async fn ask(address: SocketAddr, request: &[u8]) -> io::Result<Instant> {
     let mut answer = [0_u8; START.len()];
     stream.read_exact(&mut answer).await?;
     let at = Instant::now();
+    // A connection closed with data unread is reset, which a sandbox's server may take for a fault.
+    let _ = timeout(CLOSE_LIMIT, stream.read_to_end(&mut Vec::new())).await;
     if answer == START {
         Ok(at)
     } else {
