@@ -10,7 +10,7 @@ mod isolation;
 mod kills;
 mod lifecycle;
 mod pods;
-mod refused;
+mod refusals;
 mod writes;
 
 use std::time::Duration;
