@@ -67,6 +67,13 @@ pub(super) fn container(at: &At<'_>, pod: &PodContext) -> ContainerPlan {
     if plan.image.is_empty() {
         at.missing("image");
     }
+    if plan.security.run_as_group.is_some() && plan.security.run_as_user.is_none() {
+        at.problem(
+            "securityContext.runAsGroup",
+            "",
+            "is only done together with runAsUser; set both",
+        );
+    }
     plan.pull_policy = pull_policy.unwrap_or_else(|| default_pull_policy(&plan.image));
     expand_all(&mut plan);
     plan

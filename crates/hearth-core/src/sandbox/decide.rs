@@ -50,6 +50,8 @@ impl State {
             if before == choice {
                 self.doing = before;
             } else {
+                // What happens from now on may be missed by it.
+                self.look_due &= choice != Some(Op::Look);
                 effects.extend(before.map(|_| Effect::Cancel));
                 self.doing.clone_from(&choice);
                 effects.extend(choice.map(Effect::Do));

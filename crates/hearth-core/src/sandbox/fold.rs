@@ -180,8 +180,8 @@ impl State {
         });
         match op {
             // The runtime may know more than its answer said.
-            Op::Create { .. } | Op::Start { .. } | Op::RemoveContainer { .. } => {
-                self.look_due = true
+            Op::Create { .. } | Op::Start { .. } | Op::RemoveContainer { .. } | Op::Look => {
+                self.look_due = true;
             }
             Op::StopContainers { .. } if attempts >= POLITE_STOPS => {
                 if let Some(pod) = &mut self.pod {

@@ -74,7 +74,6 @@ impl State {
     /// Takes over what the runtime has, and sets aside what does not belong.
     pub(super) fn see(&mut self, seen: &Sighting, residency: Residency, now: Duration) {
         let settled = self.unsettled.take();
-        self.look_due = false;
         self.strays.clear();
         let Some(mut pod) = self.pod.take() else {
             self.strays.extend(seen.sandboxes.iter().map(stray_sandbox));

@@ -332,7 +332,7 @@ impl Op {
     pub(super) fn may_be_dropped(&self) -> bool {
         matches!(
             self,
-            Self::Admit(_) | Self::Image { .. } | Self::Pull { .. } | Self::Look
+            Self::Admit(_) | Self::Image { .. } | Self::Pull { .. }
         )
     }
 }

@@ -256,7 +256,8 @@ impl World {
                 let uid = self.pod_uid();
                 assert!(
                     self.sandboxes.iter().all(|s| s.pod_uid != uid),
-                    "{op:?} under a sandbox"
+                    "{op:?} under a sandbox, after {:?}",
+                    self.log
                 );
             }
             _ => {}
