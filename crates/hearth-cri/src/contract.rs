@@ -92,6 +92,10 @@ async fn named(
         .map_err(|violation| CheckFailed { check, violation })
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "a comparison of values reads better without references"
+)]
 fn expect<T: PartialEq + std::fmt::Debug>(what: &str, got: T, expected: T) -> Checked {
     if got == expected {
         return Ok(());

@@ -191,7 +191,7 @@ async fn an_exit_is_told_and_kept() {
 #[tokio::test]
 async fn a_restart_ends_the_events_and_keeps_the_containers() {
     let node = Node::start(Deadlines::default());
-    let mut events = node.client.container_events().await.unwrap();
+    let events = node.client.container_events().await.unwrap();
     let (_, id) = node.run().await;
     node.fake.restart();
     let rest: Vec<_> = events.collect().await;

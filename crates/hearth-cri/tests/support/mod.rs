@@ -1,5 +1,7 @@
 //! A fake runtime behind a socket, and configurations to use with it.
 
+#![allow(clippy::unwrap_used)] // test code, which the lint only recognises inside test functions
+
 use futures::StreamExt;
 use hearth_cri::fake::{FakeRuntime, FakeServer};
 use hearth_cri::{ContainerEvents, CriClient, Deadlines, PodRuntime, v1};

@@ -1,6 +1,6 @@
 //! Cgroups of the machine's own, and processes to put into them. Everything is named after the test and goes with it.
-#![allow(clippy::unwrap_used)] // test code, which the lint only recognises inside test functions
 
+use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -152,5 +152,26 @@ impl Echo {
 
     pub(crate) fn into_child(self) -> Child {
         self.0
+    }
+}
+
+/// Puts a process into the pod: into all hierarchies, or into the v1 ones only, as some runtimes do.
+pub(crate) fn put(trial: &Trial, cgroup: &Cgroup, pid: i32, v1_only: bool) {
+    if !v1_only {
+        return cgroup.add(pid).unwrap();
+    }
+    let freezer = trial
+        .layout
+        .controller("freezer")
+        .expect("this host has a v1 freezer");
+    let directory = freezer.path.join(cgroup.path().trim_start_matches('/'));
+    fs::write(directory.join("cgroup.procs"), pid.to_string()).unwrap();
+}
+
+pub(crate) fn fill_for(trial: &Trial, pod: &mut Pod, v1: bool) {
+    for _ in 0..10 {
+        let child = sleeper();
+        put(trial, &pod.cgroup, i32::try_from(child.id()).unwrap(), v1);
+        pod.adopt(child);
     }
 }

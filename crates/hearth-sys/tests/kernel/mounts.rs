@@ -1,0 +1,68 @@
+//! Mounts and the network namespaces that they keep.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use hearth_sys::{mount, netns};
+
+use crate::support::{assert_root, instance};
+
+#[test]
+fn mounts_are_listed_and_detached_with_all_below() {
+    assert_root();
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().canonicalize().unwrap();
+    let [volume, inner, copy] = ["a volume", "a volume/inner", "copy"].map(|name| root.join(name));
+    fs::create_dir(&volume).unwrap();
+    fs::create_dir(&copy).unwrap();
+    mount::tmpfs(&volume, Some(1 << 20)).unwrap();
+    fs::create_dir(&inner).unwrap();
+    mount::tmpfs(&inner, None).unwrap();
+    fs::write(volume.join("file"), "content").unwrap();
+    mount::bind(&volume, &copy, true).unwrap();
+    mount::make_shared(&copy).unwrap();
+
+    assert_eq!(fs::read_to_string(copy.join("file")).unwrap(), "content");
+    assert!(
+        fs::write(copy.join("file"), "changed").is_err(),
+        "read-only"
+    );
+    assert!(
+        fs::write(volume.join("big"), vec![0; 2 << 20]).is_err(),
+        "larger than its size"
+    );
+    let targets: Vec<_> = mount::under(&root)
+        .unwrap()
+        .into_iter()
+        .map(|m| m.target)
+        .collect();
+    assert_eq!(
+        targets,
+        [volume.clone(), inner, copy.clone(), copy.join("inner")]
+    );
+
+    assert_eq!(mount::unmount_all(&root).unwrap(), 4);
+    assert_eq!(mount::under(&root).unwrap(), []);
+    mount::unmount(&volume).unwrap();
+    mount::unmount(&root.join("never")).unwrap();
+}
+
+#[test]
+fn network_namespaces_are_listed_and_removed() {
+    assert_root();
+    let name = format!("hearth-{}", instance());
+    let run = |args: &[&str]| {
+        assert!(
+            Command::new("ip").args(args).status().unwrap().success(),
+            "ip {args:?}"
+        )
+    };
+    run(&["netns", "add", &name]);
+    let path = Path::new("/run/netns").canonicalize().unwrap().join(&name);
+    let listed = netns::list(path.parent().unwrap()).unwrap();
+    netns::remove(&path).unwrap();
+    assert!(listed.contains(&path), "{listed:?}");
+    assert!(!path.exists());
+    netns::remove(&path).unwrap();
+}
