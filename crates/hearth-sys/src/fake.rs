@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::cgroup::Version;
 use crate::freezer::{FreezeError, Freezer};
 
 /// A freezer that only remembers, and whose failures are scripted. Clones share their state.
@@ -59,6 +60,10 @@ impl FakeFreezer {
 }
 
 impl Freezer for FakeFreezer {
+    fn version(&self) -> Version {
+        Version::V2
+    }
+
     fn freeze(&self, within: Duration) -> Result<(), FreezeError> {
         let mut state = self.state.lock();
         if state.gone {

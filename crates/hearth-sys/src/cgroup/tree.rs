@@ -92,6 +92,14 @@ impl CgroupTree {
         Ok(uids)
     }
 
+    /// Kills all tasks of the instance, the supervisor's and frozen ones included, and waits until they are gone.
+    ///
+    /// # Errors
+    /// [`CgroupError::Busy`] when tasks are left after `within`.
+    pub fn kill(&self, within: Duration) -> Result<(), CgroupError> {
+        self.at("").kill(within)
+    }
+
     /// Removes the whole tree. It must have no tasks: a task that is left is [`CgroupError::Busy`] after `within`.
     pub fn remove(&self, within: Duration) -> Result<(), CgroupError> {
         self.at("").remove(within)

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::cgroup::{Cgroup, CgroupError, is_gone};
+use crate::cgroup::{Cgroup, CgroupError, Version, is_gone};
 use crate::wait::Deadline;
 
 use v1::V1Freezer;
@@ -29,6 +29,9 @@ pub trait Freezer: Send + Sync + std::fmt::Debug {
 
     /// Whether the kernel says that every task is stopped. Half-frozen is `false`; so is a cgroup that is gone.
     fn is_frozen(&self) -> Result<bool, FreezeError>;
+
+    /// Generation of the hierarchy in which it works.
+    fn version(&self) -> Version;
 }
 
 /// A failed freeze or thaw.

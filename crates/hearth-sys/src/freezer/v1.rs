@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::event::PollFlags;
 
 use super::{Control, Deadline, FreezeError, Freezer, freeze, is_gone, thaw};
-use crate::cgroup::CgroupError;
+use crate::cgroup::{CgroupError, Version};
 use crate::wait::wait_any;
 
 /// How often the state is read again at once before the reads are spread out.
@@ -91,6 +91,10 @@ impl Control for V1Freezer {
 }
 
 impl Freezer for V1Freezer {
+    fn version(&self) -> Version {
+        Version::V1
+    }
+
     fn freeze(&self, within: Duration) -> Result<(), FreezeError> {
         freeze(self, within)
     }

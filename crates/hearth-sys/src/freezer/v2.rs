@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::event::PollFlags;
 
 use super::{Control, Deadline, FreezeError, Freezer, freeze, is_gone, read_again, thaw};
+use crate::cgroup::Version;
 use crate::wait::wait_any;
 
 /// For how long `cgroup.events` is read again at once before its event is waited for. The kernel sends at most one
@@ -97,6 +98,10 @@ impl Control for V2Freezer {
 }
 
 impl Freezer for V2Freezer {
+    fn version(&self) -> Version {
+        Version::V2
+    }
+
     fn freeze(&self, within: Duration) -> Result<(), FreezeError> {
         freeze(self, within)
     }
