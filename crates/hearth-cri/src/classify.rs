@@ -52,8 +52,6 @@ fn kind(op: Operation, status: &Status) -> ErrorKind {
             ErrorKind::DeadlineExceeded
         } else if has_cause::<ConnectError>(source) {
             ErrorKind::Unavailable
-        } else if status.code() == Code::OutOfRange {
-            ErrorKind::Other // a message over the size limit: a retry meets it again, but nothing was lost
         } else {
             ErrorKind::ConnectionLost
         };

@@ -113,6 +113,46 @@ async fn a_call_without_answer_ends_at_its_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_was_given_up_frees_its_name() {
+    let fake = FakeRuntime::default();
+    fake.delay(Operation::RunPodSandbox, Duration::from_secs(5));
+    let given_up = fake.run_pod_sandbox(sandbox("a"), "runc");
+    assert!(
+        tokio::time::timeout(Duration::from_secs(1), given_up)
+            .await
+            .is_err()
+    );
+    fake.run_pod_sandbox(sandbox("a"), "runc").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_container_that_cannot_start_has_exited() {
+    let node = Node::start(Deadlines::default());
+    node.fake.set_program(|_| Program::FailsToStart);
+    let pod = node
+        .client
+        .run_pod_sandbox(sandbox("a"), "runc")
+        .await
+        .unwrap();
+    let id = node
+        .client
+        .create_container(&pod, container(IMAGE), sandbox("a"))
+        .await
+        .unwrap();
+    let error = node.client.start_container(&id).await.unwrap_err();
+    assert_eq!(
+        (error.kind, error.outcome_unknown()),
+        (ErrorKind::Other, false),
+        "{error:?}"
+    );
+    let status = node.client.container_status(&id).await.unwrap().unwrap();
+    assert_eq!(
+        (status.state(), status.exit_code),
+        (v1::ContainerState::ContainerExited, 128)
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn in_process_calls_have_deadlines_too() {
     let fake = FakeRuntime::default();
     fake.hang_next(Operation::StartContainer);

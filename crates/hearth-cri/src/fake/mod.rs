@@ -64,6 +64,8 @@ pub enum Program {
     IgnoresStop,
     /// Ends with this code as soon as it has started.
     Exits(i32),
+    /// Cannot be started: the start fails, and the container has exited with code 128.
+    FailsToStart,
 }
 
 type ProgramOf = dyn Fn(&v1::ContainerConfig) -> Program + Send + Sync;

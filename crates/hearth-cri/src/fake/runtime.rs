@@ -159,8 +159,8 @@ impl FakeRuntime {
         let orders = self.begin(Operation::StopContainer)?;
         let effect = async {
             let obeyed = self.until(|| match self.inner.state.lock().liveness(container_id) {
-                Liveness::Ended | Liveness::Live(Program::Runs | Program::Exits(_)) => Some(()),
                 Liveness::Live(Program::IgnoresStop) | Liveness::Frozen => None,
+                Liveness::Live(_) | Liveness::Ended => Some(()),
             });
             let killed = grace.is_zero() || timeout(grace, obeyed).await.is_err();
             self.inner.state.lock().exit_container(

@@ -283,9 +283,18 @@ impl State {
                 "sandbox container {sandbox_id:?} is not running"
             )));
         }
-        container.state = ContainerState::ContainerRunning;
         container.started_at = now_nanos();
         let program = container.program;
+        if program == Program::FailsToStart {
+            container.state = ContainerState::ContainerExited;
+            container.finished_at = now_nanos();
+            container.exit_code = 128;
+            container.reason = "StartError".to_owned();
+            return Err(Status::unknown(
+                "failed to create containerd task: failed to create shim task: exec: \"scripted\": executable file not found in $PATH",
+            ));
+        }
+        container.state = ContainerState::ContainerRunning;
         self.emit(&sandbox_id, id, ContainerEventType::ContainerStartedEvent);
         if let Program::Exits(code) = program {
             self.exit_container(id, code, "");

@@ -3,9 +3,49 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use hearth_sys::FreezeError;
+use hearth_sys::cgroup::Version;
+use hearth_sys::fake::FakeFreezer;
+use hearth_sys::{FreezeError, Freezer};
 
-use crate::support::{Echo, LONG, Trial, put, spinner};
+use crate::support::{Echo, LONG, Trial, fill_for, put, spinner};
+
+/// What every freezer promises. `vanish` removes its cgroup.
+fn keeps_the_contract(freezer: &dyn Freezer, vanish: impl FnOnce()) {
+    assert!(!freezer.is_frozen().unwrap());
+    for _ in 0..2 {
+        freezer.freeze(LONG).unwrap();
+        assert!(freezer.is_frozen().unwrap());
+    }
+    for _ in 0..2 {
+        freezer.thaw(LONG).unwrap();
+        assert!(!freezer.is_frozen().unwrap());
+    }
+    freezer.freeze(LONG).unwrap();
+    vanish();
+    assert!(!freezer.is_frozen().unwrap());
+    freezer.thaw(LONG).unwrap();
+    assert!(matches!(
+        freezer.freeze(LONG),
+        Err(FreezeError::Gone { .. })
+    ));
+}
+
+#[test]
+fn all_freezers_keep_one_contract() {
+    let fake = FakeFreezer::new();
+    keeps_the_contract(&fake, || fake.vanish());
+    let trial = Trial::new();
+    for v1 in [false, true] {
+        let mut pod = trial.pod("contract");
+        fill_for(&trial, &mut pod, v1);
+        let freezer = pod.cgroup.freezer().unwrap();
+        assert_eq!(freezer.version() == Version::V1, v1);
+        keeps_the_contract(freezer.as_ref(), || {
+            pod.cgroup.kill(LONG).unwrap();
+            pod.cgroup.remove(LONG).unwrap();
+        });
+    }
+}
 
 #[test]
 fn frozen_tasks_do_not_run_until_thawed() {
