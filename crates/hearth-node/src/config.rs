@@ -87,8 +87,13 @@ impl Config {
             ("run-dir", &self.run_dir),
             ("bin-dir", &self.bin_dir),
         ] {
-            if !path.is_absolute() {
-                return error(flag, &path.to_string_lossy(), "must be an absolute path");
+            // Configurations that name it are text.
+            if !path.is_absolute() || path.parent().is_none() || path.to_str().is_none() {
+                return error(
+                    flag,
+                    &path.to_string_lossy(),
+                    "must be an absolute path in UTF-8, and not /",
+                );
             }
         }
         if self.root_dir.starts_with(&self.run_dir) || self.run_dir.starts_with(&self.root_dir) {
@@ -96,6 +101,13 @@ impl Config {
                 "run-dir",
                 &self.run_dir.to_string_lossy(),
                 "must not be inside --root-dir, nor around it",
+            );
+        }
+        if self.run_dir.as_os_str().len() > MAX_RUN_DIR {
+            return error(
+                "run-dir",
+                &self.run_dir.to_string_lossy(),
+                "must have at most 40 bytes: paths of sockets in it are limited",
             );
         }
         let Some(addresses) = addresses(&self.pod_cidr) else {
@@ -139,6 +151,9 @@ impl Config {
         Paths::new(&self.instance, &self.root_dir, &self.run_dir)
     }
 }
+
+/// containerd takes 42 bytes at most for the directory of the shims' sockets, which is `s` in the run directory.
+const MAX_RUN_DIR: usize = 40;
 
 /// A Linux bridge takes 1023 ports; what is torn down holds one a while longer.
 const MAX_SANDBOXES: u16 = 1000;
@@ -201,6 +216,8 @@ mod tests {
         check(|c| c.node_name = String::new(), "node-name");
         check(|c| c.root_dir = "relative".into(), "root-dir");
         check(|c| c.run_dir = "/var/lib/hearth/node/run".into(), "run-dir");
+        check(|c| c.run_dir = "/run/h".repeat(7).into(), "run-dir");
+        check(|c| c.root_dir = "/".into(), "root-dir");
         check(|c| c.pod_cidr = "10.88.0.1/16".to_owned(), "pod-cidr");
         check(|c| c.pod_cidr = "fd00::/64".to_owned(), "pod-cidr");
         check(|c| c.pod_cidr = "10.88.0.0/24".to_owned(), "pod-cidr");

@@ -2,9 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-/// Longest directory for shim sockets that containerd takes: 64 hex digits follow, and a socket path has 108 bytes.
-const SHIM_SOCKET_DIR_MAX: usize = 38;
-
 /// The directories and names of one instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {
@@ -92,6 +89,36 @@ impl Paths {
         self.root.join("containerd.toml")
     }
 
+    /// Which process containerd is, and what it was started from.
+    #[must_use]
+    pub fn containerd_record(&self) -> PathBuf {
+        self.run.join("containerd.json")
+    }
+
+    /// Locked while a daemon of the instance runs.
+    #[must_use]
+    pub fn lock(&self) -> PathBuf {
+        self.run.join("lock")
+    }
+
+    /// What the kernel's switch for forwarding was before this instance.
+    #[must_use]
+    pub fn forwarding_note(&self) -> PathBuf {
+        self.run.join("ip_forward")
+    }
+
+    /// Which archives of images were imported.
+    #[must_use]
+    pub fn imports(&self) -> PathBuf {
+        self.root.join("imports.json")
+    }
+
+    /// What the freeze probes found.
+    #[must_use]
+    pub fn probes(&self) -> PathBuf {
+        self.root.join("probes.json")
+    }
+
     /// containerd's log.
     #[must_use]
     pub fn containerd_log(&self) -> PathBuf {
@@ -110,11 +137,10 @@ impl Paths {
         self.run.join("notify.sock")
     }
 
-    /// Sockets of shims; `None` when the run directory is too deep for one of our own.
+    /// Sockets of shims. Their names have 64 hex digits, and a socket's path 107 bytes at most: hence the short name.
     #[must_use]
-    pub fn shim_sockets(&self) -> Option<PathBuf> {
-        let dir = self.run.join("s");
-        (dir.as_os_str().len() <= SHIM_SOCKET_DIR_MAX).then_some(dir)
+    pub fn shim_sockets(&self) -> PathBuf {
+        self.run.join("s")
     }
 
     /// runc's state.
@@ -133,11 +159,5 @@ impl Paths {
     #[must_use]
     pub fn cni_data(&self) -> PathBuf {
         self.root.join("cni").join("data")
-    }
-
-    /// Results that CNI keeps per container.
-    #[must_use]
-    pub fn cni_cache(&self) -> PathBuf {
-        self.root.join("cni").join("cache")
     }
 }

@@ -1,43 +1,42 @@
+//! What is counted about containerd.
+
 use hearth_telemetry::LATENCY_BUCKETS;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-/// What the runtime host counts.
+/// What is counted about containerd.
 #[derive(Clone, Debug)]
-pub struct RuntimeMetrics {
-    pub(super) starts: Counter,
-    pub(super) failures: Counter,
+pub struct ContainerdMetrics {
+    pub(super) up: Gauge,
+    pub(super) ends: Counter,
     pub(super) ready: Histogram,
 }
 
-impl Default for RuntimeMetrics {
+impl Default for ContainerdMetrics {
     fn default() -> Self {
         Self {
-            starts: Counter::default(),
-            failures: Counter::default(),
+            up: Gauge::default(),
+            ends: Counter::default(),
             ready: Histogram::new(LATENCY_BUCKETS),
         }
     }
 }
 
-impl RuntimeMetrics {
+impl ContainerdMetrics {
     /// Adds the metrics to `registry`.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("containerd");
+        registry.register("up", "Whether containerd answers", self.up.clone());
         registry.register(
-            "starts",
-            "Times containerd was started",
-            self.starts.clone(),
-        );
-        registry.register(
-            "failures",
-            "Times containerd ended or could not be started",
-            self.failures.clone(),
+            "ends",
+            "Times containerd ended, or could not be started",
+            self.ends.clone(),
         );
         registry.register_with_unit(
             "ready",
-            "From looking for containerd until it served",
+            "From looking for containerd, or starting it, until it answers",
             Unit::Seconds,
             self.ready.clone(),
         );
