@@ -13,6 +13,8 @@ pub enum Class {
     Creating,
     /// It has no node.
     Unplaced,
+    /// It has a node whose stream says nothing of it: the node has not seen it yet, or never will.
+    Unheard,
     /// It has a node and is not ready yet.
     Starting,
     /// A claim can have it now.
@@ -32,9 +34,10 @@ pub enum Class {
 }
 
 impl Class {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Creating,
         Self::Unplaced,
+        Self::Unheard,
         Self::Starting,
         Self::Ready,
         Self::Reserved,
@@ -57,10 +60,6 @@ impl Class {
         matches!(self, Self::Ready | Self::Reserved | Self::Away)
     }
 
-    /// Whether the readiness grace period runs for it.
-    fn is_awaited(self) -> bool {
-        matches!(self, Self::Starting | Self::Failed)
-    }
 }
 
 /// Where a member stands in its pool's sets.
@@ -82,6 +81,8 @@ pub(crate) struct Members {
     ready: ReadyQueue,
     /// Not ready yet, longest first.
     awaited: BTreeSet<(Duration, u64)>,
+    /// Not heard of yet, longest first.
+    unheard: BTreeSet<(Duration, u64)>,
 }
 
 impl Members {
@@ -103,8 +104,10 @@ impl Members {
         if let (Class::Ready, Some(node)) = (standing.class, &standing.node) {
             self.ready.insert(node, standing.pressure, standing.created, id);
         }
-        if standing.class.is_awaited() {
-            self.awaited.insert((standing.since, id));
+        match standing.class {
+            Class::Starting | Class::Failed => drop(self.awaited.insert((standing.since, id))),
+            Class::Unheard => drop(self.unheard.insert((standing.since, id))),
+            _ => {}
         }
         self.standings.insert(id, standing);
         changed
@@ -117,6 +120,7 @@ impl Members {
             self.ready.remove(node, standing.created, id);
         }
         self.awaited.remove(&(standing.since, id));
+        self.unheard.remove(&(standing.since, id));
         true
     }
 
@@ -150,6 +154,11 @@ impl Members {
         self.awaited.first().copied()
     }
 
+    /// The member that has not been heard of for longest, and since when.
+    pub(crate) fn longest_unheard(&self) -> Option<(Duration, u64)> {
+        self.unheard.first().copied()
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &Standing)> {
         self.standings.iter().map(|(id, standing)| (*id, standing))
     }
@@ -177,6 +186,6 @@ mod tests {
         assert_eq!((members.active(), members.pick(), members.pickable()), (1, None, 0));
         assert!(members.remove(1) && members.remove(2) && !members.remove(2));
         assert!(members.is_empty());
-        assert_eq!(members.counts, [0; 10]);
+        assert_eq!(members.counts, [0; Class::ALL.len()]);
     }
 }

@@ -23,6 +23,8 @@ mod work;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod world;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -38,6 +40,7 @@ pub use work::Task;
 
 pub(crate) use claim::generation_of;
 pub(crate) use members::Members;
+pub(crate) use outcomes::WATCH_LAG;
 pub(crate) use sandbox::{Detail, Leaving, Owner, SandboxOp, version_of};
 
 use crate::effects::{Body, Effect, Intent, Lane, NodeRequest, Now, Observation, Receipt, Subject, Write};

@@ -12,9 +12,10 @@ use super::claim::ClaimRecord;
 use super::pool::PoolRecord;
 use super::sandbox::{Retry, SandboxRecord, version_of};
 use super::spec::semantics;
+use super::outcomes::WATCH_LAG;
 use super::{Index, SandboxOp, Stage};
 use crate::effects::Now;
-use crate::ids::Key;
+use crate::ids::{Key, SandboxUid};
 use crate::pool::Template;
 use kube_meta::key_of;
 use serde::Deserialize;
@@ -74,6 +75,22 @@ impl Index {
     }
 
     fn forget_sandbox(&mut self, id: u64) {
+        let creating = |record: &SandboxRecord| record.op == Some(SandboxOp::Creating) || record.maybe_again;
+        if self.sandboxes.get(&id).is_some_and(creating) {
+            // The creation that is still under way may make it once more, so it goes on counting.
+            let give_up = self.now.mono + WATCH_LAG;
+            let key = self.change_sandbox(id, |record| {
+                record.dead = Some(std::mem::replace(&mut record.uid, SandboxUid(String::new())));
+                record.deleting = false;
+                record.leaving = None;
+                if std::mem::take(&mut record.maybe_again) {
+                    record.given_up_at = Some(give_up);
+                }
+                record.key.clone()
+            });
+            key.iter().for_each(|key| self.mark_sandbox(key));
+            return;
+        }
         let Some(record) = self.remove_sandbox(id) else { return };
         if let Some(claim) = self.claim_of_sandbox.get(&record.key)
             && let Some(claim) = self.claims.get_mut(claim)
@@ -353,6 +370,8 @@ pub(crate) fn blank(key: Key, now: Now) -> SandboxRecord {
         reserved: None,
         aside_until: None,
         given_up_at: None,
+        dead: None,
+        maybe_again: false,
         first_seen: now.mono,
     }
 }

@@ -10,7 +10,7 @@ use crate::ids::{Key, NodeName, OwnerKey, SandboxUid};
 /// How long a member that could not be bound is not tried again, unless its node says something new of it first.
 const ASIDE: Duration = Duration::from_secs(1);
 /// How long a Sandbox that the API server says exists may take to be seen by the watch.
-const WATCH_LAG: Duration = Duration::from_secs(30);
+pub(crate) const WATCH_LAG: Duration = Duration::from_secs(30);
 
 impl Index {
     /// A write came out.
@@ -116,8 +116,11 @@ impl Index {
             }
             Outcome::Unavailable(_) => {
                 // It may have been made. The same name is tried again, so that there is one or none of it.
-                if let Some(id) = placeholder {
-                    let at = self.change_sandbox(id, |record| record.retry.failed(now));
+                if let Some(id) = self.sandbox_id(key) {
+                    let at = self.change_sandbox(id, |record| {
+                        record.maybe_again = record.exists();
+                        record.retry.failed(now)
+                    });
                     if let Some(at) = at {
                         self.wake(receipt.subject.clone(), at);
                     }
@@ -162,8 +165,14 @@ impl Index {
 
     /// Takes over what a creation made, unless the watch has shown it already, or even its end.
     fn apply_created(&mut self, placeholder: Option<u64>, object: Option<Box<Object>>) {
-        if let (Some(_), Some(Object::Sandbox(sandbox))) = (placeholder, object.map(|object| *object)) {
-            self.apply_sandbox(sandbox, self.now);
+        let Some(record) = placeholder.and_then(|id| self.sandboxes.get(&id)) else { return };
+        let key = record.key.clone();
+        match object.map(|object| *object) {
+            Some(Object::Sandbox(sandbox)) if record.dead.as_ref().map(SandboxUid::as_str) != sandbox.metadata.uid.as_deref() => {
+                self.apply_sandbox(sandbox, self.now);
+            }
+            // Made and deleted again.
+            _ => self.drop_placeholder(&key),
         }
     }
 
@@ -329,7 +338,8 @@ impl Index {
             self.wake(Subject::Sandbox(key), at);
         }
         if let Some(key) = self.sandboxes.get(&id).map(|record| record.key.clone()) {
-            self.mark_sandbox(&key);
+            // A claim may be waiting to adopt it.
+            self.sandbox_changed(&key);
         }
     }
 }

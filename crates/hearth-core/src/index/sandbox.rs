@@ -139,6 +139,10 @@ pub struct SandboxRecord {
     pub(crate) reserved: Option<Box<str>>,
     /// The node refused to bind it: not picked until then, or until the node says something new of it.
     pub(crate) aside_until: Option<Duration>,
+    /// Its creation was sent once more and nobody knows what came of it.
+    pub(crate) maybe_again: bool,
+    /// UID of an object of this name that was made and deleted while its creation was under way.
+    pub(crate) dead: Option<SandboxUid>,
     /// When a creation that was sent but never seen is given up.
     pub(crate) given_up_at: Option<Duration>,
     /// When this controller first saw it, monotonic.

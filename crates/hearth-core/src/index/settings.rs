@@ -13,6 +13,9 @@ pub struct Settings {
     pub batch: usize,
     /// How long a member may take to become ready, unless its pool says otherwise.
     pub readiness_grace: Duration,
+    /// How long a node whose stream is open may say nothing of a member: it may have retired it for an earlier leader,
+    /// and asking it again is safe.
+    pub unheard_grace: Duration,
     /// How long a claim waits for a member that is starting before it gets a Sandbox of its own.
     pub starting_wait: Duration,
     /// How long it waits for members whose node's stream is down for the moment.
@@ -47,6 +50,7 @@ impl Default for Settings {
             strategy: Strategy::Spread,
             batch: 300,
             readiness_grace: Duration::from_secs(300),
+            unheard_grace: Duration::from_secs(30),
             starting_wait: Duration::from_secs(2),
             away_wait: Duration::from_secs(5),
             quiet: Duration::from_millis(400),

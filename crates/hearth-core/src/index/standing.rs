@@ -209,6 +209,7 @@ impl Index {
             // After a restart of ours the stream has said nothing yet, but the status has.
             None if !node.synced && record.ready.is_some_and(|ready| ready.is_true) => Class::Away,
             Some(super::Phase::Failed) => Class::Failed,
+            None if node.synced => Class::Unheard,
             _ => Class::Starting,
         }
     }

@@ -1,1 +1,144 @@
-//! Tests.
+//! The picture and its rules together, first in order, then in any order.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::world::{Kind, World};
+use crate::ids::Key;
+
+fn key(name: &str) -> Key {
+    Key::new("n", name)
+}
+
+#[test]
+fn a_pool_fills_and_its_claims_are_answered() {
+    let mut world = World::new(2, 3);
+    world.quiesce();
+    world.check_settled();
+    for name in ["a", "b", "c", "d"] {
+        world.create_claim(name);
+    }
+    world.quiesce();
+    world.check_settled();
+    let warm = |name: &str| {
+        let claim = world.api.get(Kind::Claim, &key(name)).unwrap();
+        claim["status"]["sandbox"]["name"].as_str().unwrap().starts_with("pool-")
+    };
+    assert!(warm("a") && warm("b") && warm("c"), "the three members go to the first three claims");
+}
+
+#[test]
+fn a_deleted_claim_leaves_nothing_behind() {
+    let mut world = World::new(1, 1);
+    world.quiesce();
+    world.create_claim("a");
+    world.quiesce();
+    world.api.delete(Kind::Claim, &key("a"));
+    world.quiesce();
+    world.check_settled();
+}
+
+/// One thing that may happen.
+#[derive(Clone, Debug)]
+enum Step {
+    CreateClaim(u8),
+    DeleteClaim(u8),
+    DeleteSandbox(u8),
+    Scale(u8),
+    DeletePool,
+    Deliver(u8),
+    Execute(u8, u8),
+    Ask(u8),
+    Work(u8),
+    Hear(u8),
+    Connect(u8),
+    Disconnect(u8),
+    Confirm,
+    Collect,
+    Advance(u16),
+    Restart,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..6u8).prop_map(Step::CreateClaim),
+        3 => (0..6u8).prop_map(Step::DeleteClaim),
+        1 => any::<u8>().prop_map(Step::DeleteSandbox),
+        1 => (0..5u8).prop_map(Step::Scale),
+        12 => (0..4u8).prop_map(Step::Deliver),
+        12 => (any::<u8>(), 0..12u8).prop_map(|(which, fate)| Step::Execute(which, fate)),
+        8 => (0..10u8).prop_map(Step::Ask),
+        8 => (0..2u8).prop_map(Step::Work),
+        8 => (0..2u8).prop_map(Step::Hear),
+        3 => (0..2u8).prop_map(Step::Connect),
+        1 => (0..2u8).prop_map(Step::Disconnect),
+        1 => Just(Step::Confirm),
+        1 => Just(Step::Collect),
+        3 => (0..3000u16).prop_map(Step::Advance),
+        1 => Just(Step::Restart),
+    ]
+}
+
+fn take(world: &mut World, step: &Step) {
+    let node = |number: u8| super::node_key(&format!("n{}", number % 2));
+    match *step {
+        Step::CreateClaim(number) => world.create_claim(&format!("c{number}")),
+        Step::DeleteClaim(number) => drop(world.api.delete(Kind::Claim, &key(&format!("c{number}")))),
+        Step::DeleteSandbox(which) => {
+            let names = world.api.sandbox_names();
+            if !names.is_empty() {
+                world.api.delete(Kind::Sandbox, &key(&names[usize::from(which) % names.len()]));
+            }
+        }
+        Step::Scale(replicas) => {
+            world.api.edit(Kind::Pool, &key("pool"), |pool| pool["spec"]["replicas"] = replicas.into());
+        }
+        Step::DeletePool => drop(world.api.delete(Kind::Pool, &key("pool"))),
+        Step::Deliver(kind) => drop(world.deliver(Kind::ALL[usize::from(kind)])),
+        Step::Execute(which, fate) => drop(world.execute(usize::from(which), fate)),
+        Step::Ask(reply) => drop(world.ask(reply > 0)),
+        Step::Work(number) => world.work(&node(number)),
+        Step::Hear(number) => drop(world.hear(&node(number))),
+        Step::Connect(number) => world.connect(&node(number)),
+        Step::Disconnect(number) => world.disconnect(&node(number)),
+        Step::Confirm => drop(world.confirm()),
+        Step::Collect => world.collect_garbage(),
+        Step::Advance(ms) => world.advance(Duration::from_millis(ms.into())),
+        Step::Restart => world.restart(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+
+    /// Whatever happens in whatever order: no sandbox has two owners, no claim changes its sandbox silently, no pool has
+    /// more members than it asks for; and when the faults end, everything is as it should be.
+    #[test]
+    fn any_order_of_events_ends_well(steps in proptest::collection::vec(step(), 1..250), filled: bool) {
+        let mut world = World::new(2, 3);
+        if filled {
+            world.quiesce();
+        }
+        for step in &steps {
+            take(&mut world, step);
+        }
+        world.quiesce();
+        world.check_settled();
+    }
+
+    /// The same with a pool that is deleted on the way: answered claims keep their sandboxes.
+    #[test]
+    fn a_deleted_pool_costs_no_answered_claim_its_sandbox(
+        before in proptest::collection::vec(step(), 1..120),
+        after in proptest::collection::vec(step(), 1..120),
+    ) {
+        let mut world = World::new(2, 3);
+        world.quiesce();
+        before.iter().for_each(|step| take(&mut world, step));
+        take(&mut world, &Step::DeletePool);
+        after.iter().for_each(|step| take(&mut world, step));
+        world.quiesce();
+        world.check_settled();
+    }
+}

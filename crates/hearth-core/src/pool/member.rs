@@ -11,7 +11,7 @@ use crate::claim::blueprint::assign;
 use crate::claim::metadata::{EVICTION_ANNOTATION, sandbox_annotations};
 use crate::effects::{Body, Intent, Lane, Subject};
 use crate::ids::{Key, NodeName};
-use crate::index::{Index, PoolRecord, SandboxOp};
+use crate::index::{Index, PoolRecord, SandboxOp, WATCH_LAG};
 use crate::names::name_hash;
 
 /// Makes a member of the pool on `node`.
@@ -24,16 +24,20 @@ pub(super) fn create(index: &mut Index, pool: &Key, template: &Arc<Template>, no
 pub(crate) fn create_again(index: &mut Index, id: u64) {
     let Some(record) = index.sandboxes.get(&id) else { return };
     let pool = record.pool_uid().and_then(|uid| index.pool_by_uid(uid));
+    let wanted = pool.is_some_and(|pool| index.members_of(&pool.uid).is_some_and(|m| m.active() <= pool.replicas));
     let found = pool.and_then(|pool| Some((pool.key.clone(), index.template_of(pool)?)));
-    let (key, node, first_seen) = (record.key.clone(), record.node.clone(), record.retry);
-    let Some((pool, template)) = found else {
-        index.drop_placeholder(&key);
+    let (key, node, retry) = (record.key.clone(), record.node.clone(), record.retry);
+    let Some((pool, template)) = found.filter(|_| wanted) else {
+        // Not wanted any more, but it may be there: it counts until the watch has had time to show it.
+        let at = index.now.mono + WATCH_LAG;
+        index.change_sandbox(id, |record| record.given_up_at = Some(at));
+        index.wake(Subject::Sandbox(key), at);
         return;
     };
     index.drop_placeholder(&key);
     create_named(index, &pool, &template, node.as_ref(), &key.name);
     if let Some(id) = index.sandbox_id(&key) {
-        index.change_sandbox(id, |record| record.retry = first_seen);
+        index.change_sandbox(id, |record| record.retry = retry);
     }
 }
 

@@ -99,7 +99,8 @@ fn remove_lost(index: &mut Index, key: &Key) {
 }
 
 /// The classes that may be asked to go.
-const UNCLAIMED: [Class; 5] = [Class::Unplaced, Class::Starting, Class::Ready, Class::Away, Class::Failed];
+const UNCLAIMED: [Class; 6] =
+    [Class::Unplaced, Class::Unheard, Class::Starting, Class::Ready, Class::Away, Class::Failed];
 
 /// Under `Recreate`, members that no longer are what the template says.
 fn replace_stale(index: &mut Index, key: &Key) {
@@ -135,12 +136,17 @@ fn replace_stuck(index: &mut Index, key: &Key) {
     let now = index.now.mono;
     let Some(pool) = index.pools.get(key) else { return };
     let grace = pool.readiness_grace.unwrap_or(index.settings.readiness_grace);
-    while let Some((since, id)) = members(index, key).and_then(Members::longest_awaited) {
-        if now < since + grace {
-            index.wake(Subject::Pool(key.clone()), since + grace);
-            return;
+    let patience = index.settings.unheard_grace.min(grace);
+    for (longest, grace) in
+        [(Members::longest_awaited as fn(&Members) -> _, grace), (Members::longest_unheard, patience)]
+    {
+        while let Some((since, id)) = members(index, key).and_then(longest) {
+            if now < since + grace {
+                index.wake(Subject::Pool(key.clone()), since + grace);
+                break;
+            }
+            index.doom_id(id, Leaving::Retire);
         }
-        index.doom_id(id, Leaving::Retire);
     }
 }
 

@@ -1,0 +1,235 @@
+//! The API server: objects, versions, watches, patches, garbage collection.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+
+use serde_json::{Value, json};
+
+use crate::effects::{Body, Object, Outcome, Subject, Write};
+use crate::ids::Key;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::index) enum Kind {
+    Claim,
+    Sandbox,
+    Pool,
+    Template,
+}
+
+impl Kind {
+    pub(in crate::index) const ALL: [Self; 4] = [Self::Claim, Self::Sandbox, Self::Pool, Self::Template];
+}
+
+pub(super) enum Event {
+    Apply(Value),
+    Delete(Key, String),
+}
+
+#[derive(Default)]
+pub(in crate::index) struct Api {
+    objects: BTreeMap<(Kind, Key), Value>,
+    version: u64,
+    events: BTreeMap<Kind, VecDeque<Event>>,
+    most_replicas: usize,
+}
+
+impl Api {
+    pub(in crate::index) fn get(&self, kind: Kind, key: &Key) -> Option<&Value> {
+        self.objects.get(&(kind, key.clone()))
+    }
+
+    pub(super) fn all(&self) -> Vec<(Kind, Value)> {
+        self.objects.iter().map(|((kind, _), object)| (*kind, object.clone())).collect()
+    }
+
+    pub(super) fn keys(&self, wanted: Kind) -> HashSet<Key> {
+        self.objects.keys().filter(|(kind, _)| *kind == wanted).map(|(_, key)| key.clone()).collect()
+    }
+
+    pub(super) fn start_watches(&mut self) {
+        self.events.clear();
+    }
+
+    pub(super) fn next_event(&mut self, kind: Kind) -> Option<Event> {
+        self.events.get_mut(&kind)?.pop_front()
+    }
+
+    pub(in crate::index) fn sandbox_names(&self) -> Vec<String> {
+        self.keys_sorted(Kind::Sandbox).into_iter().map(|key| key.name).collect()
+    }
+
+    fn keys_sorted(&self, wanted: Kind) -> Vec<Key> {
+        self.objects.keys().filter(|(kind, _)| *kind == wanted).map(|(_, key)| key.clone()).collect()
+    }
+
+    pub(super) fn members(&self) -> Vec<String> {
+        let is_member = |object: &&Value| object["metadata"]["ownerReferences"][0]["kind"] == "SandboxWarmPool";
+        let sandboxes = self.objects.iter().filter(|((kind, _), _)| *kind == Kind::Sandbox).map(|(_, object)| object);
+        sandboxes.filter(is_member).map(|object| object["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+    }
+
+    pub(super) fn replicas(&self) -> usize {
+        let pool = self.get(Kind::Pool, &Key::new("n", "pool"));
+        pool.map_or(0, |pool| usize::try_from(pool["spec"]["replicas"].as_u64().unwrap()).unwrap())
+    }
+
+    /// The most that the pool has asked for: a controller may not know of a smaller wish yet.
+    pub(super) fn most_replicas(&self) -> usize {
+        self.most_replicas
+    }
+
+    fn store(&mut self, kind: Kind, mut object: Value) -> Value {
+        self.version += 1;
+        object["metadata"]["resourceVersion"] = self.version.to_string().into();
+        let key = key_of(&object);
+        self.objects.insert((kind, key), object.clone());
+        if kind == Kind::Pool {
+            self.most_replicas = self.most_replicas.max(self.replicas());
+        }
+        self.events.entry(kind).or_default().push_back(Event::Apply(object.clone()));
+        object
+    }
+
+    pub(in crate::index) fn create(&mut self, kind: Kind, mut object: Value) -> Option<Value> {
+        if self.objects.contains_key(&(kind, key_of(&object))) {
+            return None;
+        }
+        self.version += 1;
+        object["metadata"]["uid"] = format!("u{}", self.version).into();
+        object["metadata"]["generation"] = 1.into();
+        object["metadata"]["creationTimestamp"] = "2027-01-15T08:00:00Z".into();
+        Some(self.store(kind, object))
+    }
+
+    pub(in crate::index) fn delete(&mut self, kind: Kind, key: &Key) -> bool {
+        let Some(object) = self.objects.remove(&(kind, key.clone())) else { return false };
+        self.version += 1;
+        let uid = object["metadata"]["uid"].as_str().unwrap().to_owned();
+        self.events.entry(kind).or_default().push_back(Event::Delete(key.clone(), uid));
+        true
+    }
+
+    pub(in crate::index) fn edit(&mut self, kind: Kind, key: &Key, change: impl FnOnce(&mut Value)) {
+        if let Some(mut object) = self.objects.get(&(kind, key.clone())).cloned() {
+            let before = object["spec"].clone();
+            change(&mut object);
+            if object["spec"] != before {
+                object["metadata"]["generation"] = (object["metadata"]["generation"].as_i64().unwrap() + 1).into();
+            }
+            self.store(kind, object);
+        }
+    }
+
+    pub(super) fn execute(&mut self, write: &Write, _now: u64) -> Outcome {
+        let (kind, key) = match &write.receipt.subject {
+            Subject::Claim(key) => (Kind::Claim, key.clone()),
+            Subject::Sandbox(key) => (Kind::Sandbox, key.clone()),
+            Subject::Pool(key) => (Kind::Pool, key.clone()),
+        };
+        if let Body::Create(object) = &write.body {
+            return self.create(kind, object.clone()).map_or(Outcome::Exists, |object| done(kind, object));
+        }
+        let Some(current) = self.get(kind, &key).cloned() else { return Outcome::NotFound };
+        match &write.body {
+            Body::Create(_) => unreachable!("handled before"),
+            Body::Delete { .. } => {
+                if current["metadata"]["uid"] != write.receipt.uid.as_str() {
+                    return Outcome::Conflict;
+                }
+                self.delete(kind, &key);
+                Outcome::Done(None)
+            }
+            Body::Merge(patch) | Body::MergeStatus(patch) => {
+                let mut object = current.clone();
+                merge(&mut object, patch);
+                let wanted = &patch["metadata"]["resourceVersion"];
+                if !wanted.is_null() && *wanted != current["metadata"]["resourceVersion"] {
+                    return Outcome::Conflict;
+                }
+                if object["metadata"]["uid"] != current["metadata"]["uid"] {
+                    return Outcome::Conflict;
+                }
+                let result = if matches!(write.body, Body::MergeStatus(_)) {
+                    let mut only_status = current;
+                    only_status["status"] = object["status"].take();
+                    only_status
+                } else {
+                    object
+                };
+                done(kind, self.store(kind, result))
+            }
+            Body::Operations(operations) => {
+                let mut object = current;
+                for operation in operations.as_array().unwrap() {
+                    if !operate(&mut object, operation) {
+                        return Outcome::Conflict;
+                    }
+                }
+                done(kind, self.store(kind, object))
+            }
+        }
+    }
+
+    pub(super) fn collect_garbage(&mut self) {
+        let uids: HashSet<String> =
+            self.objects.values().map(|object| object["metadata"]["uid"].as_str().unwrap().to_owned()).collect();
+        let orphans: Vec<_> = self
+            .objects
+            .iter()
+            .filter(|(_, object)| {
+                let owner = &object["metadata"]["ownerReferences"][0]["uid"];
+                owner.as_str().is_some_and(|owner| !uids.contains(owner))
+            })
+            .map(|(key, _)| key.clone())
+            .collect();
+        orphans.iter().for_each(|(kind, key)| drop(self.delete(*kind, key)));
+    }
+}
+
+fn done(kind: Kind, object: Value) -> Outcome {
+    match kind {
+        Kind::Claim => Outcome::Done(Some(Box::new(Object::Claim(serde_json::from_value(object).unwrap())))),
+        Kind::Sandbox => Outcome::Done(Some(Box::new(Object::Sandbox(serde_json::from_value(object).unwrap())))),
+        Kind::Pool | Kind::Template => Outcome::Done(None),
+    }
+}
+
+pub(super) fn key_of(object: &Value) -> Key {
+    let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+    Key::new(text("namespace"), text("name"))
+}
+
+pub(super) fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(fields) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    for (name, value) in fields {
+        if value.is_null() {
+            target.as_object_mut().unwrap().remove(name);
+        } else {
+            merge(target.as_object_mut().unwrap().entry(name.clone()).or_insert(Value::Null), value);
+        }
+    }
+}
+
+fn operate(object: &mut Value, operation: &Value) -> bool {
+    let path = operation["path"].as_str().unwrap();
+    let (parent, last) = path.rsplit_once('/').unwrap();
+    let last = last.replace("~1", "/").replace("~0", "~");
+    match operation["op"].as_str().unwrap() {
+        "test" => object.pointer(path) == Some(&operation["value"]),
+        "replace" => object.pointer_mut(path).map(|at| *at = operation["value"].clone()).is_some(),
+        "remove" => {
+            let parent = object.pointer_mut(parent).and_then(Value::as_object_mut);
+            parent.and_then(|parent| parent.remove(&last)).is_some()
+        }
+        "add" => {
+            let parent = object.pointer_mut(parent).and_then(Value::as_object_mut);
+            parent.map(|parent| parent.insert(last, operation["value"].clone())).is_some()
+        }
+        other => panic!("no operation {other}"),
+    }
+}
