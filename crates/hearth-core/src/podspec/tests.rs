@@ -381,6 +381,10 @@ fn what_makes_no_sense_is_refused() {
             "exec.command: is required",
         ),
         (
+            with_container(&json!({"securityContext": {"runAsGroup": 5}})),
+            "securityContext.runAsGroup: is only done together with runAsUser",
+        ),
+        (
             with_container(&json!({"command": "sh"})),
             "command is \"sh\": must be a list",
         ),

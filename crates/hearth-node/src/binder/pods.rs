@@ -62,7 +62,9 @@ impl MemberPods for PodManager {
         held.commit();
     }
 
-    async fn keep_live(&self, _sandbox: &SandboxUid) {}
+    async fn keep_live(&self, sandbox: &SandboxUid) {
+        Self::keep_live(self, sandbox).await;
+    }
 
     fn remove(&self, sandbox: &SandboxUid, reason: RemoveReason) {
         Self::remove(self, sandbox, reason);

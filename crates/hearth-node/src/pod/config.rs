@@ -7,22 +7,69 @@ use std::time::Duration;
 /// How pods are made on this node.
 #[derive(Clone, Debug)]
 pub struct PodConfig {
-    /// Instance id: cgroup root, labels.
+    /// Instance id: labels of what is ours at the runtime.
     pub instance: String,
     /// Name of the node.
     pub node_name: String,
-    /// `runtimeClassName` → CRI handler. The empty name is the default.
-    pub handlers: BTreeMap<String, String>,
-    /// Volumes are made below: `<volumes_dir>/<pod uid>/volumes/<name>`.
-    pub volumes_dir: PathBuf,
+    /// By `runtimeClassName`; the empty name is the default.
+    pub handlers: BTreeMap<String, Handler>,
     /// Container logs are made below: `<logs_dir>/<namespace>_<name>_<pod uid>/<container>/<attempt>.log`.
     pub logs_dir: PathBuf,
     /// Most processes and threads in one sandbox; 0: no limit.
     pub pids_limit: u64,
+    /// Memory of the machine in bytes: whom the kernel kills first is a share of it.
+    pub machine_memory: u64,
     /// How many pods are made or torn down at once.
     pub max_parallel_creates: usize,
     /// Refills and teardown start only when no bind came for this long.
     pub claim_quiet: Duration,
-    /// But after waiting for this long they start all the same, one at a time.
+    /// But what has waited for this long starts all the same, one at a time.
     pub claim_yield_max: Duration,
+    /// And at most one in this time.
+    pub claim_yield_spacing: Duration,
+    /// How long a freeze may take until it is confirmed. Binds of a member wait for its freeze to end, so that this must
+    /// stay short.
+    pub freeze_within: Duration,
+    /// How long a thaw may take until it is confirmed.
+    pub thaw_within: Duration,
+    /// How often, about, everything is compared with what the runtime has, in case an event was missed.
+    pub resync: Duration,
+}
+
+impl PodConfig {
+    /// A node with the one handler `runc` that is not frozen, and waits that suit a small machine.
+    #[must_use]
+    pub fn new(instance: &str, node_name: &str, logs_dir: PathBuf) -> Self {
+        let runc = Handler {
+            name: "runc".to_owned(),
+            freeze_method: String::new(),
+            message: String::new(),
+        };
+        Self {
+            instance: instance.to_owned(),
+            node_name: node_name.to_owned(),
+            handlers: BTreeMap::from([(String::new(), runc.clone()), ("runc".to_owned(), runc)]),
+            logs_dir,
+            pids_limit: 0,
+            machine_memory: 0,
+            max_parallel_creates: 2,
+            claim_quiet: Duration::from_millis(300),
+            claim_yield_max: Duration::from_secs(5),
+            claim_yield_spacing: Duration::from_secs(1),
+            freeze_within: Duration::from_millis(250),
+            thaw_within: Duration::from_secs(2),
+            resync: Duration::from_secs(300),
+        }
+    }
+}
+
+/// A runtime handler.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handler {
+    /// Its name at the runtime.
+    pub name: String,
+    /// How its pods are frozen, as probed; empty when they are not.
+    pub freeze_method: String,
+    /// Why they are not frozen, when they are not.
+    pub message: String,
 }

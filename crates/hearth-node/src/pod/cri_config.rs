@@ -8,16 +8,16 @@ use hearth_core::podspec::{ContainerPlan, DnsPlan, PodPlan, Resources, Seccomp};
 use k8s_cri::v1;
 
 /// Label on everything we make at the runtime: the UID of the Sandbox object.
-pub const LABEL_SANDBOX_UID: &str = "hearth.dev/sandbox-uid";
+pub(super) const LABEL_SANDBOX_UID: &str = "hearth.dev/sandbox-uid";
 /// Label on everything we make at the runtime: the instance that made it.
-pub const LABEL_INSTANCE: &str = "hearth.dev/instance";
+pub(super) const LABEL_INSTANCE: &str = "hearth.dev/instance";
 /// Label on everything we make at the runtime: the uid of the pod's incarnation. The name is kubelet's, so that tools
 /// which read containers by it find what they expect.
-pub const LABEL_POD_UID: &str = "io.kubernetes.pod.uid";
+pub(super) const LABEL_POD_UID: &str = "io.kubernetes.pod.uid";
 const LABEL_POD_NAME: &str = "io.kubernetes.pod.name";
 const LABEL_POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
 /// Label on containers: the name in the PodSpec.
-pub const LABEL_CONTAINER_NAME: &str = "io.kubernetes.container.name";
+pub(super) const LABEL_CONTAINER_NAME: &str = "io.kubernetes.container.name";
 
 /// Period of CPU quotas in microseconds, as kubelet sets it.
 const CPU_PERIOD_US: i64 = 100_000;
@@ -28,33 +28,33 @@ const MAX_SHARES: i64 = 262_144;
 
 /// What a pod's messages depend on besides its plan.
 #[derive(Clone, Copy, Debug)]
-pub struct PodIdentity<'a> {
+pub(super) struct PodIdentity<'a> {
     /// The Sandbox object.
-    pub sandbox: &'a SandboxUid,
+    pub(super) sandbox: &'a SandboxUid,
     /// Its name.
-    pub key: &'a Key,
+    pub(super) key: &'a Key,
     /// The incarnation.
-    pub pod: &'a PodUid,
+    pub(super) pod: &'a PodUid,
     /// Instance id.
-    pub instance: &'a str,
+    pub(super) instance: &'a str,
 }
 
 /// What a pod's messages depend on besides its plan and identity.
 #[derive(Clone, Copy, Debug)]
-pub struct PodPlaces<'a> {
+pub(super) struct PodPlaces<'a> {
     /// `/hearth-<instance>/pods/pod<uid>`.
-    pub cgroup_parent: &'a str,
+    pub(super) cgroup_parent: &'a str,
     /// Directory of the pod's logs.
-    pub log_directory: &'a Path,
+    pub(super) log_directory: &'a Path,
     /// Directory of the pod's volumes: `<this>/<name>`.
-    pub volumes: &'a Path,
+    pub(super) volumes: &'a Path,
     /// Memory of the machine in bytes: whom the kernel kills first is a share of it.
-    pub machine_memory: u64,
+    pub(super) machine_memory: u64,
 }
 
 /// The pod sandbox of a plan.
 #[must_use]
-pub fn pod_sandbox(
+pub(super) fn pod_sandbox(
     plan: &PodPlan,
     identity: PodIdentity<'_>,
     places: PodPlaces<'_>,
@@ -100,7 +100,7 @@ pub fn pod_sandbox(
 
 /// One container of a plan.
 #[must_use]
-pub fn container(
+pub(super) fn container(
     plan: &PodPlan,
     container: &ContainerPlan,
     identity: PodIdentity<'_>,
@@ -142,7 +142,7 @@ pub fn container(
 
 /// An image by reference.
 #[must_use]
-pub fn image(reference: &str) -> v1::ImageSpec {
+pub(super) fn image(reference: &str) -> v1::ImageSpec {
     v1::ImageSpec {
         image: reference.to_owned(),
         user_specified_image: reference.to_owned(),
@@ -152,13 +152,13 @@ pub fn image(reference: &str) -> v1::ImageSpec {
 
 /// Where a container logs, below its pod's log directory. The runtime makes the directory.
 #[must_use]
-pub fn log_path(container: &str, attempt: u32) -> String {
+pub(super) fn log_path(container: &str, attempt: u32) -> String {
     format!("{container}/{attempt}.log")
 }
 
 /// Directory of a pod's logs, named as kubelet names them.
 #[must_use]
-pub fn log_directory(root: &Path, key: &Key, pod: &PodUid) -> PathBuf {
+pub(super) fn log_directory(root: &Path, key: &Key, pod: &PodUid) -> PathBuf {
     root.join(format!("{}_{}_{pod}", key.namespace, key.name))
 }
 
@@ -236,10 +236,7 @@ fn security(plan: &PodPlan, container: &ContainerPlan) -> v1::LinuxContainerSecu
         namespace_options: Some(namespaces(plan)),
         run_as_user: security.run_as_user.map(id),
         // CRI takes a group only together with a user.
-        run_as_group: security
-            .run_as_user
-            .and(security.run_as_group)
-            .map(id),
+        run_as_group: security.run_as_user.and(security.run_as_group).map(id),
         readonly_rootfs: security.read_only_root,
         supplemental_groups: groups,
         no_new_privs: !security.allow_privilege_escalation,
@@ -342,7 +339,11 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     fn with<T>(plan: &PodPlan, f: impl FnOnce(&PodPlan, PodIdentity<'_>, PodPlaces<'_>) -> T) -> T {
-        let (sandbox, key, pod) = (SandboxUid::from("s-1"), Key::new("n", "box"), PodUid::from("p-1"));
+        let (sandbox, key, pod) = (
+            SandboxUid::from("s-1"),
+            Key::new("n", "box"),
+            PodUid::from("p-1"),
+        );
         let identity = PodIdentity {
             sandbox: &sandbox,
             key: &key,
@@ -361,10 +362,16 @@ mod tests {
     #[test]
     fn a_template_cannot_take_our_labels() {
         let plan = PodPlan {
-            labels: [(LABEL_POD_UID.to_owned(), "other".to_owned()), ("app".into(), "x".into())].into(),
+            labels: [
+                (LABEL_POD_UID.to_owned(), "other".to_owned()),
+                ("app".into(), "x".into()),
+            ]
+            .into(),
             ..PodPlan::default()
         };
-        let config = with(&plan, |plan, identity, places| pod_sandbox(plan, identity, places, 2));
+        let config = with(&plan, |plan, identity, places| {
+            pod_sandbox(plan, identity, places, 2)
+        });
         assert_eq!(config.labels[LABEL_POD_UID], "p-1");
         assert_eq!(config.labels["app"], "x");
         assert_eq!(config.metadata.unwrap().attempt, 2);
@@ -376,7 +383,12 @@ mod tests {
         let check = |resources: Resources, shares, quota, memory, oom| {
             let linux = linux_resources(&resources, 16 * GIB);
             assert_eq!(
-                (linux.cpu_shares, linux.cpu_quota, linux.memory_limit_in_bytes, linux.oom_score_adj),
+                (
+                    linux.cpu_shares,
+                    linux.cpu_quota,
+                    linux.memory_limit_in_bytes,
+                    linux.oom_score_adj
+                ),
                 (shares, quota, memory, oom),
                 "{resources:?}"
             );
@@ -416,7 +428,13 @@ mod tests {
         let config = with(&PodPlan::default(), |plan, identity, places| {
             container(plan, &container_plan, identity, places, 0)
         });
-        assert_eq!((config.mounts[0].host_path.as_str(), config.mounts[0].readonly), ("/vols/work", true));
+        assert_eq!(
+            (
+                config.mounts[0].host_path.as_str(),
+                config.mounts[0].readonly
+            ),
+            ("/vols/work", true)
+        );
         assert_eq!(config.log_path, "main/0.log");
         assert_eq!(config.labels[LABEL_CONTAINER_NAME], "main");
     }

@@ -1,11 +1,17 @@
 //! What the API wants of a sandbox.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Weak};
 
-use hearth_api::{OperatingMode, Warmth};
+use hearth_api::constants::{annotation, label};
+use hearth_api::{OperatingMode, Sandbox, SandboxSpec, Warmth};
 use hearth_core::ids::Key;
-use hearth_core::podspec::{PodPlan, Refusal};
+use hearth_core::podspec::{self, PodPlan, Refusal, UnsupportedField};
 use jiff::Timestamp;
+use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
+
+use super::config::Handler;
 
 /// What the API wants of a sandbox of this node: the newest one counts, intermediate ones may be skipped.
 #[derive(Clone, Debug)]
@@ -22,4 +28,204 @@ pub struct DesiredSandbox {
     pub shutdown_time: Option<Timestamp>,
     /// What its pod is made from, or why none can be made.
     pub plan: Result<Arc<PodPlan>, Arc<Refusal>>,
+}
+
+/// Plans by what they were made from. The members of a pool share one.
+#[derive(Debug, Default)]
+pub(super) struct Plans {
+    known: Mutex<HashMap<[u8; 32], Weak<PodPlan>>>,
+}
+
+impl Plans {
+    pub(super) fn desired(
+        &self,
+        sandbox: &Sandbox,
+        handlers: &BTreeMap<String, Handler>,
+    ) -> DesiredSandbox {
+        let meta = &sandbox.metadata;
+        let member = is_member(sandbox).then(|| warmth(sandbox));
+        DesiredSandbox {
+            key: Key::new(
+                meta.namespace.clone().unwrap_or_default(),
+                meta.name.clone().unwrap_or_default(),
+            ),
+            generation: meta.generation.unwrap_or_default(),
+            mode: sandbox.spec.operating_mode,
+            member,
+            shutdown_time: sandbox.spec.shutdown_time.as_ref().map(|time| time.0),
+            plan: self.plan(&sandbox.spec, member, handlers),
+        }
+    }
+
+    fn plan(
+        &self,
+        spec: &SandboxSpec,
+        member: Option<Warmth>,
+        handlers: &BTreeMap<String, Handler>,
+    ) -> Result<Arc<PodPlan>, Arc<Refusal>> {
+        let key = digest(spec, member);
+        if let Some(plan) = self.known.lock().get(&key).and_then(Weak::upgrade) {
+            return Ok(plan);
+        }
+        let plan = podspec::plan(spec, member)
+            .and_then(|plan| check_handler(plan, handlers))
+            .map_err(Arc::new)?;
+        let plan = Arc::new(plan);
+        let mut known = self.known.lock();
+        known.retain(|_, plan| plan.strong_count() > 0);
+        known.insert(key, Arc::downgrade(&plan));
+        Ok(plan)
+    }
+
+    /// One copy of a plan that was read from the journal.
+    pub(super) fn share(&self, plan: Arc<PodPlan>) -> Arc<PodPlan> {
+        let mut hash = Sha256::new();
+        // A plan cannot fail to be written as JSON; if it could, it would only not be shared.
+        hash.update(b"journal");
+        hash.update(serde_json::to_vec(&*plan).unwrap_or_default());
+        let mut known = self.known.lock();
+        let entry = known.entry(hash.finalize().into()).or_default();
+        if let Some(same) = entry.upgrade().filter(|same| *same == plan) {
+            return same;
+        }
+        *entry = Arc::downgrade(&plan);
+        plan
+    }
+}
+
+fn is_member(sandbox: &Sandbox) -> bool {
+    sandbox
+        .metadata
+        .labels
+        .as_ref()
+        .is_some_and(|labels| labels.contains_key(label::WARM_POOL))
+}
+
+fn warmth(sandbox: &Sandbox) -> Warmth {
+    let written = sandbox
+        .metadata
+        .annotations
+        .as_ref()
+        .and_then(|annotations| annotations.get(annotation::WARMTH));
+    match written.map(String::as_str) {
+        Some("Running") => Warmth::Running,
+        Some("Sandbox") => Warmth::Sandbox,
+        _ => Warmth::Frozen,
+    }
+}
+
+/// All of a spec that a plan depends on.
+fn digest(spec: &SandboxSpec, member: Option<Warmth>) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    let SandboxSpec {
+        pod_template,
+        volume_claim_templates,
+        idle,
+        recreate,
+        service: _,
+        operating_mode: _,
+        shutdown_time: _,
+        shutdown_policy: _,
+    } = spec;
+    hash.update(pod_template.spec.get());
+    hash.update(serde_json::to_vec(&pod_template.metadata).unwrap_or_default());
+    let rest = format!(
+        "{}{idle:?}{recreate:?}{}",
+        volume_claim_templates.len(),
+        member == Some(Warmth::Sandbox)
+    );
+    hash.update(rest);
+    hash.finalize().into()
+}
+
+fn check_handler(plan: PodPlan, handlers: &BTreeMap<String, Handler>) -> Result<PodPlan, Refusal> {
+    if handlers.contains_key(&plan.runtime_class) {
+        return Ok(plan);
+    }
+    let known: Vec<&str> = handlers
+        .keys()
+        .map(String::as_str)
+        .filter(|name| !name.is_empty())
+        .collect();
+    let field = UnsupportedField {
+        path: "spec.podTemplate.spec.runtimeClassName".to_owned(),
+        value: format!("{:?}", plan.runtime_class),
+        remedy: format!(
+            "this node has no handler for it, only for {}",
+            known.join(", ")
+        ),
+    };
+    Err(Refusal {
+        fields: vec![field],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hearth_api::PodSpecJson;
+    use serde_json::json;
+    use std::path::PathBuf;
+
+    fn sandbox(spec: &serde_json::Value) -> Sandbox {
+        let mut sandbox = Sandbox::new("a", SandboxSpec::default());
+        sandbox.metadata.namespace = Some("n".into());
+        sandbox.spec.pod_template.spec = PodSpecJson::from_value(spec).unwrap();
+        sandbox
+    }
+
+    fn plain() -> Sandbox {
+        sandbox(&json!({"containers": [{"name": "a", "image": "i:1"}]}))
+    }
+
+    fn desired(plans: &Plans, sandbox: &Sandbox) -> DesiredSandbox {
+        plans.desired(
+            sandbox,
+            &super::super::PodConfig::new("t", "n", PathBuf::new()).handlers,
+        )
+    }
+
+    #[test]
+    fn members_of_a_pool_share_their_plan() {
+        let plans = Plans::default();
+        let (a, b) = (desired(&plans, &plain()), desired(&plans, &plain()));
+        assert!(Arc::ptr_eq(&a.plan.unwrap(), &b.plan.unwrap()));
+        let mut other = plain();
+        other
+            .spec
+            .pod_template
+            .metadata
+            .labels
+            .insert("app".into(), "x".into());
+        assert_eq!(desired(&plans, &other).plan.unwrap().labels.len(), 1);
+    }
+
+    #[test]
+    fn a_member_is_known_by_its_label_and_kept_frozen_unless_told_otherwise() {
+        let plans = Plans::default();
+        assert_eq!(desired(&plans, &plain()).member, None);
+        for (written, expect) in [
+            (None, Warmth::Frozen),
+            (Some("Frozen"), Warmth::Frozen),
+            (Some("Running"), Warmth::Running),
+        ] {
+            let mut member = plain();
+            member.metadata.labels = Some([(label::WARM_POOL.to_owned(), "h".to_owned())].into());
+            member.metadata.annotations =
+                written.map(|w| [(annotation::WARMTH.to_owned(), w.to_owned())].into());
+            assert_eq!(desired(&plans, &member).member, Some(expect), "{written:?}");
+        }
+    }
+
+    #[test]
+    fn a_runtime_class_without_a_handler_is_refused_by_name() {
+        let class = sandbox(
+            &json!({"runtimeClassName": "kata", "containers": [{"name": "a", "image": "i:1"}]}),
+        );
+        let refusal = desired(&Plans::default(), &class).plan.unwrap_err();
+        assert_eq!(
+            refusal.to_string(),
+            "spec.podTemplate.spec.runtimeClassName is \"kata\": this node has no handler for it, only for runc"
+        );
+    }
 }

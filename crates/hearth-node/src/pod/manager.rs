@@ -1,13 +1,39 @@
 //! The handle to all sandboxes of the node.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_core::ids::SandboxUid;
+use hearth_api::Sandbox;
+use hearth_core::ids::{PodUid, SandboxUid};
+use hearth_core::sandbox::State;
 use hearth_cri::{ImageStore, PodRuntime};
+use parking_lot::RwLock;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use super::{Changes, ClaimActivity, DesiredSandbox, PodConfig, PodRecord, PodView, RecordStore};
+use super::alarm::Alarm;
+use super::cell::Cell;
+use super::changes::{Changes, Hub};
+use super::clock::WallClock;
+use super::config::{Handler, PodConfig};
+use super::desired::{DesiredSandbox, Plans};
+use super::gate::{BoundPod, GateError};
+use super::host::PodHost;
+use super::metrics::PodMetrics;
+use super::record::{PodIncarnation, PodRecord, RecordStore};
+use super::runner::{Origin, Runner};
+use super::show;
+use super::slots::Slots;
+use super::view::PodView;
+use super::{ClaimActivity, follow};
+
+/// How many sandboxes are looked at, at the runtime, at once.
+const PARALLEL_LOOKS: usize = 8;
+/// How long the adoption of all pods may take before the rest of the daemon goes on without.
+const ADOPTION: Duration = Duration::from_secs(60);
 
 /// What the pods need from the rest of the daemon.
 #[derive(Debug)]
@@ -16,18 +42,46 @@ pub struct PodDeps {
     pub runtime: Arc<dyn PodRuntime>,
     /// Images.
     pub images: Arc<dyn ImageStore>,
+    /// Cgroups, freezers, volumes.
+    pub host: Arc<dyn PodHost>,
     /// The journal.
     pub records: Arc<dyn RecordStore>,
     /// When claims were last served.
     pub claims: ClaimActivity,
+    /// The time of day.
+    pub clock: WallClock,
+    /// What is counted.
+    pub metrics: PodMetrics,
     /// Directories, handlers, limits.
     pub config: PodConfig,
 }
 
-/// All sandboxes of this node. Cheap to clone; the last clone does not stop anything, `run` does.
+/// What the manager, the runners and their operations share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) runtime: Arc<dyn PodRuntime>,
+    pub(super) images: Arc<dyn ImageStore>,
+    pub(super) host: Arc<dyn PodHost>,
+    pub(super) records: Arc<dyn RecordStore>,
+    pub(super) clock: WallClock,
+    pub(super) metrics: PodMetrics,
+    pub(super) config: PodConfig,
+    pub(super) slots: Slots,
+    pub(super) looks: Semaphore,
+    /// What the runners' times are counted from.
+    pub(super) epoch: Instant,
+    pub(super) cells: RwLock<HashMap<SandboxUid, Arc<Cell>>>,
+    pub(super) stop: CancellationToken,
+    pub(super) tasks: TaskTracker,
+    pub(super) alarm: Alarm,
+    hub: Hub,
+    plans: Plans,
+}
+
+/// All sandboxes of this node. Cheap to clone; the last clone does not stop anything, [`PodManager::run`] does.
 #[derive(Clone, Debug)]
 pub struct PodManager {
-    inner: Arc<PodDeps>,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// A record of the journal, and what the journal says of its owner.
@@ -50,21 +104,13 @@ pub enum RemoveReason {
     Retired,
 }
 
-/// A sandbox that was thawed for a bind and is kept from being frozen again.
-///
-/// Dropping it without [`BoundPod::commit`] means that the bind failed: the sandbox is a member again and is refrozen.
-#[derive(Debug)]
-#[must_use]
-pub struct BoundPod {
-    /// What was known of it when it was thawed.
-    pub view: Arc<PodView>,
-    /// How long the thaw took; zero when it was running already.
-    pub thaw: Duration,
-}
-
-impl BoundPod {
-    /// The bind is durable: from now on the sandbox belongs to its owner.
-    pub fn commit(self) {}
+/// What an operation on a pod needs of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Its processes run, and go on running until the operation has ended.
+    Live,
+    /// Nothing but that it is there.
+    Any,
 }
 
 /// Why a sandbox could not be thawed for a bind.
@@ -87,34 +133,179 @@ pub enum ThawRefused {
     Failed(#[source] std::io::Error),
 }
 
+/// Why an operation on a pod was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum GateRefused {
+    /// No such sandbox, or it has no pod.
+    #[error("sandbox {0} has no pod on this node")]
+    NoPod(SandboxUid),
+    /// It could not be thawed.
+    #[error("thaw sandbox {uid}")]
+    Thaw {
+        /// The sandbox.
+        uid: SandboxUid,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// It took too long.
+    #[error("sandbox {uid}: not done within {within:?}")]
+    Deadline {
+        /// The sandbox.
+        uid: SandboxUid,
+        /// How long it was given.
+        within: Duration,
+    },
+}
+
+/// A runner has panicked, so that its sandbox is nobody's any more. The daemon must be started again.
+#[derive(Debug, thiserror::Error)]
+#[error("the task of sandbox {0} has panicked")]
+pub struct RunnerPanicked(pub SandboxUid);
+
 impl PodManager {
     /// Starts nothing yet: call [`PodManager::adopt`], then [`PodManager::run`].
     #[must_use]
     pub fn new(deps: PodDeps) -> Self {
-        Self { inner: Arc::new(deps) }
+        let PodDeps {
+            runtime,
+            images,
+            host,
+            records,
+            claims,
+            clock,
+            metrics,
+            config,
+        } = deps;
+        let slots = Slots::new(claims, &config);
+        Self {
+            shared: Arc::new(Shared {
+                runtime,
+                images,
+                host,
+                records,
+                clock,
+                metrics,
+                config,
+                slots,
+                looks: Semaphore::new(PARALLEL_LOOKS),
+                epoch: Instant::now(),
+                cells: RwLock::default(),
+                stop: CancellationToken::new(),
+                tasks: TaskTracker::new(),
+                alarm: Alarm::default(),
+                hub: Hub::default(),
+                plans: Plans::default(),
+            }),
+        }
     }
 
-    /// Brings journal, runtime and cgroups together after a start: running pods of a record go on as they are, what
-    /// no record names is removed. Called once, before [`PodManager::set_desired`]. Waits for the runtime to answer.
+    /// Brings journal, runtime and cgroups together after a start: running pods of a record go on as they are, what no
+    /// record names is removed. Called once, before [`PodManager::set_desired`]; [`PodManager::run`] may run already.
+    ///
+    /// Returns once it is known of each record what there is of it, or after a minute.
     pub async fn adopt(&self, records: Vec<Adopted>) {
-        let _ = (records, &self.inner);
+        let (sender, mut looked) = mpsc::channel(1);
+        let mut pods = HashSet::new();
+        let mut owners = HashSet::new();
+        for Adopted { record, bound } in records {
+            let PodRecord {
+                uid,
+                key,
+                stage,
+                member,
+                pod,
+            } = record;
+            owners.insert(uid.clone());
+            let pod = pod.map(|PodIncarnation { uid, attempt, plan }| {
+                pods.insert(uid.clone());
+                (uid, attempt, self.shared.plans.share(plan))
+            });
+            let state = State::adopted(stage, pod);
+            let cell = self.shared.spawn(
+                &uid,
+                Origin {
+                    key,
+                    state,
+                    member,
+                    adopting: Some(sender.clone()),
+                },
+            );
+            if bound {
+                cell.bound();
+            }
+        }
+        drop(sender);
+        if timeout(ADOPTION, looked.recv()).await.is_err() {
+            tracing::warn!("not all pods of the journal were looked at yet; going on without");
+        }
+        self.shared.remove_unrecorded(&owners, &pods).await;
     }
 
     /// Follows container events, relists when they may have been missed, resyncs slowly. Ends when `stop` is cancelled,
     /// with all runners ended and no pod touched.
-    pub async fn run(self, stop: CancellationToken) {
-        stop.cancelled().await;
+    ///
+    /// # Errors
+    /// When a runner has panicked.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), RunnerPanicked> {
+        let shared = &self.shared;
+        // Each arm runs until another ends it all, so that none has to be cancel-safe.
+        let result = tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            uid = shared.alarm.heard() => Err(RunnerPanicked(uid)),
+            never = follow::events(shared) => match never {},
+            never = follow::resync(shared) => match never {},
+            never = shared.slots.drive() => match never {},
+        };
+        shared.stop.cancel();
+        shared.tasks.close();
+        shared.tasks.wait().await;
+        result
+    }
+
+    /// The runtime has been started again: what failed because it was away is tried at once, and what it has is listed.
+    /// The end of its event stream has the same effect.
+    pub fn runtime_restarted(&self) {
+        self.shared.tell_all(|inbox| {
+            inbox.changed = true;
+            inbox.retry = true;
+        });
+    }
+
+    /// There may be more images: what failed for want of one is tried at once.
+    pub fn images_changed(&self) {
+        self.shared.tell_all(|inbox| inbox.retry = true);
+    }
+
+    /// What an API object wants of its sandbox.
+    #[must_use]
+    pub fn desired(&self, sandbox: &Sandbox) -> DesiredSandbox {
+        self.shared
+            .plans
+            .desired(sandbox, &self.shared.config.handlers)
     }
 
     /// Sets what the API wants of a sandbox. Ignored while the sandbox is being removed.
     pub fn set_desired(&self, uid: &SandboxUid, desired: DesiredSandbox) {
-        let _ = (uid, desired);
+        let cell = self.shared.cells.read().get(uid).map(Arc::clone);
+        let cell = cell.unwrap_or_else(|| {
+            let origin = Origin {
+                key: desired.key.clone(),
+                state: State::default(),
+                member: false,
+                adopting: None,
+            };
+            self.shared.spawn(uid, origin)
+        });
+        cell.tell(|inbox| inbox.desired = Some(desired));
     }
 
     /// Tears the sandbox down and forgets it: stop, remove, volumes, cgroup, record. Idempotent; returns at once. When
     /// all is gone [`PodManager::view`] says `None` and [`Changes`] names the uid.
     pub fn remove(&self, uid: &SandboxUid, reason: RemoveReason) {
-        let _ = (uid, reason);
+        if let Some(cell) = self.shared.cells.read().get(uid) {
+            cell.tell(|inbox| inbox.remove = Some(reason));
+        }
     }
 
     /// Thaws a ready member at once, without waiting for anything else that happens to it or to others.
@@ -122,26 +313,160 @@ impl PodManager {
     /// # Errors
     /// Says why the sandbox cannot be bound; it is then as it was.
     pub async fn thaw_for_bind(&self, uid: &SandboxUid) -> Result<BoundPod, ThawRefused> {
-        let _ = uid;
-        Err(ThawRefused::NotFound)
+        let cell = self.cell(uid).ok_or(ThawRefused::NotFound)?;
+        cell.thaw_for_bind(self.shared.config.thaw_within).await
+    }
+
+    /// Sees to it that a sandbox that is bound already is not kept frozen as a member.
+    pub async fn keep_live(&self, uid: &SandboxUid) {
+        let Some(cell) = self.cell(uid) else { return };
+        cell.bound();
+        if let Err(error) = cell.thaw(self.shared.config.thaw_within).await {
+            // The runner, which was told, goes on trying.
+            let error = hearth_telemetry::ErrorChain(&error);
+            tracing::warn!(sandbox = %uid, %error, "a bound sandbox could not be thawed yet");
+        }
+    }
+
+    /// Does something with a pod through its gate. With [`Need::Live`] it is thawed first, kept from being frozen
+    /// meanwhile, and frozen again after, if that is how it is to be.
+    ///
+    /// # Errors
+    /// When there is no pod, when it could not be thawed, and when `op` has not ended within `deadline`; `op` is then
+    /// dropped.
+    pub async fn with<T, F>(
+        &self,
+        uid: &SandboxUid,
+        need: Need,
+        deadline: Duration,
+        op: impl FnOnce(Arc<PodView>) -> F,
+    ) -> Result<T, GateRefused>
+    where
+        F: Future<Output = T>,
+    {
+        let no_pod = || GateRefused::NoPod(uid.clone());
+        let cell = self.cell(uid).ok_or_else(no_pod)?;
+        let work = async {
+            let thaw = |source: GateError| GateRefused::Thaw {
+                uid: uid.clone(),
+                source: Box::new(source),
+            };
+            let _hold = match need {
+                Need::Live => Some(
+                    cell.hold(self.shared.config.thaw_within)
+                        .await
+                        .map_err(thaw)?,
+                ),
+                Need::Any => None,
+            };
+            let view = cell.view();
+            if view.pod_uid.is_none() {
+                return Err(no_pod());
+            }
+            Ok(op(view).await)
+        };
+        let late = |_| GateRefused::Deadline {
+            uid: uid.clone(),
+            within: deadline,
+        };
+        timeout(deadline, work).await.map_err(late)?
     }
 
     /// What is known of a sandbox; `None` when this node has nothing of it (any more).
     #[must_use]
     pub fn view(&self, uid: &SandboxUid) -> Option<Arc<PodView>> {
-        let _ = uid;
-        None
+        self.cell(uid).map(|cell| cell.view())
     }
 
     /// What is known of all sandboxes.
     #[must_use]
     pub fn views(&self) -> Vec<Arc<PodView>> {
-        Vec::new()
+        self.shared
+            .cells
+            .read()
+            .values()
+            .map(|cell| cell.view())
+            .collect()
     }
 
     /// Subscribes to changes. Subscribe first, then read [`PodManager::views`].
     #[must_use]
     pub fn changes(&self) -> Changes {
-        Changes::default()
+        self.shared.hub.subscribe()
+    }
+
+    /// How many pods wait for their turn to be made or torn down: those that somebody waits for, and the others.
+    #[must_use]
+    pub fn waiting(&self) -> (usize, usize) {
+        self.shared.slots.waiting()
+    }
+
+    fn cell(&self, uid: &SandboxUid) -> Option<Arc<Cell>> {
+        self.shared.cells.read().get(uid).map(Arc::clone)
+    }
+}
+
+impl Shared {
+    /// The handler of a runtime class; that of the default one where it is not known any more.
+    pub(super) fn handler(&self, class: &str) -> Handler {
+        let handlers = &self.config.handlers;
+        let nameless = || Handler {
+            name: class.to_owned(),
+            freeze_method: String::new(),
+            message: String::new(),
+        };
+        handlers
+            .get(class)
+            .or_else(|| handlers.get(""))
+            .cloned()
+            .unwrap_or_else(nameless)
+    }
+
+    /// Starts the runner of a sandbox, unless there is one.
+    fn spawn(self: &Arc<Self>, uid: &SandboxUid, origin: Origin) -> Arc<Cell> {
+        let mut cells = self.cells.write();
+        if let Some(cell) = cells.get(uid) {
+            return Arc::clone(cell);
+        }
+        let view = show::nothing(uid, &origin.key, origin.adopting.is_none());
+        let cell = Cell::new(uid.clone(), view, self.hub.clone(), self.slots.clone());
+        cells.insert(uid.clone(), Arc::clone(&cell));
+        let runner =
+            Runner::new(Arc::clone(self), Arc::clone(&cell), origin).run(self.stop.clone());
+        let alarm = self.alarm.guard(uid);
+        self.tasks.spawn(async move {
+            runner.await;
+            alarm.disarm();
+        });
+        cell
+    }
+
+    /// A runner has nothing left.
+    pub(super) fn forget(&self, cell: &Arc<Cell>) {
+        {
+            let mut cells = self.cells.write();
+            if cells
+                .get(&cell.uid)
+                .is_some_and(|known| Arc::ptr_eq(known, cell))
+            {
+                cells.remove(&cell.uid);
+            }
+        }
+        self.hub.changed(&cell.uid);
+    }
+
+    pub(super) fn tell_all(&self, put: impl Fn(&mut super::cell::Inbox)) {
+        for cell in self.cells.read().values() {
+            cell.tell(&put);
+        }
+    }
+
+    /// Removes what is ours and no record names: pods at the runtime, then what is left of others on the host.
+    async fn remove_unrecorded(
+        self: &Arc<Self>,
+        owners: &HashSet<SandboxUid>,
+        pods: &HashSet<PodUid>,
+    ) {
+        follow::remove_unrecorded(self, owners, pods).await;
     }
 }

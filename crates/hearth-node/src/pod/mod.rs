@@ -1,20 +1,52 @@
 //! Everything that makes, runs, freezes and stops the sandboxes of this node.
 //!
-//! [`PodManager`] is the handle. Each sandbox has one runner task, the only one that touches its CRI ids, cgroup and
-//! volumes, and one gate, through which whoever needs its processes alive goes.
+//! [`PodManager`] is the handle. Each sandbox has one runner task, which drives the pure state machine of
+//! `hearth_core::sandbox` and is the only one that touches its CRI ids, cgroup and volumes; and one gate, the only one
+//! that freezes and thaws, through which whoever needs its processes alive goes. A bind takes the short way: it thaws
+//! through the gate without waiting for the runner, whatever that is busy with.
+//!
+//! Who talks to whom:
+//!
+//! * the manager puts wishes and hints into a runner's inbox, where the newest wins (no queue that could fill up);
+//! * the runner waits for its inbox, its operation, its probes and its timer at once;
+//! * runners and gates publish views; whoever subscribed hears which sandbox changed, coalesced;
+//! * container events, a list after each reconnect and a slow resync tell runners to look at the runtime.
 
 mod activity;
+mod alarm;
+mod cell;
 mod changes;
+mod clock;
 mod config;
+mod cri_config;
 mod desired;
+mod follow;
+mod gate;
+mod host;
 mod manager;
+mod metrics;
+mod prober;
 mod record;
+mod runner;
+mod show;
+mod sight;
+mod slots;
 mod view;
+mod work;
+
+#[cfg(test)]
+mod tests;
 
 pub use activity::ClaimActivity;
 pub use changes::Changes;
-pub use config::PodConfig;
+pub use clock::WallClock;
+pub use config::{Handler, PodConfig};
 pub use desired::DesiredSandbox;
-pub use manager::{Adopted, BoundPod, PodDeps, PodManager, RemoveReason, ThawRefused};
-pub use record::{PodRecord, RecordError, RecordStore, Stage};
-pub use view::{PodPhase, PodView};
+pub use gate::BoundPod;
+pub use host::{HostError, PodHost, SysHost};
+pub use manager::{
+    Adopted, GateRefused, Need, PodDeps, PodManager, RemoveReason, RunnerPanicked, ThawRefused,
+};
+pub use metrics::PodMetrics;
+pub use record::{PodIncarnation, PodRecord, RecordError, RecordStore, Stage};
+pub use view::{ForStatus, PodPhase, PodView, Requests};

@@ -19,7 +19,7 @@ const USER_AGENT: &str = "kube-probe/1.36";
 
 /// Why a probe did not succeed.
 #[derive(Debug, Error)]
-pub enum ProbeError {
+pub(super) enum ProbeError {
     /// It took longer than its plan allows.
     #[error("no result within {0:?}")]
     Timeout(Duration),
@@ -68,33 +68,50 @@ pub enum ProbeError {
 
 /// What is probed.
 #[derive(Clone, Copy, Debug)]
-pub struct Target<'a> {
+pub(super) struct Target<'a> {
     /// Runs commands in the container.
-    pub runtime: &'a dyn PodRuntime,
+    pub(super) runtime: &'a dyn PodRuntime,
     /// The container.
-    pub container_id: &'a str,
+    pub(super) container_id: &'a str,
     /// The pod's address.
-    pub ip: IpAddr,
+    pub(super) ip: IpAddr,
 }
 
 /// Does one probe within `deadline`.
 ///
 /// # Errors
 /// When it did not succeed.
-pub async fn probe(action: &ProbeAction, target: Target<'_>, deadline: Duration) -> Result<(), ProbeError> {
+pub(super) async fn probe(
+    action: &ProbeAction,
+    target: Target<'_>,
+    deadline: Duration,
+) -> Result<(), ProbeError> {
     let attempt = async {
         match action {
             ProbeAction::Exec { command } => exec(target, command, deadline).await,
-            ProbeAction::Http { port, path, headers } => http(target.ip, *port, path, headers).await,
+            ProbeAction::Http {
+                port,
+                path,
+                headers,
+            } => http(target.ip, *port, path, headers).await,
             ProbeAction::Tcp { port } => connect(SocketAddr::new(target.ip, *port)).await.map(drop),
         }
     };
-    timeout(deadline, attempt).await.unwrap_or(Err(ProbeError::Timeout(deadline)))
+    timeout(deadline, attempt)
+        .await
+        .unwrap_or(Err(ProbeError::Timeout(deadline)))
 }
 
-async fn exec(target: Target<'_>, command: &[String], deadline: Duration) -> Result<(), ProbeError> {
-    let output =
-        target.runtime.exec_sync(target.container_id, command.to_vec(), deadline).await.map_err(ProbeError::Exec)?;
+async fn exec(
+    target: Target<'_>,
+    command: &[String],
+    deadline: Duration,
+) -> Result<(), ProbeError> {
+    let output = target
+        .runtime
+        .exec_sync(target.container_id, command.to_vec(), deadline)
+        .await
+        .map_err(ProbeError::Exec)?;
     match output.exit_code {
         0 => Ok(()),
         code => Err(ProbeError::Exit(code)),
@@ -102,17 +119,31 @@ async fn exec(target: Target<'_>, command: &[String], deadline: Duration) -> Res
 }
 
 async fn connect(address: SocketAddr) -> Result<TcpStream, ProbeError> {
-    TcpStream::connect(address).await.map_err(|source| ProbeError::Connect { address, source })
+    TcpStream::connect(address)
+        .await
+        .map_err(|source| ProbeError::Connect { address, source })
 }
 
 async fn http(ip: IpAddr, port: u16, path: &str, headers: &[HttpHeader]) -> Result<(), ProbeError> {
     let address = SocketAddr::new(ip, port);
-    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    let path = if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        format!("/{path}")
+    };
     let url = format!("http://{address}{path}");
-    let request = request(address, &path, headers).map_err(|source| ProbeError::Request { url: url.clone(), source })?;
+    let request = request(address, &path, headers).map_err(|source| ProbeError::Request {
+        url: url.clone(),
+        source,
+    })?;
     let stream = connect(address).await?;
-    let failed = |source| ProbeError::Http { url: url.clone(), source };
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+    let failed = |source| ProbeError::Http {
+        url: url.clone(),
+        source,
+    };
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(failed)?;
     let response = sender.send_request(request);
     tokio::pin!(connection, response);
     // Cancel-safe: the response is polled to its end; the connection only has to be polled beside it, and is dropped with
@@ -126,7 +157,11 @@ async fn http(ip: IpAddr, port: u16, path: &str, headers: &[HttpHeader]) -> Resu
         }
     };
     let status = response.status().as_u16();
-    if (200..400).contains(&status) { Ok(()) } else { Err(ProbeError::Status { url, status }) }
+    if (200..400).contains(&status) {
+        Ok(())
+    } else {
+        Err(ProbeError::Status { url, status })
+    }
 }
 
 fn request(
@@ -135,7 +170,11 @@ fn request(
     headers: &[HttpHeader],
 ) -> Result<Request<Empty<Bytes>>, hyper::http::Error> {
     let mut request = Request::builder().method(Method::GET).uri(path);
-    let own = |name: header::HeaderName| headers.iter().any(|header| header.name.eq_ignore_ascii_case(name.as_str()));
+    let own = |name: header::HeaderName| {
+        headers
+            .iter()
+            .any(|header| header.name.eq_ignore_ascii_case(name.as_str()))
+    };
     for (name, value) in [
         (header::HOST, address.to_string()),
         (header::USER_AGENT, USER_AGENT.to_owned()),
@@ -148,7 +187,9 @@ fn request(
     for header in headers {
         request = request.header(header.name.as_str(), header.value.as_str());
     }
-    request.header(header::CONNECTION, "close").body(Empty::new())
+    request
+        .header(header::CONNECTION, "close")
+        .body(Empty::new())
 }
 
 #[cfg(test)]
@@ -177,25 +218,50 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let runtime = FakeRuntime::default();
-        let target = Target { runtime: &runtime, container_id: "c", ip: IpAddr::from([127, 0, 0, 1]) };
-        let headers = vec![HttpHeader { name: "Host".into(), value: "example".into() }];
-        let action = ProbeAction::Http { port, path: "healthz?a=b".into(), headers };
+        let target = Target {
+            runtime: &runtime,
+            container_id: "c",
+            ip: IpAddr::from([127, 0, 0, 1]),
+        };
+        let headers = vec![HttpHeader {
+            name: "Host".into(),
+            value: "example".into(),
+        }];
+        let action = ProbeAction::Http {
+            port,
+            path: "healthz?a=b".into(),
+            headers,
+        };
         tokio::join!(probe(&action, target, DEADLINE), serve(listener, response))
     }
 
     #[tokio::test]
     async fn a_status_below_400_is_a_success() {
-        let (result, request) = check("HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n").await;
+        let (result, request) =
+            check("HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n").await;
         result.unwrap();
-        assert!(request.starts_with("GET /healthz?a=b HTTP/1.1\r\n"), "{request}");
-        assert!(request.to_lowercase().contains("host: example\r\n"), "{request}");
-        assert!(!request.contains("127.0.0.1"), "one Host header only: {request}");
+        assert!(
+            request.starts_with("GET /healthz?a=b HTTP/1.1\r\n"),
+            "{request}"
+        );
+        assert!(
+            request.to_lowercase().contains("host: example\r\n"),
+            "{request}"
+        );
+        assert!(
+            !request.contains("127.0.0.1"),
+            "one Host header only: {request}"
+        );
     }
 
     #[tokio::test]
     async fn a_status_from_400_is_a_failure_that_says_so() {
-        let (result, _) = check("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n").await;
-        assert!(matches!(result, Err(ProbeError::Status { status: 503, .. })), "{result:?}");
+        let (result, _) =
+            check("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n").await;
+        assert!(
+            matches!(result, Err(ProbeError::Status { status: 503, .. })),
+            "{result:?}"
+        );
     }
 
     #[tokio::test]
@@ -204,8 +270,15 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         drop(listener);
         let runtime = FakeRuntime::default();
-        let target = Target { runtime: &runtime, container_id: "c", ip: IpAddr::from([127, 0, 0, 1]) };
+        let target = Target {
+            runtime: &runtime,
+            container_id: "c",
+            ip: IpAddr::from([127, 0, 0, 1]),
+        };
         let result = probe(&ProbeAction::Tcp { port }, target, DEADLINE).await;
-        assert!(matches!(result, Err(ProbeError::Connect { .. })), "{result:?}");
+        assert!(
+            matches!(result, Err(ProbeError::Connect { .. })),
+            "{result:?}"
+        );
     }
 }

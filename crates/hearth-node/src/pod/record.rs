@@ -7,6 +7,8 @@ use hearth_core::ids::{Key, PodUid, SandboxUid};
 use hearth_core::podspec::PodPlan;
 use serde::{Deserialize, Serialize};
 
+pub use hearth_core::sandbox::Stage;
+
 /// The durable facts of one sandbox on this node. Written before what it names is made, deleted after that is gone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PodRecord {
@@ -14,34 +16,26 @@ pub struct PodRecord {
     pub uid: SandboxUid,
     /// Its name.
     pub key: Key,
-    /// This incarnation of the pod; `None` while there is none (suspended).
-    pub pod_uid: Option<PodUid>,
-    /// Whether it was made as a pool member.
-    pub member: bool,
-    /// The CRI handler of the incarnation; empty while there is none.
-    #[serde(default)]
-    pub handler: String,
     /// How far its life has come.
     pub stage: Stage,
-    /// What the incarnation was made from. A template that is edited reaches only the next one.
-    pub plan: Option<Arc<PodPlan>>,
+    /// Whether it was made as a pool member.
+    #[serde(default)]
+    pub member: bool,
+    /// Its pod; `None` while there is none (suspended).
+    #[serde(default)]
+    pub pod: Option<PodIncarnation>,
 }
 
-/// How far the life of a sandbox has come, as far as a restarted daemon cannot see it for itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Stage {
-    /// The pod is being made, or was made and has not been ready yet.
-    Creating,
-    /// The pod has been ready.
-    Ready,
-    /// The pod is being stopped; it is never used again.
-    Stopping,
-    /// No pod, on purpose.
-    Suspended,
-    /// All containers ended well, and none is started again.
-    Succeeded,
-    /// All containers ended, at least one badly, and none is started again.
-    Failed,
+/// One incarnation of a pod.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PodIncarnation {
+    /// Its uid.
+    pub uid: PodUid,
+    /// The highest attempt of its CRI sandbox that may have been used.
+    #[serde(default)]
+    pub attempt: u32,
+    /// What it was made from. A template that is edited reaches only the next one.
+    pub plan: Arc<PodPlan>,
 }
 
 /// Where records are kept. The journal implements it.

@@ -1,10 +1,14 @@
 //! What is known of a sandbox, for status, inventory and metrics.
 
-use hearth_api::{PhaseTimes, Tier};
+use std::sync::Arc;
+
+use hearth_api::{OperatingMode, PhaseTimes, SandboxStatus, Tier, Time};
 use hearth_core::ids::{Key, PodUid, SandboxUid};
+use hearth_core::podspec::Refusal;
+use hearth_core::status::{self, Facts, PodFacts};
 
 /// What is known of one sandbox at one moment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PodView {
     /// The Sandbox object.
     pub uid: SandboxUid,
@@ -25,11 +29,36 @@ pub struct PodView {
     /// The CRI handler.
     pub handler: String,
     /// How its pods are frozen; empty when they are not.
-    pub freeze_method: &'static str,
+    pub freeze_method: String,
     /// What stands in the way; empty when nothing does.
     pub message: String,
     /// Where the time of the last start or wake went.
     pub phases: PhaseTimes,
+    /// What its pod asks for.
+    pub requests: Requests,
+    /// What only the status needs.
+    pub for_status: ForStatus,
+}
+
+/// What a pod asks for; zero without a pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Requests {
+    /// CPU in thousandths of a core.
+    pub milli_cpu: u64,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+}
+
+/// What only the status of the Sandbox needs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ForStatus {
+    pub(super) mode: OperatingMode,
+    pub(super) expired: bool,
+    pub(super) certain: bool,
+    pub(super) refusal: Option<Arc<Refusal>>,
+    pub(super) cannot_freeze: Option<String>,
+    pub(super) phase: Option<status::PodPhase>,
+    pub(super) ready: bool,
 }
 
 /// Where a sandbox is in its life.
@@ -51,4 +80,50 @@ pub enum PodPhase {
     Unknown,
     /// All containers have ended.
     Finished,
+}
+
+impl PodView {
+    /// The status of the Sandbox, all that the node writes of it. `previous` is the one it has: what the node does not
+    /// write is kept from there, and so is the whole while the node has not found out what there is.
+    #[must_use]
+    pub fn status(&self, previous: &SandboxStatus, node_name: &str, now: &Time) -> SandboxStatus {
+        status::status(previous, &self.key.name, &self.facts(node_name), now)
+    }
+
+    fn facts(&self, node_name: &str) -> Facts {
+        let ForStatus {
+            mode,
+            expired,
+            certain,
+            refusal,
+            cannot_freeze,
+            phase,
+            ready,
+        } = &self.for_status;
+        let pod = self
+            .pod_uid
+            .clone()
+            .zip(*phase)
+            .map(|(uid, phase)| PodFacts {
+                uid,
+                phase,
+                ready: *ready,
+                ips: self.pod_ips.clone(),
+                tier: self.tier,
+            });
+        Facts {
+            generation: self.generation,
+            mode: *mode,
+            expired: *expired,
+            certain: *certain,
+            refusal: refusal.as_ref().map(ToString::to_string),
+            cannot_freeze: cannot_freeze.clone(),
+            pod,
+            node_name: node_name.to_owned(),
+            handler: self.handler.clone(),
+            freeze_method: self.freeze_method.clone(),
+            message: self.message.clone(),
+            phases: self.phases.clone(),
+        }
+    }
 }

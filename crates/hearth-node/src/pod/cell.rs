@@ -1,0 +1,90 @@
+//! What a sandbox's runner shares with the rest: its inbox, its gate, its view.
+
+use std::sync::Arc;
+
+use hearth_core::ids::SandboxUid;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::changes::Hub;
+use super::desired::DesiredSandbox;
+use super::gate::Gate;
+use super::manager::RemoveReason;
+use super::slots::Slots;
+use super::view::PodView;
+
+/// One sandbox, as all but its runner see it.
+#[derive(Debug)]
+pub(super) struct Cell {
+    pub(super) uid: SandboxUid,
+    pub(super) gate: Mutex<Gate>,
+    /// A freezer call has ended.
+    pub(super) settled: Notify,
+    pub(super) hub: Hub,
+    pub(super) slots: Slots,
+    inbox: Mutex<Inbox>,
+    wake: Notify,
+}
+
+/// What the runner has not seen yet. Bounded because the newest wins.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    /// A newer wish.
+    pub(super) desired: Option<DesiredSandbox>,
+    /// It shall go.
+    pub(super) remove: Option<RemoveReason>,
+    /// Something may have changed at the runtime.
+    pub(super) changed: bool,
+    /// What stood in the way may be gone.
+    pub(super) retry: bool,
+    /// What the slow resync has seen of it.
+    pub(super) listing: Option<(Instant, Listing)>,
+}
+
+/// Ids that the runtime listed under a sandbox's uid.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Listing {
+    /// CRI sandboxes, and whether each runs.
+    pub(super) sandboxes: Vec<(String, bool)>,
+    /// Containers, and whether each runs.
+    pub(super) containers: Vec<(String, bool)>,
+}
+
+impl Cell {
+    pub(super) fn new(uid: SandboxUid, view: PodView, hub: Hub, slots: Slots) -> Arc<Self> {
+        Arc::new(Self {
+            uid,
+            gate: Mutex::new(Gate::new(view)),
+            settled: Notify::new(),
+            hub,
+            slots,
+            inbox: Mutex::default(),
+            wake: Notify::new(),
+        })
+    }
+
+    /// Puts something into the inbox and wakes the runner.
+    pub(super) fn tell(&self, put: impl FnOnce(&mut Inbox)) {
+        put(&mut self.inbox.lock());
+        self.wake.notify_one();
+    }
+
+    /// Has the runner look at the gate again.
+    pub(super) fn poke(&self) {
+        self.wake.notify_one();
+    }
+
+    pub(super) fn take_inbox(&self) -> Inbox {
+        std::mem::take(&mut self.inbox.lock())
+    }
+
+    /// Waits until there is something to look at. Cancel-safe: a call that is dropped leaves the permit.
+    pub(super) async fn told(&self) {
+        self.wake.notified().await;
+    }
+
+    pub(super) fn view(&self) -> Arc<PodView> {
+        self.gate.lock().view()
+    }
+}

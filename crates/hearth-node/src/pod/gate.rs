@@ -1,0 +1,405 @@
+//! The gate of one pod: nobody acts on its processes except through here.
+//!
+//! The gate is the only one that calls the freezer. It knows whether the processes run, who needs them running, and
+//! whether the pod may be bound; and it keeps the view, so that what is reported of the tier can never be older than
+//! what was done. A bind takes the short way through it: no queue, no CRI, one write to the kernel on the caller's own
+//! thread, whatever the runner is busy with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_api::Tier;
+use hearth_core::sandbox::Residency;
+use hearth_sys::{FreezeError, Freezer};
+use tokio::task::JoinError;
+use tokio::time::Instant;
+
+use super::cell::Cell;
+use super::manager::ThawRefused;
+use super::view::PodView;
+
+/// How long a thaw may hold up the thread that asks for it. A thaw is a single write that takes microseconds; only where
+/// the kernel does not confirm it within this time does it go to a thread of its own.
+const INLINE: Duration = Duration::from_millis(20);
+
+/// A freezer call that failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum GateError {
+    /// The kernel did not do it.
+    #[error("the kernel")]
+    Freezer(#[source] FreezeError),
+    /// The thread that was to do it is gone.
+    #[error("the thread of the freezer")]
+    Thread(#[source] JoinError),
+}
+
+/// Whether the pod can be bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Offer {
+    /// Not ready.
+    #[default]
+    NotReady,
+    /// Ready.
+    Ready,
+    /// On its way out.
+    Ending,
+}
+
+#[derive(Debug)]
+pub(super) struct Gate {
+    residency: Residency,
+    /// A freezer call is under way on another thread.
+    busy: bool,
+    holds: u32,
+    reserved: bool,
+    bound: bool,
+    offer: Offer,
+    freezer: Option<Arc<dyn Freezer>>,
+    view: Arc<PodView>,
+    counted_free: bool,
+    /// How long the last bind's thaw took, in milliseconds.
+    thaw_ms: Option<f64>,
+}
+
+/// What the runner sees of the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct GateState {
+    pub(super) residency: Residency,
+    pub(super) held: bool,
+    pub(super) bound: bool,
+}
+
+impl Gate {
+    pub(super) fn new(view: PodView) -> Self {
+        Self {
+            residency: Residency::Running,
+            busy: false,
+            holds: 0,
+            reserved: false,
+            bound: false,
+            offer: Offer::NotReady,
+            freezer: None,
+            view: Arc::new(view),
+            counted_free: false,
+            thaw_ms: None,
+        }
+    }
+
+    pub(super) fn view(&self) -> Arc<PodView> {
+        Arc::clone(&self.view)
+    }
+
+    pub(super) fn state(&self) -> GateState {
+        GateState {
+            residency: self.residency,
+            held: self.held(),
+            bound: self.bound,
+        }
+    }
+
+    fn held(&self) -> bool {
+        self.holds > 0 || self.reserved
+    }
+
+    /// Makes what is reported agree with the gate; says whether it has changed.
+    fn show(&mut self, mut view: PodView) -> bool {
+        view.tier = view.tier.and_then(|_| match self.residency {
+            Residency::Running => Some(Tier::Running),
+            Residency::Frozen => Some(Tier::Frozen),
+            Residency::Unclear => None,
+        });
+        view.member &= !self.bound;
+        view.phases.thaw = self.thaw_ms;
+        let changed = view != *self.view;
+        if changed {
+            self.view = Arc::new(view);
+        }
+        changed
+    }
+}
+
+impl Cell {
+    pub(super) fn gate_state(&self) -> GateState {
+        self.gate.lock().state()
+    }
+
+    /// Shows a new view, and whether the pod may be bound.
+    pub(super) fn publish(&self, view: PodView, offer: Offer) {
+        let changed = {
+            let mut gate = self.gate.lock();
+            gate.offer = offer;
+            let changed = gate.show(view);
+            self.count_free(&mut gate);
+            changed
+        };
+        if changed {
+            self.hub.changed(&self.uid);
+        }
+    }
+
+    /// Keeps count of the members that can be bound.
+    fn count_free(&self, gate: &mut Gate) {
+        let free = gate.offer == Offer::Ready && gate.view.member && !gate.bound && !gate.reserved;
+        if free != gate.counted_free {
+            gate.counted_free = free;
+            self.slots.free_member(free);
+        }
+    }
+
+    /// The runner has ended: nothing can be had here any more.
+    pub(super) fn close(&self) {
+        let mut gate = self.gate.lock();
+        gate.offer = Offer::Ending;
+        self.count_free(&mut gate);
+    }
+
+    /// A new incarnation, or one that was found: how it is frozen and whether it is.
+    pub(super) fn attach(&self, freezer: Option<Arc<dyn Freezer>>, residency: Residency) {
+        let mut gate = self.gate.lock();
+        gate.freezer = freezer;
+        gate.residency = residency;
+        gate.thaw_ms = None;
+    }
+
+    /// From now on it belongs to an owner and is not frozen as a member.
+    pub(super) fn bound(&self) {
+        self.change(|gate| gate.bound = true);
+        self.poke();
+    }
+
+    /// Changes the gate and shows it.
+    fn change(&self, change: impl FnOnce(&mut Gate)) {
+        let changed = {
+            let mut gate = self.gate.lock();
+            change(&mut gate);
+            let view = (*gate.view).clone();
+            let changed = gate.show(view);
+            self.count_free(&mut gate);
+            changed
+        };
+        if changed {
+            self.hub.changed(&self.uid);
+        }
+    }
+
+    /// Freezes, unless somebody needs the processes; `false` when somebody does.
+    ///
+    /// On an error the processes run, unless it was not possible to undo what was done.
+    pub(super) async fn freeze(
+        self: &Arc<Self>,
+        freezer: Arc<dyn Freezer>,
+        within: Duration,
+    ) -> Result<bool, GateError> {
+        {
+            let mut gate = self.gate.lock();
+            if gate.busy || gate.held() {
+                return Ok(false);
+            }
+            gate.freezer = Some(Arc::clone(&freezer));
+            gate.busy = true;
+        }
+        let ending = Ending {
+            cell: Arc::clone(self),
+            residency: Residency::Unclear,
+        };
+        let call = move || ending.settle(freezer.freeze(within), Residency::Frozen);
+        self.off_thread(call).await.map(|()| true)
+    }
+
+    /// Thaws, unless the processes run already. Says how long it took.
+    pub(super) async fn thaw(self: &Arc<Self>, within: Duration) -> Result<Duration, GateError> {
+        let start = Instant::now();
+        loop {
+            let settled = self.settled.notified();
+            tokio::pin!(settled);
+            settled.as_mut().enable();
+            let slow = {
+                let mut gate = self.gate.lock();
+                match self.thaw_at_once(&mut gate)? {
+                    Thaw::Done => return Ok(start.elapsed()),
+                    Thaw::Busy => None,
+                    Thaw::Slow(freezer) => Some(freezer),
+                }
+            };
+            match slow {
+                None => settled.await,
+                Some(freezer) => {
+                    let ending = Ending {
+                        cell: Arc::clone(self),
+                        residency: Residency::Unclear,
+                    };
+                    let call = move || ending.settle(freezer.thaw(within), Residency::Running);
+                    return self.off_thread(call).await.map(|()| start.elapsed());
+                }
+            }
+        }
+    }
+
+    fn thaw_at_once(&self, gate: &mut Gate) -> Result<Thaw, GateError> {
+        if gate.busy {
+            return Ok(Thaw::Busy);
+        }
+        let Some(freezer) = gate
+            .freezer
+            .clone()
+            .filter(|_| gate.residency != Residency::Running)
+        else {
+            gate.residency = Residency::Running;
+            return Ok(Thaw::Done);
+        };
+        let outcome = match freezer.thaw(INLINE) {
+            Ok(()) => {
+                gate.residency = Residency::Running;
+                Ok(Thaw::Done)
+            }
+            Err(FreezeError::NotThawed { .. }) => {
+                gate.residency = Residency::Unclear;
+                gate.busy = true;
+                Ok(Thaw::Slow(freezer))
+            }
+            Err(error) => {
+                gate.residency = Residency::Unclear;
+                Err(GateError::Freezer(error))
+            }
+        };
+        let view = (*gate.view).clone();
+        if gate.show(view) {
+            self.hub.changed(&self.uid);
+        }
+        outcome
+    }
+
+    async fn off_thread(
+        &self,
+        call: impl FnOnce() -> Result<(), FreezeError> + Send + 'static,
+    ) -> Result<(), GateError> {
+        tokio::task::spawn_blocking(call)
+            .await
+            .map_err(GateError::Thread)?
+            .map_err(GateError::Freezer)
+    }
+
+    /// Reserves the pod for a bind and thaws it.
+    pub(super) async fn thaw_for_bind(
+        self: &Arc<Self>,
+        within: Duration,
+    ) -> Result<BoundPod, ThawRefused> {
+        {
+            let mut gate = self.gate.lock();
+            match gate.offer {
+                Offer::Ready if gate.reserved || gate.bound => return Err(ThawRefused::Held),
+                Offer::Ready => gate.reserved = true,
+                Offer::NotReady => return Err(ThawRefused::NotReady),
+                Offer::Ending => return Err(ThawRefused::Ending),
+            }
+            self.count_free(&mut gate);
+        }
+        // From here on, dropping it gives the pod back.
+        let mut pod = BoundPod {
+            view: self.view(),
+            thaw: Duration::ZERO,
+            cell: Arc::clone(self),
+            committed: false,
+        };
+        pod.thaw = self
+            .thaw(within)
+            .await
+            .map_err(|error| ThawRefused::Failed(std::io::Error::other(error)))?;
+        let thaw_ms = pod.thaw.as_secs_f64() * 1000.0;
+        self.change(|gate| gate.thaw_ms = Some(thaw_ms));
+        pod.view = self.view();
+        Ok(pod)
+    }
+
+    /// Keeps the processes running while the guard lives.
+    pub(super) async fn hold(self: &Arc<Self>, within: Duration) -> Result<Hold, GateError> {
+        self.gate.lock().holds += 1;
+        let hold = Hold(Arc::clone(self));
+        self.thaw(within).await?;
+        Ok(hold)
+    }
+}
+
+enum Thaw {
+    Done,
+    Busy,
+    Slow(Arc<dyn Freezer>),
+}
+
+/// Settles the gate when a freezer call on another thread ends, in whatever way.
+struct Ending {
+    cell: Arc<Cell>,
+    residency: Residency,
+}
+
+impl Ending {
+    fn settle(
+        mut self,
+        result: Result<(), FreezeError>,
+        done: Residency,
+    ) -> Result<(), FreezeError> {
+        self.residency = match &result {
+            Ok(()) => done,
+            // A failed freeze was undone, unless it says otherwise. A failed thaw was not done.
+            Err(FreezeError::Stuck { .. }) => Residency::Unclear,
+            Err(_) if done == Residency::Frozen => Residency::Running,
+            Err(_) => Residency::Unclear,
+        };
+        result
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let residency = self.residency;
+        self.cell.change(|gate| {
+            gate.busy = false;
+            gate.residency = residency;
+        });
+        self.cell.settled.notify_waiters();
+        self.cell.poke();
+    }
+}
+
+/// Keeps a pod's processes running.
+#[derive(Debug)]
+pub(super) struct Hold(Arc<Cell>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.gate.lock().holds -= 1;
+        self.0.poke();
+    }
+}
+
+/// A sandbox that was thawed for a bind and is kept from being frozen again.
+///
+/// Dropping it without [`BoundPod::commit`] means that the bind failed: the sandbox is a member again and is refrozen.
+#[derive(Debug)]
+#[must_use]
+pub struct BoundPod {
+    /// What was known of it when it was thawed.
+    pub view: Arc<PodView>,
+    /// How long the thaw took; next to nothing when it was running already.
+    pub thaw: Duration,
+    cell: Arc<Cell>,
+    committed: bool,
+}
+
+impl BoundPod {
+    /// The bind is durable: from now on the sandbox belongs to its owner.
+    pub fn commit(mut self) {
+        self.committed = true;
+    }
+}
+
+impl Drop for BoundPod {
+    fn drop(&mut self) {
+        let committed = self.committed;
+        self.cell.change(|gate| {
+            gate.reserved = false;
+            gate.bound |= committed;
+        });
+        self.cell.poke();
+    }
+}

@@ -1,0 +1,300 @@
+//! What pods need of the host: cgroups, freezers, volumes.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_core::ids::PodUid;
+use hearth_core::podspec::{PodPlan, VolumePlan};
+use hearth_sys::mount::MountError;
+use hearth_sys::{CgroupError, CgroupTree, FreezeError, Freezer, Limits, mount};
+
+/// How long tasks that were killed may take to be gone before their cgroup is removed.
+const EMPTY_WITHIN: Duration = Duration::from_secs(10);
+/// How long a cgroup that has just been emptied may stay busy.
+const LEAVE_WITHIN: Duration = Duration::from_millis(500);
+
+/// What pods need of the host. All calls block, and are made on threads where that is allowed.
+pub trait PodHost: Send + Sync + std::fmt::Debug + 'static {
+    /// Makes the pod's volumes, empty. Harmless when they exist.
+    fn make_volumes(&self, pod: &PodUid, plan: &PodPlan) -> Result<(), HostError>;
+
+    /// Removes the pod's volumes with all they hold. Success when there are none.
+    fn remove_volumes(&self, pod: &PodUid) -> Result<(), HostError>;
+
+    /// Directory of the pod's volumes: `<this>/<name>`.
+    fn volumes(&self, pod: &PodUid) -> PathBuf;
+
+    /// Writes the pod's `/etc/hosts` and says where it is.
+    fn write_hosts(&self, pod: &PodUid, content: &str) -> Result<PathBuf, HostError>;
+
+    /// Makes the pod's cgroup and writes its limits. Harmless when it exists.
+    fn make_cgroup(&self, pod: &PodUid, limits: &Limits) -> Result<(), HostError>;
+
+    /// Removes the pod's cgroup, killing what is left in it. Success when there is none.
+    fn remove_cgroup(&self, pod: &PodUid) -> Result<(), HostError>;
+
+    /// The pod's cgroup as CRI takes it.
+    fn cgroup_parent(&self, pod: &PodUid) -> Result<String, HostError>;
+
+    /// Freezes and thaws what is in the pod's cgroup now.
+    fn freezer(&self, pod: &PodUid) -> Result<Arc<dyn Freezer>, HostError>;
+
+    /// Pods that have volumes or a cgroup.
+    fn pods(&self) -> Result<BTreeSet<PodUid>, HostError>;
+}
+
+/// What could not be done on the host.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// A cgroup.
+    #[error("cgroup of pod {pod}")]
+    Cgroup {
+        /// The pod.
+        pod: PodUid,
+        /// Why.
+        #[source]
+        source: CgroupError,
+    },
+    /// The cgroups of all pods.
+    #[error("cgroups of the pods")]
+    Cgroups(#[source] CgroupError),
+    /// A freezer.
+    #[error("freezer of pod {pod}")]
+    Freezer {
+        /// The pod.
+        pod: PodUid,
+        /// Why.
+        #[source]
+        source: FreezeError,
+    },
+    /// A file or directory.
+    #[error("{action} {path}", path = .path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A mount.
+    #[error("volumes of pod {pod}")]
+    Mount {
+        /// The pod.
+        pod: PodUid,
+        /// Why.
+        #[source]
+        source: MountError,
+    },
+}
+
+/// The host as it is.
+#[derive(Clone, Debug)]
+pub struct SysHost {
+    cgroups: CgroupTree,
+    pods_dir: PathBuf,
+}
+
+impl SysHost {
+    /// Cgroups in `cgroups`, volumes below `pods_dir`: `<pods_dir>/<pod uid>/volumes/<name>`.
+    #[must_use]
+    pub fn new(cgroups: CgroupTree, pods_dir: PathBuf) -> Self {
+        Self { cgroups, pods_dir }
+    }
+
+    fn dir(&self, pod: &PodUid) -> PathBuf {
+        self.pods_dir.join(pod.as_str())
+    }
+
+    fn cgroup(&self, pod: &PodUid) -> Result<hearth_sys::Cgroup, HostError> {
+        self.cgroups
+            .pod(pod.as_str())
+            .map_err(|source| HostError::Cgroup {
+                pod: pod.clone(),
+                source,
+            })
+    }
+}
+
+impl PodHost for SysHost {
+    fn make_volumes(&self, pod: &PodUid, plan: &PodPlan) -> Result<(), HostError> {
+        let volumes = self.volumes(pod);
+        make_dir(&volumes)?;
+        // Only root looks in from outside; the volumes themselves are open to whatever user a container has.
+        set_mode(&self.dir(pod), 0o700)?;
+        let mounted: BTreeSet<PathBuf> = mount::under(&volumes)
+            .map_err(|source| HostError::Mount {
+                pod: pod.clone(),
+                source,
+            })?
+            .into_iter()
+            .map(|mount| mount.target)
+            .collect();
+        for volume in &plan.volumes {
+            let path = volumes.join(&volume.name);
+            make_dir(&path)?;
+            if volume.memory && !mounted.contains(&path) {
+                mount::tmpfs(&path, memory_size(volume, plan)).map_err(|source| {
+                    HostError::Mount {
+                        pod: pod.clone(),
+                        source,
+                    }
+                })?;
+            }
+            open_to_all(&path, plan.security.fs_group)?;
+        }
+        Ok(())
+    }
+
+    fn remove_volumes(&self, pod: &PodUid) -> Result<(), HostError> {
+        let dir = self.dir(pod);
+        if !dir.exists() {
+            return Ok(());
+        }
+        mount::unmount_all(&dir).map_err(|source| HostError::Mount {
+            pod: pod.clone(),
+            source,
+        })?;
+        match fs::remove_dir_all(&dir) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(HostError::File {
+                action: "remove",
+                path: dir,
+                source,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn volumes(&self, pod: &PodUid) -> PathBuf {
+        self.dir(pod).join("volumes")
+    }
+
+    fn write_hosts(&self, pod: &PodUid, content: &str) -> Result<PathBuf, HostError> {
+        let path = self.dir(pod).join("etc-hosts");
+        let write = || {
+            let mut file = fs::File::create(&path)?;
+            file.write_all(content.as_bytes())?;
+            file.set_permissions(fs::Permissions::from_mode(0o644))
+        };
+        write().map_err(|source| HostError::File {
+            action: "write",
+            path: path.clone(),
+            source,
+        })?;
+        Ok(path)
+    }
+
+    fn make_cgroup(&self, pod: &PodUid, limits: &Limits) -> Result<(), HostError> {
+        let cgroup = self.cgroup(pod)?;
+        cgroup
+            .create()
+            .and_then(|()| cgroup.set_limits(limits))
+            .map_err(|source| HostError::Cgroup {
+                pod: pod.clone(),
+                source,
+            })
+    }
+
+    fn remove_cgroup(&self, pod: &PodUid) -> Result<(), HostError> {
+        let cgroup = self.cgroup(pod)?;
+        let removed = match cgroup.remove(LEAVE_WITHIN) {
+            // The runtime says that it is gone; whatever it forgot must not outlive its pod.
+            Err(CgroupError::Busy { .. }) => cgroup
+                .kill(EMPTY_WITHIN)
+                .and_then(|()| cgroup.remove(EMPTY_WITHIN)),
+            removed => removed,
+        };
+        removed.map_err(|source| HostError::Cgroup {
+            pod: pod.clone(),
+            source,
+        })
+    }
+
+    fn cgroup_parent(&self, pod: &PodUid) -> Result<String, HostError> {
+        self.cgroup(pod).map(|cgroup| cgroup.path().to_owned())
+    }
+
+    fn freezer(&self, pod: &PodUid) -> Result<Arc<dyn Freezer>, HostError> {
+        let freezer = self.cgroup(pod)?.freezer();
+        freezer.map(Arc::from).map_err(|source| HostError::Freezer {
+            pod: pod.clone(),
+            source,
+        })
+    }
+
+    fn pods(&self) -> Result<BTreeSet<PodUid>, HostError> {
+        let mut pods: BTreeSet<PodUid> = self
+            .cgroups
+            .pods()
+            .map_err(HostError::Cgroups)?
+            .into_iter()
+            .map(PodUid::from)
+            .collect();
+        let read = |source| HostError::File {
+            action: "read",
+            path: self.pods_dir.clone(),
+            source,
+        };
+        match fs::read_dir(&self.pods_dir) {
+            Ok(entries) => {
+                for entry in entries {
+                    pods.insert(PodUid(
+                        entry
+                            .map_err(read)?
+                            .file_name()
+                            .to_string_lossy()
+                            .into_owned(),
+                    ));
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(read(error)),
+        }
+        Ok(pods)
+    }
+}
+
+/// Size of a volume in memory: what it asks for, else what the pod may use at all, else the kernel's default of half of
+/// the memory.
+fn memory_size(volume: &VolumePlan, plan: &PodPlan) -> Option<u64> {
+    let pod = plan.resources().memory_limit;
+    match (volume.size_limit, pod) {
+        (Some(size), Some(pod)) => Some(size.min(pod)),
+        (size, pod) => size.or(pod),
+    }
+}
+
+fn make_dir(path: &Path) -> Result<(), HostError> {
+    fs::create_dir_all(path).map_err(|source| HostError::File {
+        action: "make",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<(), HostError> {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(|source| HostError::File {
+        action: "change the mode of",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn open_to_all(path: &Path, group: Option<u32>) -> Result<(), HostError> {
+    let Some(group) = group else {
+        return set_mode(path, 0o777);
+    };
+    chown(path, None, Some(group)).map_err(|source| HostError::File {
+        action: "change the group of",
+        path: path.to_owned(),
+        source,
+    })?;
+    // What is made in it belongs to the group as well.
+    set_mode(path, 0o2777)
+}

@@ -1,0 +1,133 @@
+//! What pods count.
+
+use std::time::Duration;
+
+use hearth_core::sandbox::Step;
+use hearth_telemetry::LATENCY_BUCKETS;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StepLabel {
+    step: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailureLabel {
+    step: &'static str,
+    outcome: &'static str,
+}
+
+/// What pods count.
+#[derive(Clone, Debug)]
+pub struct PodMetrics {
+    steps: Family<StepLabel, Histogram>,
+    failures: Family<FailureLabel, Counter>,
+    ready: Histogram,
+    exits: Counter,
+    resyncs: Counter,
+    missed: Counter,
+    orphans: Counter,
+}
+
+impl Default for PodMetrics {
+    fn default() -> Self {
+        Self {
+            steps: Family::new_with_constructor(|| Histogram::new(LATENCY_BUCKETS)),
+            failures: Family::default(),
+            ready: Histogram::new(LATENCY_BUCKETS),
+            exits: Counter::default(),
+            resyncs: Counter::default(),
+            missed: Counter::default(),
+            orphans: Counter::default(),
+        }
+    }
+}
+
+impl PodMetrics {
+    /// Adds the metrics to `registry`.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register_with_unit(
+            "pod_step",
+            "Time of a step in a pod's life that was done, by step; admit is the wait for a turn",
+            Unit::Seconds,
+            self.steps.clone(),
+        );
+        registry.register(
+            "pod_step_failures",
+            "Steps in a pod's life that failed, by step, and whether the outcome is known",
+            self.failures.clone(),
+        );
+        registry.register_with_unit(
+            "pod_ready",
+            "Time from the start of the last container of a new pod to ready",
+            Unit::Seconds,
+            self.ready.clone(),
+        );
+        registry.register(
+            "container_exits",
+            "Containers that ended by themselves",
+            self.exits.clone(),
+        );
+        registry.register(
+            "pod_resyncs",
+            "Comparisons of all pods with what the runtime has",
+            self.resyncs.clone(),
+        );
+        registry.register(
+            "pod_resync_findings",
+            "Pods that a resync found changed without an event; above zero, events are being missed",
+            self.missed.clone(),
+        );
+        registry.register(
+            "pod_orphans_removed",
+            "Pods of this instance at the runtime that no record named",
+            self.orphans.clone(),
+        );
+    }
+
+    pub(super) fn step(&self, step: Step, took: Duration) {
+        self.steps
+            .get_or_create(&StepLabel { step: step.label() })
+            .observe(took.as_secs_f64());
+    }
+
+    pub(super) fn failed(&self, step: Step, known: bool) {
+        let outcome = if known { "failed" } else { "unknown" };
+        self.failures
+            .get_or_create(&FailureLabel {
+                step: step.label(),
+                outcome,
+            })
+            .inc();
+    }
+
+    pub(super) fn became_ready(&self, after: Duration) {
+        self.ready.observe(after.as_secs_f64());
+    }
+
+    pub(super) fn exits(&self, count: u64) {
+        self.exits.inc_by(count);
+    }
+
+    pub(super) fn resynced(&self) {
+        self.resyncs.inc();
+    }
+
+    pub(super) fn missed(&self) {
+        self.missed.inc();
+    }
+
+    pub(super) fn orphan(&self) {
+        self.orphans.inc();
+    }
+
+    /// How many resyncs found something, for tests.
+    #[cfg(test)]
+    pub(super) fn findings(&self) -> u64 {
+        self.missed.get()
+    }
+}

@@ -1,0 +1,518 @@
+//! The task of one sandbox: drives its state machine, the only one that touches its CRI ids, cgroup and volumes.
+//!
+//! It waits for its inbox, for the operation under way, for probes and for its timer, takes each into the state machine
+//! and starts what that says. It never waits for anything inside, so that a wish is heard while a pull goes on.
+
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use hearth_api::{OperatingMode, PhaseTimes, Warmth};
+use hearth_core::ids::Key;
+use hearth_core::podspec::ProbeAction;
+use hearth_core::sandbox::{
+    Desired, Effect, Event, Goal, Life, Observed, Op, Outcome, Phase, Residency, SandboxFact,
+    State, Step, step,
+};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::cell::{Cell, Listing};
+use super::config::Handler;
+use super::desired::DesiredSandbox;
+use super::gate::{GateState, Offer};
+use super::manager::{RemoveReason, Shared};
+use super::prober;
+use super::show;
+use super::slots::Slot;
+use super::work::{self, Done, Subject};
+
+/// A clock may be set: what ends at a time of day is looked at anew at least this often.
+const CLOCK_CHECK: Duration = Duration::from_secs(60);
+/// An attempt at a freezer call for a pod that a restarted daemon found.
+const SETTLE_WITHIN: Duration = Duration::from_secs(2);
+
+pub(super) struct Runner {
+    shared: Arc<Shared>,
+    cell: Arc<Cell>,
+    key: Key,
+    desired: Option<DesiredSandbox>,
+    remove: Option<RemoveReason>,
+    /// Whether it was made as a pool member, as far as only the journal says so.
+    recorded_member: bool,
+    state: State,
+    doing: Option<Doing>,
+    probes: Vec<Probe>,
+    slot: Option<Slot>,
+    phases: PhaseTimes,
+    started_at: Option<Instant>,
+    last_change: Instant,
+    /// Dropped once it is known what an earlier daemon left.
+    adopting: Option<mpsc::Sender<()>>,
+}
+
+/// The operation under way.
+struct Doing {
+    step: Step,
+    since: Instant,
+    work: BoxFuture<'static, Done>,
+}
+
+/// A probe under way.
+struct Probe {
+    container: usize,
+    attempt: u32,
+    result: BoxFuture<'static, bool>,
+}
+
+/// What wakes the runner.
+enum Wake {
+    Told,
+    Done(Done),
+    Probed {
+        container: usize,
+        attempt: u32,
+        success: bool,
+    },
+    Time,
+    Stop,
+}
+
+/// What the journal says of a sandbox at the start.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub(super) key: Key,
+    pub(super) state: State,
+    pub(super) member: bool,
+    pub(super) adopting: Option<mpsc::Sender<()>>,
+}
+
+impl Runner {
+    pub(super) fn new(shared: Arc<Shared>, cell: Arc<Cell>, origin: Origin) -> Self {
+        let Origin {
+            key,
+            state,
+            member,
+            adopting,
+        } = origin;
+        Self {
+            shared,
+            cell,
+            key,
+            desired: None,
+            remove: None,
+            recorded_member: member,
+            state,
+            doing: None,
+            probes: Vec::new(),
+            slot: None,
+            phases: PhaseTimes::default(),
+            started_at: None,
+            last_change: Instant::now(),
+            adopting,
+        }
+    }
+
+    /// Runs until the sandbox is gone, or until `stop`, which touches no pod.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        if self.adopting.is_some() {
+            self.settle_freezer().await;
+        }
+        self.read_inbox();
+        while self.state.phase != Phase::Gone {
+            match self.wait(&stop).await {
+                Wake::Told => self.read_inbox(),
+                Wake::Done(done) => self.ended(done),
+                Wake::Probed {
+                    container,
+                    attempt,
+                    success,
+                } => {
+                    self.probes
+                        .retain(|probe| (probe.container, probe.attempt) != (container, attempt));
+                    self.take(Event::Probed {
+                        container,
+                        attempt,
+                        success,
+                    });
+                }
+                Wake::Time => self.take(Event::Tick),
+                Wake::Stop => return,
+            }
+        }
+        self.cell.close();
+        self.shared.forget(&self.cell);
+    }
+
+    async fn wait(&mut self, stop: &CancellationToken) -> Wake {
+        let timer = self.timer();
+        let (doing, probes) = (&mut self.doing, &mut self.probes);
+        // Cancel-safe: the operation and the probes are polled by reference and stay; the others only notify.
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Wake::Stop,
+            done = poll_fn(|cx| match doing {
+                Some(doing) => doing.work.poll_unpin(cx),
+                None => Poll::Pending,
+            }) => Wake::Done(done),
+            () = self.cell.told() => Wake::Told,
+            wake = poll_fn(|cx| {
+                for Probe { container, attempt, result } in probes.iter_mut() {
+                    if let Poll::Ready(success) = result.poll_unpin(cx) {
+                        return Poll::Ready(Wake::Probed { container: *container, attempt: *attempt, success });
+                    }
+                }
+                Poll::Pending
+            }) => wake,
+            () = async {
+                match timer {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            } => Wake::Time,
+        }
+    }
+
+    /// When to look again at the latest.
+    fn timer(&self) -> Option<Instant> {
+        let wake = self.state.wake.map(|wake| self.shared.epoch + wake);
+        let expiry = self
+            .desired
+            .as_ref()
+            .and_then(|desired| desired.shutdown_time)
+            .and_then(|at| {
+                let left = at.duration_since(self.shared.clock.now());
+                let left = Duration::try_from(left)
+                    .ok()
+                    .filter(|left| !left.is_zero())?;
+                Some(Instant::now() + left.min(CLOCK_CHECK))
+            });
+        wake.into_iter().chain(expiry).min()
+    }
+
+    /// A pod that a restarted daemon finds may be frozen, and only that is frozen which was confirmed to be: a freeze
+    /// that was under way is undone.
+    async fn settle_freezer(&mut self) {
+        let Some(pod) = self.state.pod.as_ref().map(|pod| pod.uid.clone()) else {
+            return;
+        };
+        let host = Arc::clone(&self.shared.host);
+        let found = tokio::task::spawn_blocking(move || {
+            // No freezer: no cgroup or no tasks, so that nothing stands still.
+            let Ok(freezer) = host.freezer(&pod) else {
+                return (None, Residency::Running);
+            };
+            let residency = match freezer.is_frozen() {
+                Ok(true) => Residency::Frozen,
+                _ if freezer.thaw(SETTLE_WITHIN).is_ok() => Residency::Running,
+                _ => Residency::Unclear,
+            };
+            (Some(freezer), residency)
+        });
+        // A thread that panicked is answered like a freezer that does.
+        let (freezer, residency) = found.await.unwrap_or((None, Residency::Unclear));
+        self.cell.attach(freezer, residency);
+    }
+
+    fn read_inbox(&mut self) {
+        let inbox = self.cell.take_inbox();
+        self.remove = self.remove.or(inbox.remove);
+        if let Some(desired) = inbox.desired {
+            self.key = desired.key.clone();
+            self.desired = Some(desired);
+        }
+        if inbox.retry {
+            self.take(Event::Retry);
+        }
+        let missed = inbox
+            .listing
+            .is_some_and(|(at, listing)| self.disagrees(at, &listing));
+        if missed {
+            self.shared.metrics.missed();
+            tracing::warn!(sandbox = %self.key, "a resync found what no event had told");
+        }
+        self.take(if inbox.changed || missed {
+            Event::Changed
+        } else {
+            Event::Tick
+        });
+    }
+
+    /// Whether a listing that was taken after the last operation says something else than what is known.
+    fn disagrees(&self, at: Instant, listing: &Listing) -> bool {
+        if self.doing.is_some() || self.state.unsettled.is_some() || at < self.last_change {
+            return false;
+        }
+        let (mut sandboxes, mut containers) = (Vec::new(), Vec::new());
+        if let Some(pod) = &self.state.pod {
+            match &pod.sandbox {
+                SandboxFact::None => {}
+                SandboxFact::Up(id) => sandboxes.push((id.clone(), true)),
+                SandboxFact::Down(id) => sandboxes.push((id.clone(), false)),
+            }
+            for container in &pod.containers {
+                let running = matches!(container.life, Life::Running(_));
+                containers.extend(container.life.id().map(|id| (id.to_owned(), running)));
+            }
+        }
+        let mut seen = listing.clone();
+        containers.sort();
+        seen.containers.sort();
+        seen.sandboxes.sort();
+        seen != Listing {
+            sandboxes,
+            containers,
+        }
+    }
+
+    fn ended(&mut self, done: Done) {
+        let Some(doing) = self.doing.take() else {
+            return;
+        };
+        self.last_change = Instant::now();
+        self.slot = done.slot.or(self.slot.take());
+        let took = doing.since.elapsed();
+        match &done.outcome {
+            Outcome::Done(_) => {
+                self.shared.metrics.step(doing.step, took);
+                self.note_phase(doing.step, took);
+            }
+            Outcome::Failed(error) => {
+                self.shared.metrics.failed(doing.step, true);
+                tracing::warn!(sandbox = %self.key, uid = %self.cell.uid, step = %doing.step, error, "step failed");
+            }
+            Outcome::Unknown(error) => {
+                self.shared.metrics.failed(doing.step, false);
+                tracing::warn!(sandbox = %self.key, uid = %self.cell.uid, step = %doing.step, error, "outcome unknown");
+            }
+        }
+        self.take(Event::Ended(done.outcome));
+    }
+
+    fn note_phase(&mut self, step: Step, took: Duration) {
+        let ms = took.as_secs_f64() * 1000.0;
+        let add = |phase: &mut Option<f64>| *phase = Some(phase.unwrap_or(0.0) + ms);
+        match step {
+            Step::RunSandbox => {
+                self.phases = PhaseTimes::default();
+                add(&mut self.phases.sandbox);
+            }
+            Step::Create => add(&mut self.phases.create),
+            Step::Start => {
+                add(&mut self.phases.start);
+                self.started_at = Some(Instant::now());
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes an event into the state machine and starts what it says.
+    fn take(&mut self, event: Event) {
+        let gate = self.cell.gate_state();
+        let desired = self.wish(gate);
+        let observed = Observed {
+            residency: gate.residency,
+            event,
+        };
+        let (next, effects) = step(
+            &self.state,
+            &observed,
+            &desired,
+            self.shared.epoch.elapsed(),
+        );
+        self.note(&next, &desired);
+        self.state = next;
+        self.probes
+            .retain(|probe| self.state.is_probing(probe.container, probe.attempt));
+        for effect in effects {
+            match effect {
+                Effect::Cancel => self.doing = None,
+                Effect::Do(op) => self.start(op, &desired),
+                Effect::Probe { container, attempt } => self.probe(container, attempt),
+                Effect::ReleaseSlot => self.slot = None,
+            }
+        }
+        self.publish(gate, &desired);
+    }
+
+    /// What changes with this step, for metrics and logs.
+    fn note(&mut self, next: &State, desired: &Desired) {
+        let exited = |state: &State| {
+            let containers = state
+                .pod
+                .iter()
+                .filter(|pod| !pod.ending)
+                .flat_map(|pod| &pod.containers);
+            containers
+                .filter(|container| matches!(container.life, Life::Exited { .. }))
+                .count()
+        };
+        let exits = exited(next).saturating_sub(exited(&self.state));
+        self.shared.metrics.exits(u64::try_from(exits).unwrap_or(0));
+        if next.ready()
+            && !self.state.ready()
+            && let Some(started) = self.started_at.take()
+        {
+            let after = started.elapsed();
+            self.phases.ready = Some(after.as_secs_f64() * 1000.0);
+            self.shared.metrics.became_ready(after);
+        }
+        if next.unsettled.is_none() {
+            self.adopting = None;
+        }
+        if next.phase != self.state.phase {
+            tracing::debug!(sandbox = %self.key, uid = %self.cell.uid, goal = ?desired.goal, phase = ?next.phase, "phase");
+        }
+    }
+
+    /// What is wanted now.
+    fn wish(&self, gate: GateState) -> Desired {
+        let member = self.member() && !gate.bound;
+        let goal = match (&self.desired, self.remove) {
+            (_, Some(_)) => Goal::Remove,
+            (None, None) => Goal::Keep,
+            (Some(_), None) if self.expired() => Goal::Expire,
+            (Some(desired), None) => match desired.mode {
+                OperatingMode::Suspended => Goal::Suspend,
+                OperatingMode::Frozen => Goal::Freeze,
+                OperatingMode::Running => Goal::Run {
+                    freeze_when_ready: member && desired.member == Some(Warmth::Frozen),
+                },
+            },
+        };
+        let plan = self.desired.as_ref().map(|desired| desired.plan.clone());
+        let can_freeze = !self.handler().freeze_method.is_empty();
+        Desired {
+            goal,
+            plan,
+            member,
+            held: gate.held,
+            can_freeze,
+        }
+    }
+
+    fn member(&self) -> bool {
+        self.desired
+            .as_ref()
+            .map_or(self.recorded_member, |desired| desired.member.is_some())
+    }
+
+    fn expired(&self) -> bool {
+        let at = self
+            .desired
+            .as_ref()
+            .and_then(|desired| desired.shutdown_time);
+        at.is_some_and(|at| at <= self.shared.clock.now())
+    }
+
+    /// The handler of the pod there is, or of the one that would be made.
+    fn handler(&self) -> Handler {
+        let wanted = self
+            .desired
+            .as_ref()
+            .and_then(|desired| desired.plan.as_ref().ok());
+        let plan = self.state.pod.as_ref().map(|pod| &pod.plan).or(wanted);
+        self.shared
+            .handler(plan.map_or("", |plan| plan.runtime_class.as_str()))
+    }
+
+    fn start(&mut self, op: Op, desired: &Desired) {
+        let subject = Subject {
+            shared: Arc::clone(&self.shared),
+            cell: Arc::clone(&self.cell),
+            key: self.key.clone(),
+            member: desired.member,
+            handler: self.handler(),
+            pod: self.state.pod.clone(),
+        };
+        let step = op.step();
+        self.doing = Some(Doing {
+            step,
+            since: Instant::now(),
+            work: work::perform(subject, op).boxed(),
+        });
+    }
+
+    fn probe(&mut self, container: usize, attempt: u32) {
+        let Some(pod) = &self.state.pod else { return };
+        let plan = pod
+            .plan
+            .containers
+            .get(container)
+            .and_then(|plan| plan.readiness.as_ref());
+        let id = pod
+            .containers
+            .get(container)
+            .and_then(|container| container.life.id())
+            .map(str::to_owned);
+        let (Some(plan), Some(id)) = (plan, id) else {
+            return;
+        };
+        let deadline = Duration::from_secs(u64::from(plan.timeout_seconds));
+        let ip = pod.ips.first().and_then(|ip| ip.parse().ok());
+        let (runtime, action, key) = (
+            Arc::clone(&self.shared.runtime),
+            plan.action.clone(),
+            self.key.clone(),
+        );
+        let result = async move {
+            let Some(ip) = address(ip, &action) else {
+                return false;
+            };
+            let target = prober::Target {
+                runtime: runtime.as_ref(),
+                container_id: &id,
+                ip,
+            };
+            let result = prober::probe(&action, target, deadline).await;
+            if let Err(error) = &result {
+                let error = hearth_telemetry::ErrorChain(error);
+                tracing::debug!(sandbox = %key, container, %error, "probe failed");
+            }
+            result.is_ok()
+        };
+        self.probes.push(Probe {
+            container,
+            attempt,
+            result: result.boxed(),
+        });
+    }
+
+    fn publish(&self, gate: GateState, desired: &Desired) {
+        let handler = self.handler();
+        let view = show::view(&show::Source {
+            uid: &self.cell.uid,
+            key: &self.key,
+            state: &self.state,
+            wish: desired,
+            desired: self.desired.as_ref(),
+            residency: gate.residency,
+            handler: &handler,
+            phases: &self.phases,
+        });
+        let offer = match &self.state.phase {
+            _ if desired.goal.ends_pod() => Offer::Ending,
+            Phase::Finished(_) | Phase::Suspending(_) | Phase::Stopping(_) | Phase::Gone => {
+                Offer::Ending
+            }
+            _ if self.member() && self.state.ready() && gate.residency != Residency::Unclear => {
+                Offer::Ready
+            }
+            _ => Offer::NotReady,
+        };
+        self.cell.publish(view, offer);
+    }
+}
+
+/// Where a probe goes. A command needs no address.
+fn address(ip: Option<IpAddr>, action: &ProbeAction) -> Option<IpAddr> {
+    match action {
+        ProbeAction::Exec { .. } => Some(ip.unwrap_or(IpAddr::from([0, 0, 0, 0]))),
+        ProbeAction::Http { .. } | ProbeAction::Tcp { .. } => ip,
+    }
+}

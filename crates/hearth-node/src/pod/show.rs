@@ -1,0 +1,147 @@
+//! From a sandbox's state to what is shown of it.
+
+use hearth_api::{OperatingMode, PhaseTimes, Tier};
+use hearth_core::ids::{Key, SandboxUid};
+use hearth_core::sandbox::{Desired, Goal, Phase, Residency, State};
+use hearth_core::status::{self, PodFacts};
+
+use super::config::Handler;
+use super::desired::DesiredSandbox;
+use super::view::{ForStatus, PodPhase, PodView, Requests};
+
+/// Where a view comes from.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub(super) uid: &'a SandboxUid,
+    pub(super) key: &'a Key,
+    pub(super) state: &'a State,
+    pub(super) wish: &'a Desired,
+    pub(super) desired: Option<&'a DesiredSandbox>,
+    pub(super) residency: Residency,
+    pub(super) handler: &'a Handler,
+    pub(super) phases: &'a PhaseTimes,
+}
+
+/// A view of nothing yet.
+pub(super) fn nothing(uid: &SandboxUid, key: &Key, certain: bool) -> PodView {
+    PodView {
+        uid: uid.clone(),
+        key: key.clone(),
+        generation: None,
+        member: false,
+        pod_uid: None,
+        phase: if certain {
+            PodPhase::Pending
+        } else {
+            PodPhase::Unknown
+        },
+        tier: None,
+        pod_ips: Vec::new(),
+        handler: String::new(),
+        freeze_method: String::new(),
+        message: String::new(),
+        phases: PhaseTimes::default(),
+        requests: Requests::default(),
+        for_status: ForStatus {
+            certain,
+            ..ForStatus::default()
+        },
+    }
+}
+
+/// What is shown of a state. The gate has the last word on the tier.
+pub(super) fn view(source: &Source<'_>) -> PodView {
+    let Source {
+        uid,
+        key,
+        state,
+        wish,
+        desired,
+        residency,
+        handler,
+        phases,
+    } = *source;
+    let pod = PodFacts::of(state, residency);
+    let requests = state
+        .pod
+        .as_ref()
+        .map(|pod| pod.plan.resources())
+        .unwrap_or_default();
+    let refusal = desired
+        .and_then(|desired| desired.plan.as_ref().err())
+        .cloned();
+    let cannot_freeze =
+        (wish.goal == Goal::Freeze && !wish.can_freeze).then(|| cannot_freeze(handler));
+    let tier = match residency {
+        // The gate alone says which of the two.
+        Residency::Unclear => pod
+            .as_ref()
+            .and_then(|_| Some(Tier::Running).filter(|_| has_tier(state))),
+        _ => pod.as_ref().and_then(|pod| pod.tier),
+    };
+    PodView {
+        uid: uid.clone(),
+        key: key.clone(),
+        generation: desired.map(|desired| desired.generation),
+        member: wish.member,
+        pod_uid: pod.as_ref().map(|pod| pod.uid.clone()),
+        phase: phase(state),
+        tier,
+        pod_ips: pod.as_ref().map(|pod| pod.ips.clone()).unwrap_or_default(),
+        handler: pod
+            .as_ref()
+            .map(|_| handler.name.clone())
+            .unwrap_or_default(),
+        freeze_method: pod
+            .as_ref()
+            .map(|_| handler.freeze_method.clone())
+            .unwrap_or_default(),
+        message: status::obstacle(state),
+        phases: phases.clone(),
+        requests: Requests {
+            milli_cpu: requests.cpu_request_millis,
+            memory_bytes: requests.memory_request,
+        },
+        for_status: ForStatus {
+            mode: desired.map_or(OperatingMode::Running, |desired| desired.mode),
+            expired: wish.goal == Goal::Expire,
+            // Without a word from the API nothing is known that a status could say.
+            certain: status::certain(state) && desired.is_some(),
+            refusal,
+            cannot_freeze,
+            phase: pod.as_ref().map(|pod| pod.phase),
+            ready: pod.as_ref().is_some_and(|pod| pod.ready),
+        },
+    }
+}
+
+fn has_tier(state: &State) -> bool {
+    PodFacts::of(state, Residency::Running).is_some_and(|pod| pod.tier.is_some())
+}
+
+fn phase(state: &State) -> PodPhase {
+    match &state.phase {
+        Phase::Absent | Phase::Creating(_) => PodPhase::Pending,
+        Phase::Starting(_) => PodPhase::NotReady,
+        Phase::Ready(_) => PodPhase::Ready,
+        Phase::Freezing | Phase::Thawing if state.ready() => PodPhase::Ready,
+        Phase::Freezing | Phase::Thawing => PodPhase::NotReady,
+        Phase::Suspending(_) | Phase::Stopping(_) => PodPhase::Stopping,
+        Phase::Suspended | Phase::Expired | Phase::Gone => PodPhase::Stopped,
+        Phase::Unknown(_) => PodPhase::Unknown,
+        Phase::Failed(_) | Phase::Refused => PodPhase::Failed,
+        Phase::Finished(_) => PodPhase::Finished,
+    }
+}
+
+fn cannot_freeze(handler: &Handler) -> String {
+    let why = if handler.message.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", handler.message)
+    };
+    format!(
+        "spec.operatingMode is Frozen: this node cannot freeze pods of handler {}{why}; use Running or Suspended",
+        handler.name
+    )
+}

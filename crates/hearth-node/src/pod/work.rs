@@ -1,0 +1,544 @@
+//! Carrying out operations: from what the state machine wants to calls of the runtime, the host and the journal.
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+use hearth_core::ids::{Key, PodUid, SandboxUid};
+use hearth_core::podspec::{ContainerPlan, PullPolicy};
+use hearth_core::sandbox::{Learned, Op, Outcome, Pod, Residency, Stage, Stray};
+use hearth_cri::{CriError, ErrorKind, v1};
+use hearth_sys::Limits;
+use hearth_telemetry::ErrorChain;
+use tokio::task::spawn_blocking;
+use uuid::Uuid;
+
+use super::cell::Cell;
+use super::config::Handler;
+use super::cri_config::{self, PodIdentity, PodPlaces};
+use super::host::{HostError, PodHost};
+use super::manager::Shared;
+use super::record::{PodIncarnation, PodRecord};
+use super::sight;
+use super::slots::Slot;
+
+/// What an operation is about. A copy, because the operation goes on while its runner looks after other things.
+#[derive(Clone, Debug)]
+pub(super) struct Subject {
+    pub(super) shared: Arc<Shared>,
+    pub(super) cell: Arc<Cell>,
+    pub(super) key: Key,
+    pub(super) member: bool,
+    pub(super) handler: Handler,
+    pub(super) pod: Option<Pod>,
+}
+
+/// How an operation ended, and the turn it has got.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) outcome: Outcome,
+    pub(super) slot: Option<Slot>,
+}
+
+/// Why an operation failed.
+#[derive(Debug)]
+enum Problem {
+    /// It was not done.
+    Failed(String),
+    /// Nobody knows.
+    Unknown(String),
+}
+
+type Result<T> = std::result::Result<T, Problem>;
+
+const NOTHING: Result<Learned> = Ok(Learned::Nothing);
+
+impl Problem {
+    fn of(error: &dyn std::error::Error) -> Self {
+        Self::Failed(ErrorChain(error).to_string())
+    }
+
+    /// A call that changes something: a deadline means that it may have been done, and so does a name that is taken.
+    fn of_change(error: &CriError) -> Self {
+        let text = ErrorChain(error).to_string();
+        if error.outcome_unknown() || error.kind == ErrorKind::AlreadyExists {
+            Self::Unknown(text)
+        } else {
+            Self::Failed(text)
+        }
+    }
+
+    fn about(self, container: &str) -> Self {
+        match self {
+            Self::Failed(text) => Self::Failed(format!("container {container}: {text}")),
+            Self::Unknown(text) => Self::Unknown(format!("container {container}: {text}")),
+        }
+    }
+}
+
+/// Carries out one operation.
+pub(super) async fn perform(subject: Subject, op: Op) -> Done {
+    if let Op::Admit(priority) = op {
+        let slot = subject.shared.slots.acquire(priority).await;
+        let uid = PodUid(Uuid::new_v4().to_string());
+        return Done {
+            outcome: Outcome::Done(Learned::Admitted(uid)),
+            slot: Some(slot),
+        };
+    }
+    let outcome = match subject.perform(op).await {
+        Ok(learned) => Outcome::Done(learned),
+        Err(Problem::Failed(text)) => Outcome::Failed(text),
+        Err(Problem::Unknown(text)) => Outcome::Unknown(text),
+    };
+    Done {
+        outcome,
+        slot: None,
+    }
+}
+
+impl Subject {
+    async fn perform(&self, op: Op) -> Result<Learned> {
+        let runtime = &self.shared.runtime;
+        match op {
+            Op::Record(stage) => self.record(stage).await,
+            Op::Forget => {
+                self.shared
+                    .records
+                    .delete(&self.cell.uid)
+                    .await
+                    .map_err(|error| Problem::of(&error))?;
+                NOTHING
+            }
+            Op::Volumes => {
+                let plan = self.pod()?.plan.clone();
+                self.on_host(move |host, pod| host.make_volumes(pod, &plan))
+                    .await
+            }
+            Op::Cgroup => {
+                let limits = self.limits()?;
+                self.on_host(move |host, pod| host.make_cgroup(pod, &limits))
+                    .await
+            }
+            Op::RunSandbox { attempt } => self.run_sandbox(attempt).await,
+            Op::Image { container } => self.image(self.container(container)?).await,
+            Op::Pull { container } => self.pull(self.container(container)?).await,
+            Op::Create { container, attempt } => {
+                let plan = self.container(container)?;
+                self.create(plan, attempt)
+                    .await
+                    .map_err(|problem| problem.about(&plan.name))
+            }
+            Op::Start { container, id } => {
+                let name = &self.container(container)?.name;
+                changed(runtime.start_container(&id).await).map_err(|problem| problem.about(name))
+            }
+            Op::RemoveContainer { id, .. } if id.is_empty() => NOTHING,
+            Op::RemoveContainer { id, .. } => changed(runtime.remove_container(&id).await),
+            Op::Freeze => self.freeze().await,
+            Op::Thaw => {
+                let thaw = self.cell.thaw(self.shared.config.thaw_within).await;
+                thaw.map(|_| Learned::Nothing)
+                    .map_err(|error| Problem::of(&error))
+            }
+            Op::StopContainers { ids, grace_seconds } => {
+                let grace = std::time::Duration::from_secs(u64::from(grace_seconds));
+                let stops = ids.iter().map(|id| runtime.stop_container(id, grace));
+                let failed = join_all(stops)
+                    .await
+                    .into_iter()
+                    .find_map(std::result::Result::err);
+                failed.map_or(NOTHING, |error| Err(Problem::of_change(&error)))
+            }
+            Op::StopSandbox { id } => changed(runtime.stop_pod_sandbox(&id).await),
+            Op::RemoveSandbox { id } => changed(runtime.remove_pod_sandbox(&id).await),
+            Op::RemoveStray(stray) => self.remove_stray(stray).await,
+            Op::Look => self.look().await,
+            Op::RemoveVolumes => self.remove_volumes().await,
+            Op::RemoveCgroup => self.on_host(|host, pod| host.remove_cgroup(pod)).await,
+            // Done above, because it brings a turn.
+            Op::Admit(_) => NOTHING,
+        }
+    }
+
+    fn pod(&self) -> Result<&Pod> {
+        self.pod
+            .as_ref()
+            .ok_or_else(|| Problem::Failed("there is no pod".to_owned()))
+    }
+
+    fn container(&self, index: usize) -> Result<&ContainerPlan> {
+        let plan = &self.pod()?.plan;
+        plan.containers
+            .get(index)
+            .ok_or_else(|| Problem::Failed(format!("there is no container {index}")))
+    }
+
+    async fn on_host(
+        &self,
+        call: impl FnOnce(&dyn PodHost, &PodUid) -> std::result::Result<(), HostError> + Send + 'static,
+    ) -> Result<Learned> {
+        let pod = self.pod()?.uid.clone();
+        blocking(&self.shared, move |host| call(host, &pod)).await?;
+        NOTHING
+    }
+
+    async fn record(&self, stage: Stage) -> Result<Learned> {
+        let pod = self.pod.as_ref().map(|pod| PodIncarnation {
+            uid: pod.uid.clone(),
+            attempt: pod.attempt,
+            plan: Arc::clone(&pod.plan),
+        });
+        let record = PodRecord {
+            uid: self.cell.uid.clone(),
+            key: self.key.clone(),
+            stage,
+            member: self.member,
+            pod,
+        };
+        self.shared
+            .records
+            .put(&record)
+            .await
+            .map_err(|error| Problem::of(&error))?;
+        NOTHING
+    }
+
+    fn limits(&self) -> Result<Limits> {
+        let resources = self.pod()?.plan.resources();
+        Ok(Limits {
+            cpu_request_millis: resources.cpu_request_millis,
+            cpu_limit_millis: resources.cpu_limit_millis,
+            memory_bytes: resources.memory_limit,
+            pids: Some(self.shared.config.pids_limit).filter(|limit| *limit > 0),
+        })
+    }
+
+    /// Calls `make` with all that CRI messages are made from.
+    fn with_places<T>(
+        &self,
+        make: impl FnOnce(&Pod, PodIdentity<'_>, PodPlaces<'_>) -> T,
+    ) -> Result<T> {
+        let pod = self.pod()?;
+        let config = &self.shared.config;
+        let cgroup_parent = self
+            .shared
+            .host
+            .cgroup_parent(&pod.uid)
+            .map_err(|error| Problem::of(&error))?;
+        let identity = PodIdentity {
+            sandbox: &self.cell.uid,
+            key: &self.key,
+            pod: &pod.uid,
+            instance: &config.instance,
+        };
+        let places = PodPlaces {
+            cgroup_parent: &cgroup_parent,
+            log_directory: &cri_config::log_directory(&config.logs_dir, &self.key, &pod.uid),
+            volumes: &self.shared.host.volumes(&pod.uid),
+            machine_memory: config.machine_memory,
+        };
+        Ok(make(pod, identity, places))
+    }
+
+    fn sandbox_config(&self, attempt: u32) -> Result<v1::PodSandboxConfig> {
+        self.with_places(|pod, identity, places| {
+            cri_config::pod_sandbox(&pod.plan, identity, places, attempt)
+        })
+    }
+
+    async fn run_sandbox(&self, attempt: u32) -> Result<Learned> {
+        let runtime = &self.shared.runtime;
+        let config = self.sandbox_config(attempt)?;
+        // Nothing of this incarnation can be frozen yet.
+        self.cell.attach(None, Residency::Running);
+        let id = runtime
+            .run_pod_sandbox(config, &self.handler.name)
+            .await
+            .map_err(|error| Problem::of_change(&error))?;
+        // Without an address it is there all the same; the next look brings it.
+        let ips = sight::addresses(runtime.as_ref(), &id)
+            .await
+            .unwrap_or_default();
+        Ok(Learned::Sandbox { id, ips })
+    }
+
+    async fn image(&self, container: &ContainerPlan) -> Result<Learned> {
+        if container.pull_policy == PullPolicy::Always {
+            return Ok(Learned::Image(false));
+        }
+        let status = self.shared.images.image_status(&container.image).await;
+        let there = status
+            .map_err(|error| Problem::of(&error).about(&container.name))?
+            .is_some();
+        if !there && container.pull_policy == PullPolicy::Never {
+            return Err(Problem::Failed(format!(
+                "container {}: image {} is not on this node, and its imagePullPolicy is Never",
+                container.name, container.image
+            )));
+        }
+        Ok(Learned::Image(there))
+    }
+
+    async fn pull(&self, container: &ContainerPlan) -> Result<Learned> {
+        let config = self.sandbox_config(self.pod()?.attempt)?;
+        let pulled = self
+            .shared
+            .images
+            .pull_image(cri_config::image(&container.image), None, Some(config))
+            .await;
+        // Pulling twice does no harm, so that an unknown outcome is a failure like others.
+        pulled.map_err(|error| {
+            let why = ErrorChain(&error);
+            Problem::Failed(format!(
+                "container {}: image {} could not be pulled: {why}",
+                container.name, container.image
+            ))
+        })?;
+        NOTHING
+    }
+
+    async fn create(&self, container: &ContainerPlan, attempt: u32) -> Result<Learned> {
+        self.check_user(container).await?;
+        let pod = self.pod()?;
+        let Some(sandbox_id) = pod.sandbox.id() else {
+            return Err(Problem::Failed(
+                "there is no sandbox to create it in".to_owned(),
+            ));
+        };
+        let mut config = self.with_places(|pod, identity, places| {
+            cri_config::container(&pod.plan, container, identity, places, attempt)
+        })?;
+        if config
+            .mounts
+            .iter()
+            .all(|mount| mount.container_path != ETC_HOSTS)
+        {
+            config.mounts.push(self.hosts(container).await?);
+        }
+        let sandbox = self.sandbox_config(pod.attempt)?;
+        let created = self
+            .shared
+            .runtime
+            .create_container(sandbox_id, config, sandbox)
+            .await;
+        created
+            .map(Learned::Container)
+            .map_err(|error| Problem::of_change(&error))
+    }
+
+    /// A container that must not run as root, and does not say as whom it runs, runs as its image says.
+    async fn check_user(&self, container: &ContainerPlan) -> Result<()> {
+        let security = &container.security;
+        if !security.run_as_non_root {
+            return Ok(());
+        }
+        let (root, known) = match security.run_as_user {
+            Some(user) => (user == 0, true),
+            None => {
+                let status = self.shared.images.image_status(&container.image).await;
+                let image = status
+                    .map_err(|error| Problem::of(&error))?
+                    .unwrap_or_default();
+                let user = image.uid.map(|uid| uid.value);
+                // An image without any user runs as root.
+                (
+                    user == Some(0) || (user.is_none() && image.username.is_empty()),
+                    user.is_some(),
+                )
+            }
+        };
+        let image = &container.image;
+        match (root, known) {
+            (true, _) => Err(Problem::Failed(format!(
+                "image {image} runs as root, and runAsNonRoot is true: set runAsUser"
+            ))),
+            (false, false) => Err(Problem::Failed(format!(
+                "image {image} runs as a user by name, which may be root, and runAsNonRoot is true: set runAsUser"
+            ))),
+            (false, true) => Ok(()),
+        }
+    }
+
+    async fn hosts(&self, container: &ContainerPlan) -> Result<v1::Mount> {
+        let pod = self.pod()?;
+        let uid = pod.uid.clone();
+        let name = if pod.plan.hostname.is_empty() {
+            &self.key.name
+        } else {
+            &pod.plan.hostname
+        };
+        let content = hosts_file(&pod.ips, name, &pod.plan.host_aliases);
+        let path = blocking(&self.shared, move |host| host.write_hosts(&uid, &content)).await?;
+        Ok(v1::Mount {
+            container_path: ETC_HOSTS.to_owned(),
+            host_path: path.to_string_lossy().into_owned(),
+            readonly: container.security.read_only_root,
+            ..Default::default()
+        })
+    }
+
+    async fn freeze(&self) -> Result<Learned> {
+        let pod = self.pod()?.uid.clone();
+        let freezer = blocking(&self.shared, move |host| host.freezer(&pod)).await?;
+        // Somebody who needs the processes is no failure: what follows is decided by who holds the pod then.
+        self.cell
+            .freeze(freezer, self.shared.config.freeze_within)
+            .await
+            .map_err(|error| Problem::of(&error))?;
+        NOTHING
+    }
+
+    async fn remove_stray(&self, stray: Stray) -> Result<Learned> {
+        match stray {
+            Stray::Container { id } => changed(self.shared.runtime.remove_container(&id).await),
+            Stray::Sandbox { id, pod_uid } => {
+                let own = self.pod.as_ref().is_some_and(|pod| pod.uid == pod_uid);
+                if own {
+                    let thaw = self.cell.thaw(self.shared.config.thaw_within).await;
+                    thaw.map_err(|error| Problem::of(&error))?;
+                    return remove_sandbox(&self.shared, &id).await;
+                }
+                remove_foreign(&self.shared, &id, &pod_uid).await
+            }
+        }
+    }
+
+    async fn look(&self) -> Result<Learned> {
+        let permit = self.shared.looks.acquire().await;
+        let seen = sight::look(
+            self.shared.runtime.as_ref(),
+            &self.cell.uid,
+            self.pod.as_ref(),
+        )
+        .await;
+        drop(permit);
+        seen.map(Learned::Seen).map_err(|error| Problem::of(&error))
+    }
+
+    async fn remove_volumes(&self) -> Result<Learned> {
+        let logs =
+            cri_config::log_directory(&self.shared.config.logs_dir, &self.key, &self.pod()?.uid);
+        match tokio::fs::remove_dir_all(&logs).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Problem::Failed(format!(
+                    "remove logs {}: {error}",
+                    logs.display()
+                )));
+            }
+            _ => {}
+        }
+        self.on_host(|host, pod| host.remove_volumes(pod)).await
+    }
+}
+
+const ETC_HOSTS: &str = "/etc/hosts";
+
+fn hosts_file(ips: &[String], name: &str, aliases: &[(String, Vec<String>)]) -> String {
+    let mut content =
+        String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    for ip in ips {
+        content.push_str(&format!("{ip}\t{name}\n"));
+    }
+    for (ip, names) in aliases {
+        content.push_str(&format!("{ip}\t{}\n", names.join(" ")));
+    }
+    content
+}
+
+fn changed(result: std::result::Result<(), CriError>) -> Result<Learned> {
+    result
+        .map(|()| Learned::Nothing)
+        .map_err(|error| Problem::of_change(&error))
+}
+
+async fn blocking<T: Send + 'static>(
+    shared: &Shared,
+    call: impl FnOnce(&dyn PodHost) -> std::result::Result<T, HostError> + Send + 'static,
+) -> Result<T> {
+    let host = Arc::clone(&shared.host);
+    let ended = spawn_blocking(move || call(host.as_ref())).await;
+    ended
+        .map_err(|error| Problem::of(&error))?
+        .map_err(|error| Problem::of(&error))
+}
+
+async fn remove_sandbox(shared: &Shared, id: &str) -> Result<Learned> {
+    changed(shared.runtime.stop_pod_sandbox(id).await)?;
+    changed(shared.runtime.remove_pod_sandbox(id).await)
+}
+
+/// Removes a pod of which no runner takes care: thawed first, like every pod.
+async fn remove_foreign(shared: &Shared, id: &str, pod: &PodUid) -> Result<Learned> {
+    let (uid, within) = (pod.clone(), shared.config.thaw_within);
+    blocking(shared, move |host| {
+        let thawed = host.freezer(&uid).map(|freezer| freezer.thaw(within));
+        match thawed {
+            Ok(Err(source)) => Err(HostError::Freezer { pod: uid, source }),
+            // No freezer: no tasks.
+            Ok(Ok(())) | Err(_) => Ok(()),
+        }
+    })
+    .await?;
+    remove_sandbox(shared, id).await?;
+    clear_host(shared, pod).await
+}
+
+/// Removes volumes and cgroup of a pod that the runtime does not have any more.
+async fn clear_host(shared: &Shared, pod: &PodUid) -> Result<Learned> {
+    let uid = pod.clone();
+    blocking(shared, move |host| {
+        host.remove_volumes(&uid)
+            .and_then(|()| host.remove_cgroup(&uid))
+    })
+    .await?;
+    NOTHING
+}
+
+/// A pod of ours that no record names.
+#[derive(Clone, Debug)]
+pub(super) struct Orphan {
+    /// The CRI sandbox; `None` when only volumes or a cgroup are left.
+    pub(super) sandbox: Option<String>,
+    pub(super) pod: PodUid,
+    /// Whose it was, for the log.
+    pub(super) owner: SandboxUid,
+}
+
+/// Removes a pod of ours that no record names. What fails is found again by the next resync.
+pub(super) async fn remove_orphan(shared: &Shared, orphan: &Orphan) {
+    let Orphan {
+        sandbox,
+        pod,
+        owner,
+    } = orphan;
+    let removed = match sandbox {
+        Some(id) => remove_foreign(shared, id, pod).await,
+        None => clear_host(shared, pod).await,
+    };
+    match removed {
+        Ok(_) => {
+            shared.metrics.orphan();
+            tracing::info!(sandbox = %owner, %pod, "removed a pod that no record names");
+        }
+        Err(Problem::Failed(error) | Problem::Unknown(error)) => {
+            tracing::warn!(sandbox = %owner, %pod, error, "a pod that no record names could not be removed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hosts_file_names_the_pod_and_its_aliases() {
+        let aliases = [(
+            "10.1.1.1".to_owned(),
+            vec!["db".to_owned(), "db.local".to_owned()],
+        )];
+        let content = hosts_file(&["10.88.0.2".to_owned()], "box", &aliases);
+        let lines: Vec<&str> = content.lines().collect();
+        assert_eq!(lines[0], "127.0.0.1\tlocalhost");
+        assert_eq!(lines[2..], ["10.88.0.2\tbox", "10.1.1.1\tdb db.local"]);
+    }
+}
