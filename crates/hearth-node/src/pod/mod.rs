@@ -35,6 +35,8 @@ mod view;
 mod work;
 
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
 pub use activity::ClaimActivity;

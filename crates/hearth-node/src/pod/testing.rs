@@ -1,0 +1,466 @@
+//! A node without a kernel, a runtime or a disk.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hearth_api::constants::label;
+use hearth_api::{PodSpecJson, Sandbox, SandboxSpec, SandboxStatus, Time};
+use hearth_core::ids::{PodUid, SandboxUid};
+use hearth_core::podspec::PodPlan;
+use hearth_cri::fake::{FakeOptions, FakeRuntime};
+use hearth_sys::cgroup::Version;
+use hearth_sys::fake::FakeFreezer;
+use hearth_sys::{FreezeError, Freezer, Limits};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+
+/// Far beyond what anything here takes, by a clock that stands still while something can be done.
+const LIMIT: Duration = Duration::from_secs(3600);
+pub(super) const IMAGE: &str = "localhost/hearth-busybox:dev";
+
+/// Volumes, cgroups and freezers in memory. What is frozen is frozen at the runtime as well: calls that need live
+/// processes hang there.
+#[derive(Debug)]
+pub(super) struct FakeHost {
+    runtime: FakeRuntime,
+    state: Mutex<HostState>,
+}
+
+#[derive(Debug, Default)]
+struct HostState {
+    volumes: BTreeSet<PodUid>,
+    cgroups: BTreeMap<PodUid, Limits>,
+    freezers: HashMap<PodUid, FakeFreezer>,
+    fail_volumes: u32,
+}
+
+#[derive(Debug)]
+struct TestFreezer {
+    inner: FakeFreezer,
+    runtime: FakeRuntime,
+    cgroup: String,
+}
+
+impl TestFreezer {
+    fn tell(&self) {
+        self.runtime
+            .set_frozen(&self.cgroup, self.inner.is_frozen().unwrap());
+    }
+}
+
+impl Freezer for TestFreezer {
+    fn freeze(&self, within: Duration) -> Result<(), FreezeError> {
+        let result = self.inner.freeze(within);
+        self.tell();
+        result
+    }
+
+    fn thaw(&self, within: Duration) -> Result<(), FreezeError> {
+        let result = self.inner.thaw(within);
+        self.tell();
+        result
+    }
+
+    fn is_frozen(&self) -> Result<bool, FreezeError> {
+        self.inner.is_frozen()
+    }
+
+    fn version(&self) -> Version {
+        Version::V2
+    }
+}
+
+fn cgroup_of(pod: &PodUid) -> String {
+    format!("/hearth-t/pods/pod{pod}")
+}
+
+impl FakeHost {
+    /// The freezer of a pod, to script it and to ask it.
+    pub(super) fn fake_freezer(&self, pod: &PodUid) -> FakeFreezer {
+        self.state
+            .lock()
+            .freezers
+            .entry(pod.clone())
+            .or_default()
+            .clone()
+    }
+
+    pub(super) fn fail_next_volumes(&self) {
+        self.state.lock().fail_volumes += 1;
+    }
+
+    pub(super) fn limits(&self, pod: &PodUid) -> Option<Limits> {
+        self.state.lock().cgroups.get(pod).copied()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        let state = self.state.lock();
+        state.volumes.is_empty() && state.cgroups.is_empty()
+    }
+
+    /// Something of a pod that nobody knows.
+    pub(super) fn leave_behind(&self, pod: &str) {
+        let mut state = self.state.lock();
+        state.volumes.insert(PodUid::from(pod));
+        state.cgroups.insert(PodUid::from(pod), Limits::default());
+    }
+}
+
+impl PodHost for FakeHost {
+    fn make_volumes(&self, pod: &PodUid, _plan: &PodPlan) -> Result<(), HostError> {
+        let mut state = self.state.lock();
+        if state.fail_volumes > 0 {
+            state.fail_volumes -= 1;
+            let source = std::io::Error::other("disk full");
+            return Err(HostError::File {
+                action: "make",
+                path: "/pods".into(),
+                source,
+            });
+        }
+        state.volumes.insert(pod.clone());
+        Ok(())
+    }
+
+    fn remove_volumes(&self, pod: &PodUid) -> Result<(), HostError> {
+        self.state.lock().volumes.remove(pod);
+        Ok(())
+    }
+
+    fn volumes(&self, pod: &PodUid) -> PathBuf {
+        PathBuf::from(format!("/pods/{pod}/volumes"))
+    }
+
+    fn write_hosts(&self, pod: &PodUid, _content: &str) -> Result<PathBuf, HostError> {
+        Ok(PathBuf::from(format!("/pods/{pod}/etc-hosts")))
+    }
+
+    fn make_cgroup(&self, pod: &PodUid, limits: &Limits) -> Result<(), HostError> {
+        self.state.lock().cgroups.insert(pod.clone(), *limits);
+        Ok(())
+    }
+
+    fn remove_cgroup(&self, pod: &PodUid) -> Result<(), HostError> {
+        assert!(
+            !self.fake_freezer(pod).is_frozen().unwrap(),
+            "removed a frozen cgroup"
+        );
+        self.state.lock().cgroups.remove(pod);
+        Ok(())
+    }
+
+    fn cgroup_parent(&self, pod: &PodUid) -> Result<String, HostError> {
+        Ok(cgroup_of(pod))
+    }
+
+    fn freezer(&self, pod: &PodUid) -> Result<Arc<dyn Freezer>, HostError> {
+        let inner = self.fake_freezer(pod);
+        Ok(Arc::new(TestFreezer {
+            inner,
+            runtime: self.runtime.clone(),
+            cgroup: cgroup_of(pod),
+        }))
+    }
+
+    fn pods(&self) -> Result<BTreeSet<PodUid>, HostError> {
+        let state = self.state.lock();
+        Ok(state
+            .volumes
+            .iter()
+            .chain(state.cgroups.keys())
+            .cloned()
+            .collect())
+    }
+}
+
+/// A journal in memory.
+#[derive(Debug, Default)]
+pub(super) struct FakeRecords {
+    records: Mutex<HashMap<SandboxUid, PodRecord>>,
+    fail: Mutex<u32>,
+}
+
+impl FakeRecords {
+    pub(super) fn get(&self, uid: &str) -> Option<PodRecord> {
+        self.records.lock().get(&SandboxUid::from(uid)).cloned()
+    }
+
+    pub(super) fn lose(&self, uid: &str) {
+        self.records.lock().remove(&SandboxUid::from(uid));
+    }
+
+    pub(super) fn fail_next(&self) {
+        *self.fail.lock() += 1;
+    }
+
+    fn write(&self, uid: &SandboxUid) -> Result<(), RecordError> {
+        let mut fail = self.fail.lock();
+        if *fail > 0 {
+            *fail -= 1;
+            return Err(RecordError {
+                uid: uid.clone(),
+                source: "disk full".into(),
+            });
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl RecordStore for FakeRecords {
+    async fn put(&self, record: &PodRecord) -> Result<(), RecordError> {
+        self.write(&record.uid)?;
+        // Through its wire form, as the journal keeps it.
+        let text = serde_json::to_string(record).unwrap();
+        self.records
+            .lock()
+            .insert(record.uid.clone(), serde_json::from_str(&text).unwrap());
+        Ok(())
+    }
+
+    async fn delete(&self, uid: &SandboxUid) -> Result<(), RecordError> {
+        self.write(uid)?;
+        self.records.lock().remove(uid);
+        Ok(())
+    }
+}
+
+/// A node with a daemon that can be killed.
+pub(super) struct Node {
+    pub(super) runtime: FakeRuntime,
+    pub(super) host: Arc<FakeHost>,
+    pub(super) records: Arc<FakeRecords>,
+    pub(super) claims: ClaimActivity,
+    pub(super) metrics: PodMetrics,
+    pub(super) pods: PodManager,
+    config: PodConfig,
+    clock: WallClock,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), RunnerPanicked>>,
+}
+
+impl Node {
+    pub(super) fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub(super) fn with(change: impl FnOnce(&mut PodConfig)) -> Self {
+        let runtime = FakeRuntime::new(FakeOptions::default());
+        let host = Arc::new(FakeHost {
+            runtime: runtime.clone(),
+            state: Mutex::default(),
+        });
+        let mut config = PodConfig::new("t", "node", PathBuf::from("/nonexistent/logs"));
+        let runc = Handler {
+            name: "runc".into(),
+            freeze_method: "cgroup-v2".into(),
+            message: String::new(),
+        };
+        let runsc = Handler {
+            name: "runsc".into(),
+            freeze_method: String::new(),
+            message: "not probed".into(),
+        };
+        config.handlers = [
+            (String::new(), runc.clone()),
+            ("runc".into(), runc),
+            ("gvisor".into(), runsc),
+        ]
+        .into();
+        change(&mut config);
+        let (epoch, start) = (
+            Instant::now(),
+            Timestamp::from_second(1_800_000_000).unwrap(),
+        );
+        let clock = WallClock::new(move || start + epoch.elapsed());
+        let (records, claims) = (Arc::default(), ClaimActivity::default());
+        let metrics = PodMetrics::default();
+        let stop = CancellationToken::new();
+        let pods = manager(
+            &runtime, &host, &records, &claims, &clock, &metrics, &config,
+        );
+        let task = tokio::spawn(pods.clone().run(stop.clone()));
+        Self {
+            runtime,
+            host,
+            records,
+            claims,
+            metrics,
+            pods,
+            config,
+            clock,
+            stop,
+            task,
+        }
+    }
+
+    /// Ends the daemon at once and starts another, which adopts what there is. `bound`: whom owner keys hold.
+    pub(super) async fn restart(&mut self, bound: &[&str]) {
+        self.stop_daemon().await;
+        self.restart_after_stop(bound).await;
+    }
+
+    pub(super) async fn restart_after_stop(&mut self, bound: &[&str]) {
+        self.metrics = PodMetrics::default();
+        let Self {
+            runtime,
+            host,
+            records,
+            claims,
+            clock,
+            metrics,
+            config,
+            ..
+        } = self;
+        self.pods = manager(runtime, host, records, claims, clock, metrics, config);
+        self.stop = CancellationToken::new();
+        self.task = tokio::spawn(self.pods.clone().run(self.stop.clone()));
+        let records: Vec<PodRecord> = self.records.records.lock().values().cloned().collect();
+        let adopted = |record: PodRecord| Adopted {
+            bound: bound.contains(&record.uid.as_str()),
+            record,
+        };
+        self.pods
+            .adopt(records.into_iter().map(adopted).collect())
+            .await;
+    }
+
+    pub(super) async fn stop_daemon(&mut self) {
+        self.stop.cancel();
+        (&mut self.task).await.unwrap().unwrap();
+    }
+
+    pub(super) fn want(&self, sandbox: &Sandbox) {
+        let uid = SandboxUid(sandbox.metadata.uid.clone().unwrap());
+        self.pods.set_desired(&uid, self.pods.desired(sandbox));
+    }
+
+    /// Waits until the view of a sandbox is as wanted.
+    pub(super) async fn view_when(
+        &self,
+        uid: &str,
+        why: &str,
+        wanted: impl Fn(&PodView) -> bool,
+    ) -> Arc<PodView> {
+        let uid = SandboxUid::from(uid);
+        let mut changes = self.pods.changes();
+        loop {
+            let view = self.pods.view(&uid);
+            if let Some(view) = view.as_ref().filter(|view| wanted(view)) {
+                return Arc::clone(view);
+            }
+            let waited = timeout(LIMIT, changes.next()).await;
+            assert!(waited.is_ok(), "{uid} did not become {why}: {view:?}");
+        }
+    }
+
+    pub(super) async fn ready(&self, uid: &str, tier: hearth_api::Tier) -> Arc<PodView> {
+        let ready = |view: &PodView| view.phase == PodPhase::Ready && view.tier == Some(tier);
+        self.view_when(uid, &format!("ready and {tier:?}"), ready)
+            .await
+    }
+
+    pub(super) async fn gone(&self, uid: &str) {
+        let uid = SandboxUid::from(uid);
+        let mut changes = self.pods.changes();
+        while self.pods.view(&uid).is_some() {
+            let waited = timeout(LIMIT, changes.next()).await;
+            assert!(
+                waited.is_ok(),
+                "{uid} is not gone: {:?}",
+                self.pods.view(&uid)
+            );
+        }
+    }
+
+    /// `type status reason: message` of each condition.
+    pub(super) fn conditions(&self, view: &PodView) -> Vec<String> {
+        let status = view.status(
+            &SandboxStatus::default(),
+            "node",
+            &Time(Timestamp::UNIX_EPOCH),
+        );
+        let line = |c: &hearth_api::Condition| {
+            format!("{} {} {}: {}", c.type_, c.status, c.reason, c.message)
+        };
+        status.conditions.iter().map(line).collect()
+    }
+
+    /// How many calls of each kind that makes or ends something.
+    pub(super) fn changes_made(&self) -> u64 {
+        use hearth_cri::Operation as Op;
+        [
+            Op::RunPodSandbox,
+            Op::CreateContainer,
+            Op::StartContainer,
+            Op::StopContainer,
+            Op::StopPodSandbox,
+        ]
+        .map(|op| self.runtime.calls(op))
+        .iter()
+        .sum()
+    }
+
+    pub(super) async fn sandboxes_at_runtime(&self) -> Vec<hearth_cri::v1::PodSandbox> {
+        use hearth_cri::PodRuntime;
+        self.runtime
+            .list_pod_sandboxes(hearth_cri::v1::PodSandboxFilter::default())
+            .await
+            .unwrap()
+    }
+}
+
+fn manager(
+    runtime: &FakeRuntime,
+    host: &Arc<FakeHost>,
+    records: &Arc<FakeRecords>,
+    claims: &ClaimActivity,
+    clock: &WallClock,
+    metrics: &PodMetrics,
+    config: &PodConfig,
+) -> PodManager {
+    PodManager::new(PodDeps {
+        runtime: Arc::new(runtime.clone()),
+        images: Arc::new(runtime.clone()),
+        host: host.clone(),
+        records: records.clone(),
+        claims: claims.clone(),
+        clock: clock.clone(),
+        metrics: metrics.clone(),
+        config: config.clone(),
+    })
+}
+
+/// A bare sandbox with one container, and these fields in its pod.
+pub(super) fn sandbox(uid: &str, fields: &Value) -> Sandbox {
+    let mut pod = json!({"containers": [{"name": "main", "image": IMAGE}], "terminationGracePeriodSeconds": 2});
+    for (name, value) in fields.as_object().unwrap() {
+        pod[name] = value.clone();
+    }
+    let mut sandbox = Sandbox::new(uid, SandboxSpec::default());
+    sandbox.metadata.namespace = Some("ns".into());
+    sandbox.metadata.uid = Some(uid.into());
+    sandbox.metadata.generation = Some(1);
+    sandbox.spec.pod_template.spec = PodSpecJson::from_value(&pod).unwrap();
+    sandbox
+}
+
+pub(super) fn bare(uid: &str) -> Sandbox {
+    sandbox(uid, &json!({}))
+}
+
+/// A pool member that nobody has claimed.
+pub(super) fn member(uid: &str) -> Sandbox {
+    let mut sandbox = bare(uid);
+    sandbox.metadata.labels = Some([(label::WARM_POOL.to_owned(), "hash".to_owned())].into());
+    sandbox
+}
