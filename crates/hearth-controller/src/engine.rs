@@ -265,6 +265,8 @@ impl Engine {
             WatchInput::Node(change) => self.node_object(change, now),
             WatchInput::Heartbeat(change) => match change {
                 Change::Apply(lease) => {
+                    // A watch that broke may go on where it was, without a new list.
+                    index.heartbeats_resumed(now);
                     let renewed = lease.spec.and_then(|spec| spec.renew_time).map(|time| time.0.to_string());
                     let name = lease.metadata.name.unwrap_or_default();
                     index.heartbeat(&name, &renewed.unwrap_or_default(), now);

@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::fmt::Debug;
+use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use hearth_api::constants::NODE_LEASE_NAMESPACE;
@@ -15,12 +16,17 @@ use hearth_telemetry::ErrorChain;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::runtime::watcher::{self, Event};
-use kube::runtime::{WatchStreamExt, watcher::watcher};
+use kube::runtime::watcher::watcher;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// Shortest wait before a broken watch is tried again; doubles up to [`LONGEST_WAIT`] until it brings something.
+const SHORTEST_WAIT: Duration = Duration::from_millis(200);
+/// Longest wait before a broken watch is tried again.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// What a watch brings.
 #[derive(Debug)]
@@ -124,7 +130,7 @@ pub enum Change<K> {
         /// What is wrong with it.
         error: String,
     },
-    /// The watch is broken; nothing that it does not say means anything until the next [`Change::Retain`].
+    /// The watch is broken; nothing that it does not say means anything until it says something again.
     Interrupted,
 }
 
@@ -165,16 +171,29 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     let kind = K::kind(&());
-    let mut events = watcher(api, watcher::Config::default()).default_backoff().into_stream().boxed();
+    let mut events = watcher(api, watcher::Config::default()).boxed();
     let mut listed = HashSet::new();
+    let mut wait = SHORTEST_WAIT;
     loop {
         let change = match events.try_next().await {
-            Ok(Some(event)) => change(event, &mut listed),
+            Ok(Some(event)) => {
+                // The start of a list is not yet a sign that it will succeed.
+                if !matches!(event, Event::Init) {
+                    wait = SHORTEST_WAIT;
+                }
+                change(event, &mut listed)
+            }
             // A watcher never ends by itself; if it did, a process without this watch would be blind.
             Ok(None) => return,
             Err(error) => {
-                tracing::warn!(%kind, error = %ErrorChain(&error), "watch interrupted; it starts again by itself");
-                Some(Change::Interrupted)
+                tracing::warn!(%kind, error = %ErrorChain(&error), retry_in = ?wait, "watch interrupted");
+                if inputs.send(wrap(Change::Interrupted)).await.is_err() {
+                    return;
+                }
+                // Not for an event but against a busy loop: the stream tries again as soon as it is polled.
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(LONGEST_WAIT);
+                None
             }
         };
         let Some(change) = change else { continue };
