@@ -82,7 +82,9 @@ impl Index {
             let key = self.change_sandbox(id, |record| {
                 record.dead = Some(std::mem::replace(&mut record.uid, SandboxUid(String::new())));
                 record.deleting = false;
+                record.deleted = false;
                 record.leaving = None;
+                record.op = record.op.filter(|op| *op == SandboxOp::Creating);
                 if std::mem::take(&mut record.maybe_again) {
                     record.given_up_at = Some(give_up);
                 }
@@ -370,6 +372,7 @@ pub(crate) fn blank(key: Key, now: Now) -> SandboxRecord {
         reserved: None,
         aside_until: None,
         given_up_at: None,
+        deleted: false,
         dead: None,
         maybe_again: false,
         first_seen: now.mono,

@@ -60,14 +60,14 @@ impl Index {
     }
 
     fn cold_created(&mut self, key: &Key, receipt: &Receipt, outcome: Outcome) {
-        let placeholder = self.end_op(key, SandboxOp::Creating);
+        self.end_op(key, SandboxOp::Creating);
         let claim_key = self.claim_by_uid(&receipt.uid).map(|claim| claim.key.clone());
         let mut failed = true;
         let mut error = None;
         match outcome {
             Outcome::Done(object) => {
                 failed = false;
-                self.apply_created(placeholder, object);
+                self.apply_created(key, object);
             }
             Outcome::Rejected(message) => {
                 error = Some(message);
@@ -81,6 +81,8 @@ impl Index {
             if let Some(id) = self.sandbox(key).filter(|s| s.claim_uid() == Some(&receipt.uid)).map(|s| s.id) {
                 self.doom_id(id, Leaving::Delete);
             }
+            // Another claim of the same name may have been waiting for this.
+            self.sandbox_changed(key);
             return;
         };
         let mono = self.now.mono;
@@ -112,7 +114,7 @@ impl Index {
         match outcome {
             Outcome::Done(object) => {
                 failed = false;
-                self.apply_created(placeholder, object);
+                self.apply_created(key, object);
             }
             Outcome::Unavailable(_) => {
                 // It may have been made. The same name is tried again, so that there is one or none of it.
@@ -164,15 +166,14 @@ impl Index {
     }
 
     /// Takes over what a creation made, unless the watch has shown it already, or even its end.
-    fn apply_created(&mut self, placeholder: Option<u64>, object: Option<Box<Object>>) {
-        let Some(record) = placeholder.and_then(|id| self.sandboxes.get(&id)) else { return };
-        let key = record.key.clone();
+    fn apply_created(&mut self, key: &Key, object: Option<Box<Object>>) {
+        let Some(record) = self.sandbox(key) else { return };
         match object.map(|object| *object) {
             Some(Object::Sandbox(sandbox)) if record.dead.as_ref().map(SandboxUid::as_str) != sandbox.metadata.uid.as_deref() => {
                 self.apply_sandbox(sandbox, self.now);
             }
             // Made and deleted again.
-            _ => self.drop_placeholder(&key),
+            _ => self.drop_placeholder(key),
         }
     }
 
@@ -192,6 +193,7 @@ impl Index {
                 self.change_sandbox(id, |record| {
                     record.retry.succeeded();
                     // Its end shows on the watch; until then it must not be deleted again.
+                    record.deleted |= deletes;
                     record.deleting |= deletes;
                 });
                 if receipt.intent == Intent::Adopt {

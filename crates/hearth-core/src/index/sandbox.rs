@@ -139,6 +139,8 @@ pub struct SandboxRecord {
     pub(crate) reserved: Option<Box<str>>,
     /// The node refused to bind it: not picked until then, or until the node says something new of it.
     pub(crate) aside_until: Option<Duration>,
+    /// The API server has confirmed its deletion; older news of it may still arrive.
+    pub(crate) deleted: bool,
     /// Its creation was sent once more and nobody knows what came of it.
     pub(crate) maybe_again: bool,
     /// UID of an object of this name that was made and deleted while its creation was under way.
@@ -213,7 +215,7 @@ impl SandboxRecord {
         self.uid = metadata.uid.unwrap_or_default().into();
         self.generation = metadata.generation.unwrap_or(0);
         self.created = metadata.creation_timestamp.map_or(0, |Time(at)| at.as_second());
-        self.deleting = metadata.deletion_timestamp.is_some();
+        self.deleting = metadata.deletion_timestamp.is_some() || self.deleted;
         self.owner = metadata
             .owner_references
             .unwrap_or_default()
