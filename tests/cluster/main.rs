@@ -6,6 +6,7 @@ mod cri;
 mod examples;
 mod faults;
 mod frozen;
+mod host;
 mod isolation;
 mod kills;
 mod lifecycle;

@@ -75,6 +75,12 @@ impl Cluster {
         Ok(Client::try_from(config)?)
     }
 
+    /// The cluster's directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The administrator's kubeconfig.
     #[must_use]
     pub fn kubeconfig(&self) -> PathBuf {

@@ -125,6 +125,8 @@ pub(super) fn network(config: &Config, paths: &Paths) -> String {
             "type": "bridge",
             "bridge": paths.bridge(),
             "isGateway": true,
+            // Another pod network than before is a new start for the bridge, too.
+            "forceAddress": true,
             "ipam": {
                 "type": "host-local",
                 "dataDir": paths.cni_data(),
