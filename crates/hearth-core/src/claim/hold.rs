@@ -18,6 +18,14 @@ pub(super) fn decide(index: &Index, claim: &ClaimRecord) -> Decision {
     if let Some(bind) = others.into_iter().next() {
         return Decision::Release { node: bind.node, owner: bind.owner, sandbox: bind.sandbox };
     }
+    // Made while a Bind's outcome was open, which then turned out well.
+    let spare = index.sandboxes_of_claim(&claim.uid).into_iter().find(|id| {
+        let sandbox = index.sandboxes.get(id);
+        sandbox.is_some_and(|sandbox| sandbox.key != key && sandbox.exists() && sandbox.leaving.is_none())
+    });
+    if let Some(sandbox) = spare {
+        return Decision::Drop { sandbox };
+    }
     match index.sandbox(&key) {
         Some(sandbox) if !sandbox.exists() => Decision::Rest,
         Some(sandbox) if sandbox.claim_uid() == Some(claim.uid.as_str()) => mirror(index, claim, sandbox),

@@ -47,6 +47,8 @@ enum Decision {
     WriteAndRetry(Box<Status>),
     /// Ask the node for the member.
     Bind { node: NodeName, sandbox: SandboxUid },
+    /// A Sandbox of the claim's that lost against the one that its status names.
+    Drop { sandbox: u64 },
     /// A bind of ours that lost.
     Release { node: NodeName, owner: OwnerKey, sandbox: SandboxUid },
     /// Make the member the claim's.
@@ -71,7 +73,12 @@ pub(crate) fn reconcile(index: &mut Index, key: &Key) {
         index.wake(Subject::Claim(key.clone()), at);
         return;
     }
+    let expiry = expiry::claim_deadline(claim.spec.lifecycle.as_ref(), &claim.conditions)
+        .and_then(|deadline| expiry::sleep_towards(deadline, index.now.wall));
     let decision = decide(index, claim);
+    if let Some(left) = expiry {
+        index.wake(Subject::Claim(key.clone()), now + left);
+    }
     if let Some(claim) = index.claims.get_mut(key) {
         claim.disagreeing_since =
             if matches!(decision, Decision::Lag(_)) { claim.disagreeing_since.or(Some(now)) } else { None };
@@ -89,12 +96,7 @@ fn decide(index: &Index, claim: &ClaimRecord) -> Decision {
     if deadline.is_some_and(|deadline| expiry::time_left(deadline, index.now.wall).is_none()) {
         return expired(index, claim);
     }
-    let decision = if claim.is_answered() { hold::decide(index, claim) } else { seek::decide(index, claim) };
-    match (decision, deadline.and_then(|deadline| expiry::sleep_towards(deadline, index.now.wall))) {
-        (Decision::Rest, Some(left)) => Decision::Until(index.now.mono + left),
-        (Decision::Until(at), Some(left)) => Decision::Until(at.min(index.now.mono + left)),
-        (decision, _) => decision,
-    }
+    if claim.is_answered() { hold::decide(index, claim) } else { seek::decide(index, claim) }
 }
 
 fn expired(index: &Index, claim: &ClaimRecord) -> Decision {
@@ -131,6 +133,7 @@ fn act(index: &mut Index, key: &Key, decision: Decision) {
             back_off(index, key);
         }
         Decision::Bind { node, sandbox } => bind(index, key, node, sandbox),
+        Decision::Drop { sandbox } => index.doom_id(sandbox, Leaving::Delete),
         Decision::Release { node, owner, sandbox } => {
             index.release(node, owner, Some(sandbox.clone()));
             index.doom(&sandbox, Leaving::Delete);

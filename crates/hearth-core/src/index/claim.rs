@@ -69,7 +69,7 @@ pub struct ClaimRecord {
     pub(crate) written_from: u64,
     /// A write lost to a newer version than this one: wait for the watch to show it.
     pub(crate) outdated: Option<u64>,
-    /// Pending before this controller led.
+    /// Pending, or without its Sandbox, before this controller led.
     pub(crate) inherited: bool,
     pub(crate) first_seen: Duration,
     /// By the wall clock.

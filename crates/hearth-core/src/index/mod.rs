@@ -155,8 +155,15 @@ impl Index {
     pub fn lead(&mut self, now: Now) {
         self.now = now;
         self.leading = Some(now.mono);
-        for claim in self.claims.values_mut() {
-            claim.inherited = !claim.is_answered();
+        let unsettled = |claim: &ClaimRecord| {
+            let sandbox = Key::new(claim.key.namespace.clone(), claim.sandbox.clone());
+            !claim.is_answered() || !self.by_key.contains_key(&sandbox)
+        };
+        let inherited: Vec<_> = self.claims.values().filter(|c| unsettled(c)).map(|c| c.key.clone()).collect();
+        for key in inherited {
+            if let Some(claim) = self.claims.get_mut(&key) {
+                claim.inherited = true;
+            }
         }
         self.mark_all();
         self.timers.wake_at(Task::Nodes, now.mono + self.settings.inventory_wait);

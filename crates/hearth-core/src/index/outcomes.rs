@@ -39,8 +39,10 @@ impl Index {
         let wake = match outcome {
             Outcome::Done(object) => {
                 claim.retry.succeeded();
-                if let Some(Object::Claim(claim)) = object.map(|object| *object) {
-                    self.apply_claim(claim, now);
+                match object.map(|object| *object) {
+                    Some(Object::Claim(claim)) => self.apply_claim(claim, now),
+                    // Done, but what it looks like now only the watch can tell.
+                    _ => claim.outdated = (claim.version <= claim.written_from).then_some(claim.written_from),
                 }
                 crate::claim::status_written(self, key);
                 None
@@ -104,6 +106,7 @@ impl Index {
         }
         self.requeue_waiting(&claim_key);
         self.mark_claim(&claim_key);
+        self.sandbox_changed(key);
     }
 
     fn member_created(&mut self, key: &Key, receipt: &Receipt, outcome: Outcome) {
@@ -137,6 +140,8 @@ impl Index {
             }
             Outcome::Conflict | Outcome::NotFound | Outcome::Rejected(_) => self.drop_placeholder(key),
         }
+        // Whatever waited for the creation to end goes on.
+        self.sandbox_changed(key);
         let Some(pool_key) = self.pool_by_uid(&pool_uid).map(|pool| pool.key.clone()) else { return };
         let mut wake = None;
         if let Some(pool) = self.pools.get_mut(&pool_key) {
@@ -190,11 +195,14 @@ impl Index {
         let deletes = receipt.intent == Intent::SandboxDelete;
         let wake = match outcome {
             Outcome::Done(object) => {
-                self.change_sandbox(id, |record| {
-                    record.retry.succeeded();
+                let seen = matches!(object.as_deref(), Some(Object::Sandbox(_)));
+                let wake = self.change_sandbox(id, |record| {
                     // Its end shows on the watch; until then it must not be deleted again.
                     record.deleted |= deletes;
                     record.deleting |= deletes;
+                    record.retry.succeeded();
+                    // What a write made of it must be seen before the next one.
+                    (!seen && !deletes).then(|| record.retry.failed(now.mono))
                 });
                 if receipt.intent == Intent::Adopt {
                     crate::claim::adopted(self, key);
@@ -202,7 +210,7 @@ impl Index {
                 if let Some(Object::Sandbox(sandbox)) = object.map(|object| *object) {
                     self.apply_sandbox(sandbox, now);
                 }
-                None
+                wake.flatten()
             }
             Outcome::NotFound if deletes => {
                 self.delete_sandbox(key, &receipt.uid, now);

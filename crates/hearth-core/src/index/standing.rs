@@ -203,8 +203,9 @@ impl Index {
         }
         let settled_phase = reported.map(|reported| reported.phase);
         match settled_phase {
+            Some(phase) if phase.is_ready() && !node.synced => Class::Away,
             Some(phase) if phase.is_ready() && record.aside_until.is_none_or(|until| until <= self.now.mono) => {
-                if node.synced { Class::Ready } else { Class::Away }
+                Class::Ready
             }
             // After a restart of ours the stream has said nothing yet, but the status has.
             None if !node.synced && record.ready.is_some_and(|ready| ready.is_true) => Class::Away,
