@@ -267,11 +267,10 @@ impl Cleanup {
         if host::owner(directory).map_err(failed)?.as_deref() == Some(self.instance.as_str()) {
             return host::remove_owned(directory).map_err(failed);
         }
-        // Made, but not marked before the daemon was killed; or the removal of its content was interrupted.
-        match fs::remove_dir(directory) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(_not_empty) => Err(CleanupError::NotOurs {
+        // Made, but not marked before the daemon was killed.
+        match host::remove_unmarked(directory).map_err(failed)? {
+            true => Ok(()),
+            false => Err(CleanupError::NotOurs {
                 path: directory.to_owned(),
             }),
         }
@@ -307,11 +306,8 @@ fn lock(path: &Path) -> Result<Option<File>, CleanupError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error)),
     };
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(fs::TryLockError::WouldBlock) => Err(CleanupError::Running {
-            path: path.to_owned(),
-        }),
-        Err(fs::TryLockError::Error(error)) => Err(failed(error)),
-    }
+    let locked = host::lock(file).map_err(failed)?;
+    locked.map(Some).ok_or_else(|| CleanupError::Running {
+        path: path.to_owned(),
+    })
 }

@@ -1,10 +1,17 @@
 //! The node daemon as a library.
 
+mod adapters;
+pub mod assignment;
 pub mod binder;
 pub mod cleanup;
 pub mod config;
+pub mod daemon;
+mod heartbeat;
 pub mod host;
 pub mod journal;
+mod metrics;
 pub mod paths;
 pub mod pod;
+mod presence;
+pub mod reporter;
 pub mod server;

@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
 use super::{MemberPods, Thawed};
-use crate::pod::{PodPhase, PodView, RemoveReason, ThawRefused};
+use crate::pod::{ForStatus, PodPhase, PodView, RemoveReason, Requests, ThawRefused};
+use crate::assignment::AssignedPods;
 use crate::server::{NextChange, SessionPods};
 
 pub(crate) fn view(uid: &str, phase: PodPhase) -> PodView {
@@ -24,9 +25,11 @@ pub(crate) fn view(uid: &str, phase: PodPhase) -> PodView {
         tier: Some(Tier::Frozen),
         pod_ips: Vec::new(),
         handler: "runc".to_owned(),
-        freeze_method: "cgroup-v2",
+        freeze_method: "cgroup-v2".to_owned(),
         message: String::new(),
         phases: PhaseTimes::default(),
+        requests: Requests::default(),
+        for_status: ForStatus::default(),
     }
 }
 
@@ -46,6 +49,7 @@ pub(crate) struct FakeState {
     pub(crate) kept: Mutex<Vec<SandboxUid>>,
     pub(crate) removed: Mutex<Vec<(SandboxUid, RemoveReason)>>,
     changes: Mutex<Vec<mpsc::UnboundedSender<SandboxUid>>>,
+    pub(crate) wishes: Mutex<Vec<SandboxUid>>,
 }
 
 impl FakePods {
@@ -67,6 +71,16 @@ impl FakePods {
             .changes
             .lock()
             .retain(|changes| changes.send(uid.clone()).is_ok());
+    }
+}
+
+impl AssignedPods for FakePods {
+    fn wish(&self, uid: &SandboxUid, _sandbox: &hearth_api::Sandbox) {
+        self.0.wishes.lock().push(uid.clone());
+    }
+
+    fn known(&self) -> Vec<(SandboxUid, Key)> {
+        self.0.views.lock().values().map(|view| (view.uid.clone(), view.key.clone())).collect()
     }
 }
 

@@ -1,9 +1,11 @@
 //! Small files that are there in full or not at all.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
@@ -11,6 +13,30 @@ use super::HostError;
 
 /// Says, in a directory of ours, which instance it belongs to: what is removed with the instance.
 const OWNER: &str = "instance";
+/// Ends the name of a file that is being written.
+const NEW: &str = ".new";
+
+/// How long a lock is waited for. A daemon that is killed while it starts a program leaves it to the program's process
+/// for a moment, until that has joined its cgroups.
+const LOCK_LIMIT: Duration = Duration::from_secs(10);
+
+/// Locks a file against other processes for as long as it is open; `None` when another process keeps it locked.
+pub(crate) fn lock(file: File) -> io::Result<Option<File>> {
+    match file.try_lock() {
+        Ok(()) => return Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => {}
+        Err(TryLockError::Error(error)) => return Err(error),
+    }
+    let (locked, wait) = mpsc::channel();
+    // The call has no limit of its own. When nobody waits for it any more, the thread ends with the lock's holder.
+    std::thread::Builder::new()
+        .name("lock".to_owned())
+        .spawn(move || drop(locked.send(file.lock().map(|()| file))))?;
+    match wait.recv_timeout(LOCK_LIMIT) {
+        Ok(locked) => locked.map(Some),
+        Err(_still_locked) => Ok(None),
+    }
+}
 
 /// Makes a directory that only we may look into, with those above it.
 pub(super) fn private_dir(path: &Path) -> Result<(), HostError> {
@@ -44,7 +70,7 @@ pub(crate) fn owner(directory: &Path) -> Result<Option<String>, HostError> {
 /// Replaces a file in one step. Durable when it returns.
 pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), HostError> {
     let failed = |source| HostError::io("write", path, source);
-    let new = with_suffix(path, ".new");
+    let new = with_suffix(path, NEW);
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
@@ -96,6 +122,20 @@ pub(crate) fn remove_owned(directory: &Path) -> Result<(), HostError> {
     remove(directory)
 }
 
+/// Removes a directory without a mark if nothing is in it; `false` when something is. A mark that was being written
+/// when its writer was killed is nothing.
+pub(crate) fn remove_unmarked(directory: &Path) -> Result<bool, HostError> {
+    remove(&with_suffix(&directory.join(OWNER), NEW))?;
+    match fs::remove_dir(directory) {
+        Ok(()) => Ok(true),
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound => Ok(true),
+            io::ErrorKind::DirectoryNotEmpty => Ok(false),
+            _ => Err(HostError::io("remove", directory, error)),
+        },
+    }
+}
+
 /// SHA-256 of a file in hex digits.
 pub(super) fn digest(path: &Path) -> Result<String, HostError> {
     let failed = |source| HostError::io("read", path, source);
@@ -126,6 +166,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_lock_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("l");
+        let first = lock(File::create(&path).unwrap()).unwrap().unwrap();
+        let second = File::open(&path).unwrap();
+        let waiting = std::thread::spawn(|| lock(second));
+        assert!(matches!(
+            File::open(&path).unwrap().try_lock(),
+            Err(TryLockError::WouldBlock)
+        ));
+        drop(first);
+        assert!(waiting.join().unwrap().unwrap().is_some());
+    }
+
+    #[test]
     fn a_directory_has_one_owner() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(owner(dir.path()).unwrap(), None);
@@ -134,6 +189,30 @@ mod tests {
         assert_eq!(owner(dir.path()).unwrap().as_deref(), Some("a"));
         let error = claim(dir.path(), "b").unwrap_err();
         assert!(matches!(error, HostError::Foreign { owner, .. } if owner == "a"));
+    }
+
+    #[test]
+    fn only_an_unmarked_directory_with_nothing_in_it_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("d");
+        assert!(remove_unmarked(&path).unwrap(), "there is none");
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("instance.new"), "half a na").unwrap();
+        assert!(remove_unmarked(&path).unwrap());
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("somebody's"), "").unwrap();
+        assert!(!remove_unmarked(&path).unwrap());
+        assert!(path.join("somebody's").exists());
+    }
+
+    #[test]
+    fn the_mark_of_a_directory_goes_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("d");
+        fs::create_dir_all(path.join("e")).unwrap();
+        claim(&path, "a").unwrap();
+        remove_owned(&path).unwrap();
+        assert!(!path.exists());
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub use metrics::ContainerdMetrics;
 pub use prepare::Host;
 pub use probe::probe_freeze;
 
-pub(crate) use files::{owner, read_if_exists, remove_owned};
+pub(crate) use files::{lock, owner, read_if_exists, remove_owned, remove_unmarked};
 pub(crate) use prepare::{FORWARDED_BEFORE, TOOL_LIMIT};
 pub(crate) use process::end_recorded;
 

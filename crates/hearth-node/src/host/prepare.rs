@@ -1,6 +1,6 @@
 //! Making the machine ready for pods.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -161,13 +161,10 @@ fn lock(path: &Path) -> Result<File, HostError> {
         .truncate(false)
         .open(path)
         .map_err(|source| HostError::io("open", path, source))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(HostError::Locked {
-            path: path.to_owned(),
-        }),
-        Err(TryLockError::Error(source)) => Err(HostError::io("lock", path, source)),
-    }
+    let locked = files::lock(file).map_err(|source| HostError::io("lock", path, source))?;
+    locked.ok_or_else(|| HostError::Locked {
+        path: path.to_owned(),
+    })
 }
 
 fn cgroups(instance: &str) -> Result<CgroupTree, HostError> {

@@ -52,7 +52,13 @@ impl Disk {
     /// What a power cut could have left, with the number of syncs before it.
     pub(crate) fn power_cuts(&self) -> Vec<(usize, Vec<u8>)> {
         let platter = self.platter();
-        platter.synced.iter().cloned().enumerate().chain(platter.torn.iter().cloned()).collect()
+        platter
+            .synced
+            .iter()
+            .cloned()
+            .enumerate()
+            .chain(platter.torn.iter().cloned())
+            .collect()
     }
 
     /// The disk as it would be found if the power went now.

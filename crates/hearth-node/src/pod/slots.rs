@@ -315,6 +315,7 @@ mod tests {
     async fn stock_that_waited_long_starts_one_at_a_time_under_claims_without_end() {
         let (slots, claims) = slots(4);
         slots.free_member(true);
+        claims.touch();
         let storm = async {
             loop {
                 claims.touch();

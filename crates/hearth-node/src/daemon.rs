@@ -1,0 +1,548 @@
+//! Putting the daemon together.
+//!
+//! [`run`] brings the parts up in the order in which they need each other, serves until it is told to stop, and leaves
+//! containerd and every sandbox as they are. What survives a daemon is found again in this order: the journal says what
+//! there should be, the runtime and the cgroups what there is, the API what is wanted.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_api::{HandlerStatus, NodeCapacity};
+use hearth_core::ids::Fence;
+use hearth_cri::{CriClient, Deadlines, ImageStore, PodRuntime};
+use hearth_telemetry::{AdminError, AdminServer, Blocker, ErrorChain, Readiness};
+use hearth_tls::{Identity, IdentityError};
+use kube::Client;
+use prometheus_client::registry::Registry;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::adapters::PodStatus;
+use crate::assignment::{Assignment, Board};
+use crate::binder::Binder;
+use crate::config::{Config, ConfigError};
+use crate::heartbeat;
+use crate::host::{
+    ContainerdHost, ContainerdState, Host, HostError, ImportOutcome, RUNC, import_images,
+    probe_freeze, wait_up,
+};
+use crate::journal::{Batch, Contents, Found, Journal, OpenError};
+use crate::metrics::Metrics;
+use crate::pod::{
+    Adopted, ClaimActivity, Handler, PodConfig, PodDeps, PodManager, PodRecord, RemoveReason,
+    RunnerPanicked, SysHost, WallClock,
+};
+use crate::presence::{Facts, Presence, Sources};
+use crate::reporter::Reporter;
+use crate::server::{KubeLease, LeaderGate, LeaderRecord, NodeApi, ServeError};
+
+/// How long tasks may take to end.
+const SHUTDOWN: Duration = Duration::from_secs(10);
+/// The journal's key of the leader that was known last.
+const META_LEADER: &str = "leader";
+
+/// Why the daemon cannot start or go on.
+#[derive(Debug, Error)]
+pub enum DaemonError {
+    /// A flag.
+    #[error("the configuration cannot be used")]
+    Config(#[source] ConfigError),
+    /// The machine.
+    #[error("the machine cannot be made ready for sandboxes")]
+    Host(#[source] HostError),
+    /// Facts of the machine.
+    #[error("read {what}")]
+    Machine {
+        /// What.
+        what: &'static str,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The journal.
+    #[error("open the journal")]
+    Journal(#[source] OpenError),
+    /// The certificate of the node API.
+    #[error("the node API has no certificate")]
+    Identity(#[source] IdentityError),
+    /// The node API's address.
+    #[error("listen on {address} for the node API; choose another address")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Metrics and health.
+    #[error("serve metrics and health")]
+    Admin(#[source] AdminError),
+    /// The node API.
+    #[error("serve the node API")]
+    Serve(#[source] ServeError),
+    /// A sandbox without its task.
+    #[error("a part of the daemon has panicked")]
+    Runner(#[source] RunnerPanicked),
+    /// Work that was to be done on another thread.
+    #[error("{what} was abandoned")]
+    Abandoned {
+        /// What.
+        what: &'static str,
+        /// The cause.
+        #[source]
+        source: JoinError,
+    },
+    /// A part that never ends.
+    #[error("the {0} ended; without it the daemon cannot go on")]
+    Ended(&'static str),
+}
+
+/// The leader as the journal keeps it.
+#[derive(Debug, Serialize, Deserialize)]
+struct KeptLeader {
+    fingerprint: String,
+    version: u64,
+}
+
+/// What the parts share.
+struct Parts {
+    config: Config,
+    client: Client,
+    host: Host,
+    runtime: Arc<CriClient>,
+    metrics: Metrics,
+    tracker: TaskTracker,
+    token: CancellationToken,
+    tasks: JoinSet<Result<(), DaemonError>>,
+}
+
+/// Runs the daemon until `token` is cancelled. Sandboxes and their containerd go on without it.
+///
+/// # Errors
+/// When it cannot start, or when a part of it that never ends has ended.
+pub async fn run(
+    config: Config,
+    client: Client,
+    token: CancellationToken,
+) -> Result<(), DaemonError> {
+    config.check().map_err(DaemonError::Config)?;
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let readiness = Readiness::new();
+    let starting = readiness.block("start");
+    let admin = AdminServer::bind(config.metrics_listen, registry, readiness.clone())
+        .await
+        .map_err(DaemonError::Admin)?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = %config.node_name,
+        instance = %config.instance,
+        metrics = %admin.address(),
+        "starting"
+    );
+    let host = Host::prepare(&config).await.map_err(DaemonError::Host)?;
+    let socket = host.paths().containerd_socket();
+    let mut parts = Parts {
+        runtime: Arc::new(CriClient::new(&socket, Deadlines::default())),
+        config,
+        client,
+        host,
+        metrics,
+        tracker: TaskTracker::new(),
+        token: token.child_token(),
+        tasks: JoinSet::new(),
+    };
+    let stop = parts.token.clone();
+    parts.never_ends("metrics server", async move {
+        admin.run(stop).await.map_err(DaemonError::Admin)
+    });
+    let result = parts.serve(&readiness, starting, &token).await;
+    parts.token.cancel();
+    parts.tracker.close();
+    let ended = async {
+        parts.tracker.wait().await;
+        while parts.tasks.join_next().await.is_some() {}
+    };
+    if timeout(SHUTDOWN, ended).await.is_err() {
+        tracing::warn!("some tasks did not end in time");
+    }
+    result
+}
+
+impl Parts {
+    /// Spawns a part; when it ends before it was told to, the daemon ends with it.
+    fn never_ends(
+        &mut self,
+        name: &'static str,
+        part: impl Future<Output = Result<(), DaemonError>> + Send + 'static,
+    ) {
+        let stop = self.token.clone();
+        self.tasks.spawn(async move {
+            part.await?;
+            if stop.is_cancelled() { Ok(()) } else { Err(DaemonError::Ended(name)) }
+        });
+    }
+
+    async fn serve(
+        &mut self,
+        readiness: &Readiness,
+        starting: Blocker,
+        token: &CancellationToken,
+    ) -> Result<(), DaemonError> {
+        // Cancel-safe: what was started is ended by the caller, which cancels the parts' token.
+        tokio::select! {
+            () = token.cancelled() => return Ok(()),
+            started = self.start(readiness) => started?,
+        }
+        drop(starting);
+        tracing::info!(node = %self.config.node_name, "serving");
+        // Cancel-safe: `join_next` keeps what it has not returned.
+        tokio::select! {
+            () = token.cancelled() => Ok(()),
+            ended = self.tasks.join_next() => match ended {
+                Some(Ok(Err(error))) => Err(error),
+                Some(Err(source)) => Err(DaemonError::Abandoned { what: "a part of the daemon", source }),
+                Some(Ok(Ok(()))) | None => Ok(()),
+            },
+        }
+    }
+
+    /// Brings everything up.
+    async fn start(&mut self, readiness: &Readiness) -> Result<(), DaemonError> {
+        let containerd = self.start_containerd(readiness);
+        let opened = self.open_journal().await?;
+        let journal = opened.journal;
+        let writer = opened.writer;
+        self.never_ends("journal", async move {
+            writer.await;
+            Ok(())
+        });
+        let mut up = containerd.clone();
+        if !wait_up(&mut up).await {
+            return Err(DaemonError::Ended("containerd host"));
+        }
+        self.import_images().await;
+        let runc = probe_freeze(&self.host, self.runtime.as_ref()).await;
+        tracing::info!(handler = %runc.name, freeze_method = %runc.freeze_method, message = %runc.message, "probed");
+
+        let activity = ClaimActivity::default();
+        let pods = self.pod_manager(journal.clone(), activity.clone(), &runc)?;
+        let manager = pods.clone();
+        let stop = self.token.clone();
+        self.never_ends("pod manager", async move {
+            manager.run(stop).await.map_err(DaemonError::Runner)
+        });
+        self.follow_containerd(containerd.clone(), pods.clone());
+
+        let leader = known_leader(&opened.contents);
+        let records = adopted(&opened.contents);
+        let binder = Binder::new(
+            opened.contents.bindings,
+            journal.clone(),
+            pods.clone(),
+            activity.clone(),
+            self.metrics.binder.clone(),
+            self.tracker.clone(),
+        );
+        pods.adopt(records).await;
+        for view in pods.views() {
+            if binder.is_disposed(&view.uid) {
+                pods.remove(&view.uid, RemoveReason::Released);
+            }
+        }
+        let (endpoint, fingerprint) = self.serve_node_api(&binder, &pods, leader, journal).await?;
+        let facts = self.facts(endpoint, fingerprint)?;
+        self.follow_api(binder, pods, activity, facts, containerd, vec![runc], readiness);
+        Ok(())
+    }
+
+    fn start_containerd(&mut self, readiness: &Readiness) -> watch::Receiver<ContainerdState> {
+        let runtime: Arc<dyn PodRuntime> = self.runtime.clone();
+        let containerd = ContainerdHost::new(&self.host, runtime, self.metrics.containerd.clone());
+        let state = containerd.state();
+        let stop = self.token.clone();
+        self.never_ends("containerd host", async move {
+            containerd.run(stop).await;
+            Ok(())
+        });
+        let (mut state_for_readiness, readiness) = (state.clone(), readiness.clone());
+        let stop = self.token.clone();
+        self.never_ends("readiness", async move {
+            let mut blocker = Some(readiness.block("containerd"));
+            loop {
+                let up = state_for_readiness.borrow_and_update().is_up();
+                if up {
+                    blocker = None;
+                } else if blocker.is_none() {
+                    blocker = Some(readiness.block("containerd"));
+                }
+                // Cancel-safe: both arms only wait.
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    changed = state_for_readiness.changed() => if changed.is_err() { return Ok(()) },
+                }
+            }
+        });
+        state
+    }
+
+    async fn open_journal(&self) -> Result<crate::journal::Opened, DaemonError> {
+        let root = self.host.paths().root().to_owned();
+        let metrics = self.metrics.journal.clone();
+        let opened = tokio::task::spawn_blocking(move || Journal::open(&root, metrics))
+            .await
+            .map_err(|source| DaemonError::Abandoned { what: "opening the journal", source })?
+            .map_err(DaemonError::Journal)?;
+        match &opened.found {
+            Found::New => tracing::info!("a new journal"),
+            Found::Whole => tracing::info!(
+                sandboxes = opened.contents.sandboxes.len(),
+                binds = opened.contents.bindings.binds.len(),
+                "the journal is whole"
+            ),
+            Found::Rebuilt { aside, reason } => tracing::error!(
+                aside = %aside.display(),
+                reason,
+                binds = opened.contents.bindings.binds.len(),
+                "the journal was damaged and is rebuilt from the bind files; members that nobody is known to hold are destroyed"
+            ),
+        }
+        Ok(opened)
+    }
+
+    async fn import_images(&self) {
+        import(&self.host, self.runtime.as_ref(), &self.config).await;
+    }
+
+    fn pod_manager(
+        &self,
+        journal: Journal,
+        claims: ClaimActivity,
+        runc: &HandlerStatus,
+    ) -> Result<PodManager, DaemonError> {
+        let paths = self.host.paths();
+        let handler = Handler {
+            name: RUNC.to_owned(),
+            freeze_method: runc.freeze_method.clone(),
+            message: runc.message.clone(),
+        };
+        let mut config = PodConfig::new(&self.config.instance, &self.config.node_name, paths.logs());
+        config.handlers = [(String::new(), handler.clone()), (RUNC.to_owned(), handler)].into();
+        config.pids_limit = self.config.pids_limit;
+        config.max_parallel_creates = self.config.max_parallel_creates;
+        config.machine_memory = hearth_sys::machine::memory_total_bytes()
+            .map_err(|source| DaemonError::Machine { what: "the machine's memory", source })?;
+        let runtime: Arc<dyn PodRuntime> = self.runtime.clone();
+        let images: Arc<dyn ImageStore> = self.runtime.clone();
+        Ok(PodManager::new(PodDeps {
+            runtime,
+            images,
+            host: Arc::new(SysHost::new(self.host.cgroups().clone(), paths.pods())),
+            records: Arc::new(journal),
+            claims,
+            clock: WallClock::default(),
+            metrics: self.metrics.pods.clone(),
+            config,
+        }))
+    }
+
+    /// Tells the pods each time containerd serves again; its images may be others then.
+    fn follow_containerd(&mut self, mut state: watch::Receiver<ContainerdState>, pods: PodManager) {
+        let (host, runtime, config) = (self.host.clone(), Arc::clone(&self.runtime), self.config.clone());
+        let stop = self.token.clone();
+        state.mark_unchanged();
+        self.never_ends("containerd follower", async move {
+            loop {
+                // Cancel-safe: both arms only wait.
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    changed = state.changed() => if changed.is_err() { return Ok(()) },
+                }
+                if state.borrow_and_update().is_up() {
+                    import(&host, runtime.as_ref(), &config).await;
+                    pods.runtime_restarted();
+                    pods.images_changed();
+                }
+            }
+        });
+    }
+
+    /// Serves the node API. Returns where, and the fingerprint of its certificate.
+    async fn serve_node_api(
+        &mut self,
+        binder: &Binder<PodManager>,
+        pods: &PodManager,
+        leader: Option<LeaderRecord>,
+        journal: Journal,
+    ) -> Result<(String, String), DaemonError> {
+        let (tls, name) = (self.host.paths().tls(), self.config.node_name.clone());
+        let identity = tokio::task::spawn_blocking(move || Identity::load_or_generate(&tls, &name))
+            .await
+            .map_err(|source| DaemonError::Abandoned { what: "loading the certificate", source })?
+            .map_err(DaemonError::Identity)?;
+        let listen = self.config.listen;
+        let failed = |source| DaemonError::Listen { address: listen, source };
+        let listener = TcpListener::bind(listen).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let endpoint = self.config.advertise_address.clone().unwrap_or_else(|| address.to_string());
+        let fingerprint = identity.fingerprint().to_string();
+        let lease = KubeLease::new(
+            self.client.clone(),
+            &self.config.leader_namespace,
+            &self.config.leader_lease,
+        );
+        let gate = LeaderGate::new(Box::new(lease), leader, Box::new(move |leader| keep_leader(&journal, leader)));
+        let api = NodeApi::new(
+            binder.clone(),
+            pods.clone(),
+            gate,
+            self.tracker.clone(),
+            self.token.clone(),
+            self.metrics.server.clone(),
+        );
+        tracing::info!(%address, endpoint, fingerprint, "the node API listens");
+        self.never_ends("node API", async move {
+            api.serve(listener, &identity).await.map_err(DaemonError::Serve)
+        });
+        Ok((endpoint, fingerprint))
+    }
+
+    fn facts(&self, endpoint: String, fingerprint: String) -> Result<Facts, DaemonError> {
+        let machine = |what| move |source| DaemonError::Machine { what, source };
+        let memory = hearth_sys::machine::memory_total_bytes().map_err(machine("the machine's memory"))?;
+        let cores = i64::try_from(hearth_sys::machine::cpu_count()).unwrap_or(i64::MAX / 1000);
+        Ok(Facts {
+            node_name: self.config.node_name.clone(),
+            pod_cidr: self.config.pod_cidr.clone(),
+            endpoint,
+            fingerprint,
+            boot_id: hearth_sys::boot::boot_id().map_err(machine("the boot id"))?,
+            capacity: NodeCapacity {
+                sandboxes: i32::from(self.config.max_sandboxes),
+                milli_cpu: cores * 1000,
+                memory_bytes: i64::try_from(memory).unwrap_or(i64::MAX),
+            },
+        })
+    }
+
+    /// Starts what watches and writes the API.
+    #[expect(clippy::too_many_arguments, reason = "the parts of the daemon, each used once")]
+    fn follow_api(
+        &mut self,
+        binder: Binder<PodManager>,
+        pods: PodManager,
+        activity: ClaimActivity,
+        facts: Facts,
+        containerd: watch::Receiver<ContainerdState>,
+        handlers: Vec<HandlerStatus>,
+        readiness: &Readiness,
+    ) {
+        let board = Board::default();
+        let (confirmations, confirmed) = watch::channel(0);
+        let assignment = Assignment::new(
+            self.client.clone(),
+            &self.config.node_name,
+            pods.clone(),
+            binder,
+            board.clone(),
+            confirmed,
+            self.metrics.assignment.clone(),
+        );
+        let status = assignment.status();
+        let stop = self.token.clone();
+        self.never_ends("watch of Sandboxes", async move {
+            assignment.run(stop).await;
+            Ok(())
+        });
+        let source = PodStatus { pods: pods.clone(), node_name: self.config.node_name.clone() };
+        let reporter =
+            Reporter::new(self.client.clone(), source, board, activity, self.metrics.reporter.clone());
+        let stop = self.token.clone();
+        self.never_ends("reporter", async move {
+            reporter.run(stop).await;
+            Ok(())
+        });
+        let (client, node) = (self.client.clone(), self.config.node_name.clone());
+        let (period, stop) = (self.config.heartbeat, self.token.clone());
+        self.never_ends("heartbeat", async move {
+            heartbeat::run(client, node, period, stop).await;
+            Ok(())
+        });
+        let blocker = readiness.block("first list of Sandboxes");
+        let mut synced = status.synced.clone();
+        self.tracker.spawn(async move {
+            // Ends with the watch, whose end takes the daemon with it.
+            let _ = synced.wait_for(|synced| *synced).await;
+            drop(blocker);
+        });
+        let images: Arc<dyn ImageStore> = self.runtime.clone();
+        let sources = Sources { pods, images, containerd, handlers, assignment: status };
+        let presence = Presence::new(&self.client, facts, sources, confirmations);
+        let stop = self.token.clone();
+        self.never_ends("SandboxNode", async move {
+            presence.run(stop).await;
+            Ok(())
+        });
+    }
+}
+
+async fn import(host: &Host, images: &dyn ImageStore, config: &Config) {
+    let Some(dir) = &config.images_dir else { return };
+    match import_images(host, images, dir).await {
+        Ok(imports) => {
+            for import in imports {
+                let archive = import.archive.display();
+                match import.outcome {
+                    ImportOutcome::Imported => {
+                        tracing::info!(%archive, images = ?import.images, "image archive imported");
+                    }
+                    ImportOutcome::Unchanged => {}
+                    ImportOutcome::Failed(error) => {
+                        tracing::error!(%archive, error = %ErrorChain(&error), "cannot import the image archive");
+                    }
+                }
+            }
+        }
+        Err(error) => tracing::error!(error = %ErrorChain(&error), "cannot import image archives"),
+    }
+}
+
+/// The pods of the journal. A record that cannot be read is left out: its pod, if there is one, is destroyed, for nobody
+/// can tell whose it is.
+fn adopted(contents: &Contents) -> Vec<Adopted> {
+    let read = |(uid, bytes): (&hearth_core::ids::SandboxUid, &Vec<u8>)| {
+        match serde_json::from_slice::<PodRecord>(bytes) {
+            Ok(record) => {
+                let bound = contents.bindings.binds.iter().any(|(bound, _)| bound == uid);
+                Some(Adopted { record, bound })
+            }
+            Err(error) => {
+                tracing::error!(sandbox = %uid, %error, "a record of the journal cannot be read; its pod is destroyed");
+                None
+            }
+        }
+    };
+    contents.sandboxes.iter().filter_map(read).collect()
+}
+
+fn known_leader(contents: &Contents) -> Option<LeaderRecord> {
+    let kept: KeptLeader = serde_json::from_slice(contents.meta.get(META_LEADER)?).ok()?;
+    Some(LeaderRecord { fingerprint: kept.fingerprint.parse().ok()?, version: Fence(kept.version) })
+}
+
+/// Keeps the leader for the next daemon, which may start while the API server is away. Losing it costs a read of the
+/// Lease.
+fn keep_leader(journal: &Journal, leader: &LeaderRecord) {
+    let kept = KeptLeader { fingerprint: leader.fingerprint.to_string(), version: leader.version.0 };
+    if let Ok(bytes) = serde_json::to_vec(&kept) {
+        let _ = journal.submit(Batch::new().put_meta(META_LEADER, bytes));
+    }
+}

@@ -1,0 +1,38 @@
+//! The daemon's metrics, under `hearth_node_`.
+
+use prometheus_client::registry::Registry;
+
+use crate::assignment::AssignmentMetrics;
+use crate::binder::BinderMetrics;
+use crate::host::ContainerdMetrics;
+use crate::journal::JournalMetrics;
+use crate::pod::PodMetrics;
+use crate::reporter::ReporterMetrics;
+use crate::server::ServerMetrics;
+
+/// The metrics of all parts.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Metrics {
+    pub(crate) assignment: AssignmentMetrics,
+    pub(crate) binder: BinderMetrics,
+    pub(crate) containerd: ContainerdMetrics,
+    pub(crate) journal: JournalMetrics,
+    pub(crate) pods: PodMetrics,
+    pub(crate) reporter: ReporterMetrics,
+    pub(crate) server: ServerMetrics,
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let registry = registry.sub_registry_with_prefix("hearth_node");
+        let metrics = Self::default();
+        metrics.assignment.register(registry);
+        metrics.binder.register(registry);
+        metrics.containerd.register(registry);
+        metrics.journal.register(registry);
+        metrics.pods.register(registry);
+        metrics.reporter.register(registry);
+        metrics.server.register(registry);
+        metrics
+    }
+}

@@ -1,0 +1,401 @@
+//! The node's SandboxNode: what the controller places by, and what people look at.
+//!
+//! Written when something changed, at most once in [`SPACING`]; looked over every [`LOOK`] for what no event tells:
+//! pressure, images, the Node's labels and taints.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_api::constants::condition;
+use hearth_api::{
+    Condition, HandlerStatus, NodeCapacity, NodeTaint, NodeUsage, SandboxNode, SandboxNodeStatus,
+    Tier, Time,
+};
+use hearth_core::conditions::{ConditionStatus, find_condition, set_condition};
+use hearth_cri::ImageStore;
+use hearth_sys::machine::{Resource, pressure};
+use hearth_telemetry::ErrorChain;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::{Client, Error};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::assignment::{AssignmentStatus, MassDisappearance};
+use crate::host::ContainerdState;
+use crate::pod::{PodManager, PodPhase};
+
+/// The least time between two writes.
+const SPACING: Duration = Duration::from_secs(1);
+/// How often what no event tells is looked at.
+const LOOK: Duration = Duration::from_secs(15);
+/// How long one call may take.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// A person confirms a mass disappearance by giving this annotation a new value.
+const CONFIRM: &str = "hearth.dev/confirm-disappearance";
+
+/// What does not change while the daemon runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Facts {
+    pub(crate) node_name: String,
+    pub(crate) pod_cidr: String,
+    pub(crate) endpoint: String,
+    pub(crate) fingerprint: String,
+    pub(crate) boot_id: String,
+    pub(crate) capacity: NodeCapacity,
+}
+
+/// What does.
+#[derive(Clone, Debug)]
+pub(crate) struct Sources {
+    pub(crate) pods: PodManager,
+    pub(crate) images: Arc<dyn ImageStore>,
+    pub(crate) containerd: watch::Receiver<ContainerdState>,
+    pub(crate) handlers: Vec<HandlerStatus>,
+    pub(crate) assignment: AssignmentStatus,
+}
+
+/// Keeps the SandboxNode.
+#[derive(Debug)]
+pub(crate) struct Presence {
+    api: Api<SandboxNode>,
+    nodes: Api<Node>,
+    facts: Facts,
+    sources: Sources,
+    confirmations: watch::Sender<u64>,
+    confirmed: Option<String>,
+    /// Status as the API server has it.
+    written: Option<SandboxNodeStatus>,
+    images: Vec<String>,
+    /// Labels as last copied.
+    labels: Option<BTreeMap<String, String>>,
+    taints: Option<Vec<NodeTaint>>,
+}
+
+impl Presence {
+    pub(crate) fn new(
+        client: &Client,
+        facts: Facts,
+        sources: Sources,
+        confirmations: watch::Sender<u64>,
+    ) -> Self {
+        Self {
+            api: Api::all(client.clone()),
+            nodes: Api::all(client.clone()),
+            facts,
+            sources,
+            confirmations,
+            confirmed: None,
+            written: None,
+            images: Vec::new(),
+            labels: None,
+            taints: None,
+        }
+    }
+
+    /// Keeps it until `stop` is cancelled.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let mut changes = self.sources.pods.changes();
+        let mut containerd = self.sources.containerd.clone();
+        let mut mass = self.sources.assignment.mass.clone();
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            // Cancel-safe: each arm waits for a value that stays where it is until it is taken.
+            let look = tokio::select! {
+                () = stop.cancelled() => return,
+                _ = looks.tick() => true,
+                _ = changes.next() => false,
+                changed = containerd.changed() => if changed.is_err() { return } else { false },
+                changed = mass.changed() => if changed.is_err() { return } else { false },
+            };
+            let next = Instant::now() + SPACING;
+            let work = async {
+                if look {
+                    self.look().await;
+                }
+                self.write().await;
+            };
+            // Cancel-safe: a write that is dropped is made anew by the next daemon.
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = work => {}
+            }
+            // What changes meanwhile is one write later.
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep_until(next) => {}
+            }
+        }
+    }
+
+    /// Looks at what no event tells.
+    async fn look(&mut self) {
+        if let Ok(Ok(images)) = timeout(DEADLINE, self.sources.images.list_images()).await {
+            self.images = images
+                .into_iter()
+                .flat_map(|image| image.repo_tags)
+                .collect();
+            self.images.sort();
+        }
+        match timeout(DEADLINE, self.nodes.get_opt(&self.facts.node_name)).await {
+            Ok(Ok(Some(node))) => self.copy_node(node).await,
+            // A machine that is no Node of the cluster has no labels or taints to copy.
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(error = %ErrorChain(&error), "cannot read the Node");
+            }
+            Err(_) => tracing::warn!(deadline = ?DEADLINE, "reading the Node took too long"),
+        }
+        if let Ok(Ok(Some(own))) = timeout(DEADLINE, self.api.get_opt(&self.facts.node_name)).await
+        {
+            let confirmed = own
+                .metadata
+                .annotations
+                .and_then(|mut annotations| annotations.remove(CONFIRM));
+            if confirmed.is_some() && confirmed != self.confirmed {
+                self.confirmed = confirmed;
+                self.confirmations.send_modify(|count| *count += 1);
+            }
+        }
+    }
+
+    /// Copies the Node's labels and taints.
+    async fn copy_node(&mut self, node: Node) {
+        let labels = node.metadata.labels.unwrap_or_default();
+        let taints: Vec<_> = node
+            .spec
+            .and_then(|spec| spec.taints)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|taint| NodeTaint {
+                key: taint.key,
+                value: taint.value.unwrap_or_default(),
+                effect: taint.effect,
+            })
+            .collect();
+        if self.labels.as_ref() == Some(&labels) && self.taints.as_ref() == Some(&taints) {
+            return;
+        }
+        let patch = json!({"metadata": {"labels": labels}, "spec": {"taints": taints}});
+        if self.patch_or_create(&patch).await {
+            self.labels = Some(labels);
+            self.taints = Some(taints);
+        }
+    }
+
+    /// Writes the status if it changed.
+    async fn write(&mut self) {
+        let status = self.status();
+        if self.written.as_ref() == Some(&status) {
+            return;
+        }
+        if self.written.is_none() && !self.patch_or_create(&json!({})).await {
+            return;
+        }
+        let patch = Patch::Merge(json!({ "status": status }));
+        let params = PatchParams::default();
+        let write = self
+            .api
+            .patch_status(&self.facts.node_name, &params, &patch);
+        match timeout(DEADLINE, write).await {
+            Ok(Ok(_)) => self.written = Some(status),
+            Ok(Err(error)) => {
+                // Deleted meanwhile: made anew with the next write.
+                self.written = None;
+                tracing::warn!(error = %ErrorChain(&error), "cannot write the SandboxNode");
+            }
+            Err(_) => {
+                tracing::warn!(deadline = ?DEADLINE, "writing the SandboxNode took too long");
+            }
+        }
+    }
+
+    /// Merges `patch` into the object, which is made if it is not there. Whether that was done.
+    async fn patch_or_create(&self, patch: &serde_json::Value) -> bool {
+        let name = &self.facts.node_name;
+        let mut body = json!({"spec": {"podCIDR": self.facts.pod_cidr}});
+        merge(&mut body, patch);
+        let write = async {
+            let patch = Patch::Merge(&body);
+            match self.api.patch(name, &PatchParams::default(), &patch).await {
+                Err(Error::Api(status)) if status.code == 404 => {
+                    let mut object = body.clone();
+                    merge(
+                        &mut object,
+                        &json!({
+                            "apiVersion": "hearth.dev/v1alpha1",
+                            "kind": "SandboxNode",
+                            "metadata": {"name": name},
+                        }),
+                    );
+                    let object = serde_json::from_value(object).map_err(Error::SerdeError)?;
+                    self.api.create(&PostParams::default(), &object).await.map(drop)
+                }
+                result => result.map(drop),
+            }
+        };
+        match timeout(DEADLINE * 2, write).await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::warn!(error = %ErrorChain(&error), "cannot write the SandboxNode");
+                false
+            }
+            Err(_) => {
+                tracing::warn!("writing the SandboxNode took too long");
+                false
+            }
+        }
+    }
+
+    fn status(&self) -> SandboxNodeStatus {
+        let mut status = SandboxNodeStatus {
+            endpoint: self.facts.endpoint.clone(),
+            fingerprint: self.facts.fingerprint.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            boot_id: self.facts.boot_id.clone(),
+            capacity: self.facts.capacity.clone(),
+            usage: self.usage(),
+            handlers: self.sources.handlers.clone(),
+            images: self.images.clone(),
+            pressure: pressures(self.written.as_ref().map(|written| &written.pressure)),
+            conditions: self
+                .written
+                .as_ref()
+                .map(|written| written.conditions.clone())
+                .unwrap_or_default(),
+        };
+        let mass = self.sources.assignment.mass.borrow().clone();
+        set_conditions(
+            &mut status.conditions,
+            &self.sources.containerd.borrow(),
+            mass.as_ref(),
+        );
+        status
+    }
+
+    fn usage(&self) -> NodeUsage {
+        let mut usage = NodeUsage::default();
+        for view in self.sources.pods.views() {
+            if view.pod_uid.is_none() {
+                continue;
+            }
+            usage.sandboxes += 1;
+            match view.tier {
+                Some(Tier::Running) => usage.running += 1,
+                Some(Tier::Frozen | Tier::Reclaimed) => usage.frozen += 1,
+                None => {}
+            }
+            if view.member && view.phase == PodPhase::Ready {
+                usage.free_members += 1;
+            }
+            usage.milli_cpu += i64::try_from(view.requests.milli_cpu).unwrap_or(i64::MAX);
+            usage.memory_bytes += i64::try_from(view.requests.memory_bytes).unwrap_or(i64::MAX);
+        }
+        usage
+    }
+}
+
+fn set_conditions(
+    conditions: &mut Vec<Condition>,
+    containerd: &ContainerdState,
+    mass: Option<&MassDisappearance>,
+) {
+    let now = Time(jiff::Timestamp::now());
+    let (status, reason, message) = match containerd {
+        ContainerdState::Up { .. } => (ConditionStatus::True, "RuntimeReady", String::new()),
+        ContainerdState::Starting => (
+            ConditionStatus::False,
+            "RuntimeStarting",
+            "containerd is being started".to_owned(),
+        ),
+        ContainerdState::Down { reason, attempt } => (
+            ConditionStatus::False,
+            "RuntimeDown",
+            format!("containerd does not serve: {reason}; attempt {attempt} to start it"),
+        ),
+    };
+    set_condition(conditions, condition::READY, status, reason, message, None, &now);
+    let missing = match mass {
+        Some(mass) => Some(format!(
+            "{} of {} Sandboxes seem gone at once; nothing is torn down. If that is meant, annotate this SandboxNode with {CONFIRM} and a new value",
+            mass.missing, mass.of
+        )),
+        // Said only once there was something to say.
+        None if find_condition(conditions, "MassDisappearance").is_some() => None,
+        None => return,
+    };
+    let (reason, message) = match &missing {
+        Some(message) => ("ObjectsMissing", message.as_str()),
+        None => ("ObjectsPresent", ""),
+    };
+    let status = ConditionStatus::from(missing.is_some());
+    set_condition(conditions, "MassDisappearance", status, reason, message, None, &now);
+}
+
+/// Stall averages in whole steps of 5 %, so that noise does not make writes. A step is left only when the figure is
+/// clearly outside of it.
+fn pressures(before: Option<&BTreeMap<String, f64>>) -> BTreeMap<String, f64> {
+    let mut figures = BTreeMap::new();
+    for (name, resource) in [
+        ("cpu", Resource::Cpu),
+        ("memory", Resource::Memory),
+        ("io", Resource::Io),
+    ] {
+        // A kernel without PSI has no figures.
+        let Ok(Some(now)) = pressure(resource) else { continue };
+        let figure = f64::from(now.some.avg10);
+        let before = before.and_then(|before| before.get(name)).copied();
+        figures.insert(name.to_owned(), step(figure, before));
+    }
+    figures
+}
+
+fn step(figure: f64, before: Option<f64>) -> f64 {
+    const STEP: f64 = 5.0;
+    match before {
+        Some(before) if (figure - before).abs() < STEP => before,
+        _ => (figure / STEP).round() * STEP,
+    }
+}
+
+/// Merges objects, as a JSON merge patch would.
+fn merge(target: &mut serde_json::Value, patch: &serde_json::Value) {
+    match (target, patch) {
+        (serde_json::Value::Object(target), serde_json::Value::Object(patch)) => {
+            for (key, value) in patch {
+                merge(
+                    target.entry(key.clone()).or_insert(serde_json::Value::Null),
+                    value,
+                );
+            }
+        }
+        (target, patch) => patch.clone_into(target),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pressure_moves_in_steps_and_only_when_it_clearly_moved() {
+        assert_eq!(step(12.0, None), 10.0);
+        assert_eq!(step(14.9, Some(10.0)), 10.0);
+        assert_eq!(step(15.1, Some(10.0)), 15.0);
+        assert_eq!(step(0.0, Some(5.0)), 0.0);
+    }
+
+    #[test]
+    fn a_node_without_its_runtime_is_not_ready_and_says_why() {
+        let mut conditions = Vec::new();
+        let down = ContainerdState::Down { reason: "it ended".to_owned(), attempt: 3 };
+        set_conditions(&mut conditions, &down, None);
+        let ready = find_condition(&conditions, condition::READY).unwrap();
+        assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "RuntimeDown"));
+        assert_eq!(conditions.len(), 1, "nothing is said of a disappearance that never was");
+    }
+}
