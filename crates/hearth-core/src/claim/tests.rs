@@ -464,7 +464,11 @@ fn an_expired_claim_says_so_and_then_lets_go_by_its_policy() {
         index.member_event(&n1(), reported("a", Phase::Running, Some("uid-c")), false, at(50));
         let lifecycle = json!({"lifecycle": {"shutdownTime": "2027-01-15T08:00:10Z", "shutdownPolicy": policy}});
         let mut object = serde_json::to_value(claim_with("c", 20, lifecycle)).unwrap();
-        object["status"] = json!({"conditions": [], "sandbox": {"name": "a"}});
+        object["status"] = json!({
+            "conditions": [{"type": "Ready", "status": "True", "reason": "DependenciesReady", "message": "Pod is Ready",
+                            "observedGeneration": 1, "lastTransitionTime": "2027-01-15T07:00:00Z"}],
+            "sandbox": {"name": "a", "podIPs": ["10.0.0.1"]},
+        });
         index.apply_claim(serde_json::from_value(object.clone()).unwrap(), at(100));
         let before = writes(settle(&mut index, at(9_999)));
         assert!(before.iter().all(|write| write.receipt.intent != Intent::ClaimStatus), "{before:?}");
