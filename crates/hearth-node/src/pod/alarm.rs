@@ -24,7 +24,11 @@ impl Alarm {
     /// Waits until a guarded task has panicked, and says whose it was.
     pub(super) async fn heard(&self) -> SandboxUid {
         let mut heard = self.0.subscribe();
-        let uid = heard.wait_for(Option::is_some).await.ok().and_then(|uid| uid.clone());
+        let uid = heard
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|uid| uid.clone());
         match uid {
             Some(uid) => uid,
             // The sender is ours, so that it lives as long as this call.

@@ -203,7 +203,8 @@ async fn an_unknown_outcome_is_settled_by_looking() {
     for (hang_after_effect, attempt) in [(true, 0), (false, 1)] {
         let node = Node::new();
         // Long enough to be seen.
-        node.runtime.delay(Operation::ListContainers, Duration::from_secs(1));
+        node.runtime
+            .delay(Operation::ListContainers, Duration::from_secs(1));
         if hang_after_effect {
             node.runtime
                 .hang_next_after_effect(Operation::RunPodSandbox);
