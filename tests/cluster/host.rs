@@ -104,13 +104,7 @@ impl Instance {
     }
 
     fn clean(&self) -> Vec<CleanupError> {
-        let config = self.config();
-        cleanup(&CleanupConfig {
-            instance: config.instance,
-            root_dir: config.root_dir,
-            run_dir: config.run_dir,
-            keep_data: false,
-        })
+        clean(self.config())
     }
 
     /// Starts a daemon that prepares the host and watches containerd; what it says comes line by line.
@@ -165,6 +159,15 @@ impl Drop for Instance {
             eprintln!("left behind: {error}");
         }
     }
+}
+
+fn clean(config: Config) -> Vec<CleanupError> {
+    cleanup(&CleanupConfig {
+        instance: config.instance,
+        root_dir: config.root_dir,
+        run_dir: config.run_dir,
+        keep_data: false,
+    })
 }
 
 /// A process that plays hearthd; killed when dropped.
@@ -374,12 +377,18 @@ async fn story(instance: &Instance) -> Result<()> {
 }
 
 async fn refuses_a_second_daemon(instance: &Instance) -> Result<()> {
-    let refused = Host::prepare(&instance.config()).await;
+    let config = instance.config();
+    // At once, for both wait a while.
+    let cleaner = instance.config();
+    let (refused, errors) = tokio::join!(
+        Host::prepare(&config),
+        tokio::task::spawn_blocking(move || clean(cleaner))
+    );
+    let errors = errors?;
     ensure!(
         matches!(refused, Err(host::HostError::Locked { .. })),
         "{refused:?}"
     );
-    let errors = instance.clean();
     ensure!(
         matches!(errors[..], [CleanupError::Running { .. }]),
         "{errors:?}"

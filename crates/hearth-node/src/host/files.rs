@@ -18,7 +18,7 @@ const NEW: &str = ".new";
 
 /// How long a lock is waited for. A daemon that is killed while it starts a program leaves it to the program's process
 /// for a moment, until that has joined its cgroups.
-const LOCK_LIMIT: Duration = Duration::from_secs(10);
+const LOCK_LIMIT: Duration = Duration::from_secs(5);
 
 /// Locks a file against other processes for as long as it is open; `None` when another process keeps it locked.
 pub(crate) fn lock(file: File) -> io::Result<Option<File>> {

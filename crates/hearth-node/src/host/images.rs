@@ -14,12 +14,16 @@ use hearth_telemetry::ErrorChain;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{Host, HostError, files};
 
 /// How long one archive may take.
 const IMPORT_LIMIT: Duration = Duration::from_secs(300);
+/// How long containerd may take to notice an import, and the pauses between two looks: the first and the longest.
+const SEEN_LIMIT: Duration = Duration::from_secs(30);
+const ASK_AGAIN: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(200)];
 /// How much is kept of what `ctr` complains about, in bytes.
 const COMPLAINT: u64 = 2000;
 /// The longest list of images that an archive may begin with, in bytes.
@@ -93,8 +97,16 @@ pub enum ImportError {
         /// The archive.
         path: PathBuf,
     },
-    /// containerd does not have the image although its import succeeded, or could not be asked.
-    #[error("look for {image} after importing {path}", path = .path.display())]
+    /// containerd does not have the image although its import succeeded.
+    #[error("{image} is not there although {path} was imported", path = .path.display())]
+    Unseen {
+        /// The archive.
+        path: PathBuf,
+        /// The image.
+        image: String,
+    },
+    /// containerd could not be asked for the image.
+    #[error("look for {image} of {path}", path = .path.display())]
     Look {
         /// The archive.
         path: PathBuf,
@@ -200,14 +212,31 @@ async fn bring_in(
         return Ok(ImportOutcome::Unchanged);
     }
     run_import(host, archive).await?;
-    if let Some(image) = missing(images, archive, &found.images).await? {
-        return Err(ImportError::Refused {
-            path: archive.to_owned(),
-            complaint: format!("the image {image} is not there after the import"),
-        });
-    }
+    wait_until_seen(images, archive, &found.images).await?;
     markers.0.insert(name, found);
     Ok(ImportOutcome::Imported)
+}
+
+/// Waits until the images can be used. containerd's CRI part learns of an import a moment after it is done, and has no
+/// event for having learnt of it.
+async fn wait_until_seen(
+    store: &dyn ImageStore,
+    archive: &Path,
+    images: &[String],
+) -> Result<(), ImportError> {
+    let deadline = Instant::now() + SEEN_LIMIT;
+    let mut pause = ASK_AGAIN[0];
+    while let Some(image) = missing(store, archive, images).await? {
+        if Instant::now() + pause > deadline {
+            return Err(ImportError::Unseen {
+                path: archive.to_owned(),
+                image: image.to_owned(),
+            });
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(ASK_AGAIN[1]);
+    }
+    Ok(())
 }
 
 /// The first of the images that containerd does not have.
