@@ -330,27 +330,36 @@ fn subdirectories(dir: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// What containerd, its shims and the CNI library leave in fixed places, and our own directories.
+/// What containerd, its shims and the CNI library leave in places that no setting moves, and our own
+/// directories. A directory with nothing in it is nothing that was left.
 fn files(owner: &Owner) -> BTreeSet<String> {
-    [
+    let mut found = BTreeSet::new();
+    for dir in [
         "/run/hearth",
-        "/run/containerd",
+        "/run/containerd/fifo",
+        "/run/containerd/runc",
         "/run/containerd/s",
         "/run/runc",
         "/var/lib/cni",
-        "/var/lib/cni/results",
-        "/var/lib/cni/networks",
         "/var/lib/hearth",
-    ]
-    .iter()
-    .flat_map(|dir| {
-        list(Path::new(dir))
-            .into_iter()
-            .map(move |name| Path::new(dir).join(name))
-    })
-    .filter(|path| !owner.is_foreign_path(path))
-    .map(|path| path.display().to_string())
-    .collect()
+    ] {
+        files_below(owner, Path::new(dir), &mut found);
+    }
+    found
+}
+
+fn files_below(owner: &Owner, dir: &Path, found: &mut BTreeSet<String>) {
+    for name in list(dir) {
+        let path = dir.join(&name);
+        if owner.is_foreign_path(&path) || owner.is_foreign(&name, "hearth-") {
+            continue;
+        }
+        if path.is_dir() && !path.is_symlink() {
+            files_below(owner, &path, found);
+        } else {
+            found.insert(path.display().to_string());
+        }
+    }
 }
 
 /// The names in a directory; one that is not there has none.
