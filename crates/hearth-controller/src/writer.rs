@@ -2,7 +2,7 @@
 //!
 //! A write is queued in its lane and sent by one of a fixed number of workers. Each request in flight has a connection of
 //! its own (HTTP/1.1, kept alive), so a slow one holds up nobody. `Answer` goes before everything; the other lanes wait
-//! while an answer is queued or in flight, but not longer than [`WriterSettings::longest_yield`]. The queue is bounded:
+//! while claims are being answered, and go one at a time once they have waited for [`WriterSettings::longest_yield`]. The queue is bounded:
 //! a write that finds no room comes back as `Unavailable` and is tried again by whoever made it.
 
 mod lanes;
@@ -32,6 +32,8 @@ pub struct WriterSettings {
     pub queue: usize,
     /// From sending a request to its response.
     pub deadline: Duration,
+    /// How long after the last answer claims count as being answered.
+    pub quiet: Duration,
     /// How long a write that is not an answer may be held up by answers.
     pub longest_yield: Duration,
 }
@@ -43,7 +45,8 @@ impl Default for WriterSettings {
             trailing_workers: 6,
             queue: 65_536,
             deadline: Duration::from_secs(10),
-            longest_yield: Duration::from_secs(2),
+            quiet: Duration::from_millis(30),
+            longest_yield: Duration::from_secs(3),
         }
     }
 }
@@ -80,7 +83,7 @@ impl Writer {
         tracker: &TaskTracker,
         token: &CancellationToken,
     ) -> Self {
-        let lanes = Arc::new(Lanes::new(settings.queue, settings.trailing_workers, settings.longest_yield));
+        let lanes = Arc::new(Lanes::new(&settings));
         for _ in 0..settings.workers {
             let worker = Worker {
                 client: client.clone(),

@@ -9,6 +9,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::WriterSettings;
+
 /// Queued writes by lane, and how many are in flight.
 #[derive(Debug)]
 pub(super) struct Lanes {
@@ -17,11 +19,14 @@ pub(super) struct Lanes {
     changed: Notify,
     capacity: usize,
     trailing_places: usize,
+    quiet: Duration,
     longest_yield: Duration,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
+    /// When an answer last came in or was sent.
+    last_answer: Option<Instant>,
     lanes: [VecDeque<(Instant, Write)>; LANES.len()],
     answers_in_flight: usize,
     trailing_in_flight: usize,
@@ -54,8 +59,15 @@ enum Next {
 }
 
 impl Lanes {
-    pub(super) fn new(capacity: usize, trailing_places: usize, longest_yield: Duration) -> Self {
-        Self { queue: Mutex::default(), changed: Notify::new(), capacity, trailing_places, longest_yield }
+    pub(super) fn new(settings: &WriterSettings) -> Self {
+        Self {
+            queue: Mutex::default(),
+            changed: Notify::new(),
+            capacity: settings.queue,
+            trailing_places: settings.trailing_workers,
+            quiet: settings.quiet,
+            longest_yield: settings.longest_yield,
+        }
     }
 
     pub(super) fn push(&self, write: Write, now: Instant) -> Result<(), Box<Write>> {
@@ -63,6 +75,9 @@ impl Lanes {
             let mut queue = self.queue.lock();
             if queue.lanes.iter().map(VecDeque::len).sum::<usize>() >= self.capacity {
                 return Err(Box::new(write));
+            }
+            if write.lane == Lane::Answer {
+                queue.last_answer = Some(now);
             }
             queue.lanes[index(write.lane)].push_back((now, write));
         }
@@ -104,11 +119,16 @@ impl Lanes {
             queue.answers_in_flight += 1;
             return Next::Now(at, Box::new(write));
         }
-        if queue.trailing_in_flight >= self.trailing_places {
-            return Next::Wait;
+        let quiet_at = queue.last_answer.map(|at| at + self.quiet).filter(|at| *at > now);
+        let yielding = queue.answers_in_flight > 0 || quiet_at.is_some();
+        // What is overdue goes although claims are busy, but one at a time.
+        let places = if yielding { 1 } else { self.trailing_places };
+        // While an answer is in flight it is not known when it will be quiet; its end wakes whoever waits.
+        let quiet_at = quiet_at.filter(|_| queue.answers_in_flight == 0);
+        if queue.trailing_in_flight >= places {
+            return quiet_at.map_or(Next::Wait, Next::At);
         }
-        let yielding = queue.answers_in_flight > 0;
-        let mut soonest = None;
+        let mut soonest = quiet_at;
         for lane in &mut queue.lanes[1..] {
             let Some(&(at, _)) = lane.front() else { continue };
             let due = at + self.longest_yield;
@@ -120,6 +140,9 @@ impl Lanes {
                 queue.trailing_in_flight += 1;
                 return Next::Now(at, Box::new(write));
             }
+        }
+        if queue.lanes.iter().all(VecDeque::is_empty) {
+            return Next::Wait;
         }
         soonest.map_or(Next::Wait, Next::At)
     }
@@ -140,6 +163,7 @@ impl Drop for Place {
             let mut queue = self.lanes.queue.lock();
             if self.answer {
                 queue.answers_in_flight -= 1;
+                queue.last_answer = Some(Instant::now());
             } else {
                 queue.trailing_in_flight -= 1;
             }
@@ -171,8 +195,16 @@ mod tests {
         (job.write.receipt.subject.key().name.clone(), job.place)
     }
 
+    const QUIET: Duration = Duration::from_millis(30);
+
     fn lanes(capacity: usize, trailing: usize) -> Arc<Lanes> {
-        Arc::new(Lanes::new(capacity, trailing, Duration::from_secs(2)))
+        Arc::new(Lanes::new(&WriterSettings {
+            queue: capacity,
+            trailing_workers: trailing,
+            quiet: QUIET,
+            longest_yield: Duration::from_secs(2),
+            ..WriterSettings::default()
+        }))
     }
 
     #[tokio::test(start_paused = true)]
@@ -202,8 +234,12 @@ mod tests {
         drop(answer);
         lanes.push(write("b", Lane::Adopt), Instant::now()).unwrap();
         let before = Instant::now();
+        let (name, place) = next_name(&lanes).await;
+        assert_eq!((name.as_str(), before.elapsed()), ("b", QUIET), "and as soon as it is quiet");
+        lanes.push(write("c", Lane::Adopt), Instant::now()).unwrap();
         let (name, _) = next_name(&lanes).await;
-        assert_eq!((name.as_str(), before.elapsed()), ("b", Duration::ZERO), "and at once when no answer is in flight");
+        assert_eq!((name.as_str(), before.elapsed()), ("c", QUIET), "then at once");
+        drop(place);
     }
 
     #[tokio::test(start_paused = true)]
