@@ -247,7 +247,18 @@ fn kubectl_get_shows_what_a_user_wants_to_know() {
             .await
             .context("the node has no SandboxNode")?;
 
-        let text = kubectl_get(scene).await?;
+        let text = wait_for("kubectl shows a full pool", WARM, async || {
+            let text = kubectl_get(scene)
+                .await
+                .map_err(|error| format!("{error:#}"))?;
+            let pools = rows(&text, "sandboxwarmpool.extensions.agents.x-k8s.io/");
+            if pools.of("pool").first().is_some_and(|ready| ready == "1") {
+                Ok(text)
+            } else {
+                Err(text)
+            }
+        })
+        .await?;
         let table = |kind: &str| rows(&text, kind);
         let claims = table("sandboxclaim.extensions.agents.x-k8s.io/");
         ensure!(

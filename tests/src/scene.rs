@@ -361,7 +361,9 @@ impl Scene {
         let what = format!("the members of pool {name} are ready");
         let members = self
             .sandboxes
-            .until(&what, limit, |all| stocked(all, name, replicas))
+            .until(&what, limit, |all| {
+                stocked(all, name, replicas, &self.given())
+            })
             .await?;
         self.pools
             .until_one(name, "counts its members", WARM, |pool| {
@@ -376,6 +378,15 @@ impl Scene {
             })
             .await?;
         Ok(members)
+    }
+
+    /// The names of all Sandboxes that a claim was ever given.
+    fn given(&self) -> BTreeSet<String> {
+        let claims = self.claims.history();
+        let answers = claims
+            .iter()
+            .filter_map(|change| answered(&change.object).ok());
+        answers.map(|claimed| claimed.sandbox).collect()
     }
 
     /// Creates a claim and waits for its answer.

@@ -1,5 +1,6 @@
 //! What the objects say of themselves.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
@@ -76,12 +77,16 @@ pub fn members(all: &Objects<Sandbox>, pool: &str) -> Vec<Arc<Sandbox>> {
     all.values().filter(is_member).cloned().collect()
 }
 
+/// The members of a pool if there are exactly so many, all ready and frozen. Those that were `given` to a claim do not
+/// count, even when their adoption has not been seen yet.
 pub(crate) fn stocked(
     all: &Objects<Sandbox>,
     pool: &str,
     replicas: usize,
+    given: &BTreeSet<String>,
 ) -> Result<Vec<Arc<Sandbox>>, String> {
-    let members = members(all, pool);
+    let mut members = members(all, pool);
+    members.retain(|member| !given.contains(&member.name_any()));
     if members.len() != replicas {
         return Err(format!("there are {} of {replicas}", members.len()));
     }

@@ -58,8 +58,13 @@ struct Args {
 
 /// An address in Go's form, where the host may be absent.
 fn go_address(text: &str) -> Result<SocketAddr, String> {
-    let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
-    full.parse().map_err(|_| format!("{text:?} is not an address: use host:port or :port"))
+    let full = if text.starts_with(':') {
+        format!("0.0.0.0{text}")
+    } else {
+        text.to_owned()
+    };
+    full.parse()
+        .map_err(|_| format!("{text:?} is not an address: use host:port or :port"))
 }
 
 impl Args {
@@ -82,14 +87,21 @@ impl Args {
         if !leader_elect || !extensions {
             tracing::warn!("--leader-elect=false and --extensions=false have no effect");
         }
-        tracing::debug!(cluster_domain, "Services are not written yet, so the cluster domain is not used");
+        tracing::debug!(
+            cluster_domain,
+            "Services are not written yet, so the cluster domain is not used"
+        );
         let host = host_name();
         let duration = Duration::from_secs(u64::from(lease_duration_seconds));
         ControllerConfig {
             kubeconfig,
             lease_namespace: leader_election_namespace,
             lease_name: hearth_api::constants::LEADER_LEASE.to_owned(),
-            lease_timing: LeaseTiming { duration, renew_deadline: duration * 2 / 3, retry_period: duration / 8 },
+            lease_timing: LeaseTiming {
+                duration,
+                renew_deadline: duration * 2 / 3,
+                retry_period: duration / 8,
+            },
             identity: format!("{host}_{}", uuid::Uuid::new_v4()),
             metrics_address: metrics_bind_address,
             health_address: health_probe_bind_address,
@@ -115,7 +127,10 @@ fn host_name() -> String {
 fn main() -> ExitCode {
     let args = Args::parse();
     init_logging(args.log_format, "info");
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "cannot start the async runtime");
@@ -146,14 +161,23 @@ mod tests {
 
     #[test]
     fn addresses_may_be_go_s() {
-        assert_eq!(go_address(":8080"), Ok(SocketAddr::from(([0, 0, 0, 0], 8080))));
-        assert_eq!(go_address("127.0.0.1:0"), Ok(SocketAddr::from(([127, 0, 0, 1], 0))));
+        assert_eq!(
+            go_address(":8080"),
+            Ok(SocketAddr::from(([0, 0, 0, 0], 8080)))
+        );
+        assert_eq!(
+            go_address("127.0.0.1:0"),
+            Ok(SocketAddr::from(([127, 0, 0, 1], 0)))
+        );
         assert!(go_address("8080").is_err());
     }
 
     #[test]
     fn upstream_s_flags_are_taken_in_both_forms() {
-        for args in [&["c", "--leader-elect=true", "--extensions"][..], &["c", "--extensions=true"]] {
+        for args in [
+            &["c", "--leader-elect=true", "--extensions"][..],
+            &["c", "--extensions=true"],
+        ] {
             Args::try_parse_from(args).unwrap();
         }
     }

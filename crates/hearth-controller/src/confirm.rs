@@ -47,7 +47,14 @@ impl Confirmer {
         tracker: TaskTracker,
         token: CancellationToken,
     ) -> Self {
-        Self { client, deadline, places: Arc::new(Semaphore::new(PARALLEL)), results, tracker, token }
+        Self {
+            client,
+            deadline,
+            places: Arc::new(Semaphore::new(PARALLEL)),
+            results,
+            tracker,
+            token,
+        }
     }
 
     /// Reads a namespace's claims. The caller asks at most once a namespace at a time, which bounds the tasks.
@@ -71,11 +78,14 @@ impl Confirmer {
 
     /// Lists without a resourceVersion, which the API server answers from the newest state and not from its cache.
     async fn read(&self, namespace: &str) -> Option<HashSet<String>> {
-        let claims: Api<PartialObjectMeta<SandboxClaim>> = Api::namespaced(self.client.clone(), namespace);
+        let claims: Api<PartialObjectMeta<SandboxClaim>> =
+            Api::namespaced(self.client.clone(), namespace);
         let mut uids = HashSet::new();
         let mut params = ListParams::default().limit(PAGE);
         loop {
-            let page = match tokio::time::timeout(self.deadline, claims.list_metadata(&params)).await {
+            let page = match tokio::time::timeout(self.deadline, claims.list_metadata(&params))
+                .await
+            {
                 Ok(Ok(page)) => page,
                 Ok(Err(error)) => {
                     tracing::warn!(namespace, error = %ErrorChain(&error), "cannot list claims");
@@ -86,7 +96,11 @@ impl Confirmer {
                     return None;
                 }
             };
-            uids.extend(page.items.into_iter().filter_map(|claim| claim.metadata.uid));
+            uids.extend(
+                page.items
+                    .into_iter()
+                    .filter_map(|claim| claim.metadata.uid),
+            );
             match page.metadata.continue_ {
                 Some(next) if !next.is_empty() => params = params.continue_token(&next),
                 _ => return Some(uids),
@@ -97,6 +111,8 @@ impl Confirmer {
 
 impl std::fmt::Debug for Confirmer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Confirmer").field("deadline", &self.deadline).finish_non_exhaustive()
+        f.debug_struct("Confirmer")
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
     }
 }

@@ -74,7 +74,11 @@ impl Candidate {
     ///
     /// # Errors
     /// When leadership was lost or cannot be kept. The caller must stop acting at once.
-    pub async fn run(self, leadership: watch::Sender<Leadership>, token: CancellationToken) -> Result<(), ElectionError> {
+    pub async fn run(
+        self,
+        leadership: watch::Sender<Leadership>,
+        token: CancellationToken,
+    ) -> Result<(), ElectionError> {
         let mut keeper = Keeper {
             candidate: self,
             observer: LeaseObserver::default(),
@@ -100,20 +104,28 @@ impl Keeper {
     }
 
     /// One look at the Lease and what follows from it. Returns how long to wait for the next.
-    async fn turn(&mut self, leadership: &watch::Sender<Leadership>) -> Result<Duration, ElectionError> {
+    async fn turn(
+        &mut self,
+        leadership: &watch::Sender<Leadership>,
+    ) -> Result<Duration, ElectionError> {
         let timing = self.candidate.timing;
         let lease = match self.read().await {
             Ok(lease) => lease,
             Err(reason) => return self.retry("read", &reason),
         };
         let record = lease.as_ref().map(record);
-        let holder = record.as_ref().map(|record| record.holder.clone()).unwrap_or_default();
+        let holder = record
+            .as_ref()
+            .map(|record| record.holder.clone())
+            .unwrap_or_default();
         if self.renewed.is_some() && holder != self.candidate.identity {
             return Err(ElectionError::Lost { holder });
         }
         let leading = self.renewed.is_some();
         let now = self.now();
-        let action = self.observer.evaluate(record, &self.candidate.identity, leading, timing, now);
+        let action = self
+            .observer
+            .evaluate(record, &self.candidate.identity, leading, timing, now);
         if let LeaseAction::Wait(wait) = action {
             return Ok(wait);
         }
@@ -159,18 +171,30 @@ impl Keeper {
             bounded(deadline, self.candidate.leases.create(&params, &lease)).await
         } else {
             // A replacement names the resourceVersion that was read: of two candidates one wins.
-            bounded(deadline, self.candidate.leases.replace(&self.candidate.name, &params, &lease)).await
+            bounded(
+                deadline,
+                self.candidate
+                    .leases
+                    .replace(&self.candidate.name, &params, &lease),
+            )
+            .await
         }
     }
 
     fn lease(&self, current: Option<&Lease>, acquiring: bool) -> Lease {
         let now = MicroTime(jiff::Timestamp::now());
         let mut lease = current.cloned().unwrap_or_else(|| Lease {
-            metadata: ObjectMeta { name: Some(self.candidate.name.clone()), ..ObjectMeta::default() },
+            metadata: ObjectMeta {
+                name: Some(self.candidate.name.clone()),
+                ..ObjectMeta::default()
+            },
             spec: None,
         });
         let annotations = lease.metadata.annotations.get_or_insert_with(BTreeMap::new);
-        annotations.insert(LEADER_FINGERPRINT.to_owned(), self.candidate.fingerprint.to_string());
+        annotations.insert(
+            LEADER_FINGERPRINT.to_owned(),
+            self.candidate.fingerprint.to_string(),
+        );
         lease.metadata.managed_fields = None;
         let spec = lease.spec.get_or_insert_with(LeaseSpec::default);
         spec.holder_identity = Some(self.candidate.identity.clone());
@@ -178,7 +202,8 @@ impl Keeper {
         spec.renew_time = Some(now.clone());
         if acquiring {
             spec.acquire_time = Some(now);
-            spec.lease_transitions = Some(spec.lease_transitions.unwrap_or_default().saturating_add(1));
+            spec.lease_transitions =
+                Some(spec.lease_transitions.unwrap_or_default().saturating_add(1));
         }
         lease
     }
@@ -188,8 +213,12 @@ impl Keeper {
         if self.renewed.is_none() {
             return;
         }
-        let Ok(Some(mut lease)) = self.read().await else { return };
-        let ours = |spec: &LeaseSpec| spec.holder_identity.as_deref() == Some(self.candidate.identity.as_str());
+        let Ok(Some(mut lease)) = self.read().await else {
+            return;
+        };
+        let ours = |spec: &LeaseSpec| {
+            spec.holder_identity.as_deref() == Some(self.candidate.identity.as_str())
+        };
         if !lease.spec.as_ref().is_some_and(ours) {
             return;
         }
@@ -205,10 +234,16 @@ impl Keeper {
 
 fn record(lease: &Lease) -> LeaseRecord {
     let spec = lease.spec.clone().unwrap_or_default();
-    let seconds = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or_default();
+    let seconds = spec
+        .lease_duration_seconds
+        .and_then(|seconds| u64::try_from(seconds).ok())
+        .unwrap_or_default();
     LeaseRecord {
         holder: spec.holder_identity.unwrap_or_default(),
-        renewed: spec.renew_time.map(|time| time.0.to_string()).unwrap_or_default(),
+        renewed: spec
+            .renew_time
+            .map(|time| time.0.to_string())
+            .unwrap_or_default(),
         duration: Duration::from_secs(seconds),
         transitions: spec.lease_transitions.unwrap_or_default(),
         resource_version: lease.metadata.resource_version.clone().unwrap_or_default(),
@@ -217,11 +252,17 @@ fn record(lease: &Lease) -> LeaseRecord {
 
 fn fence(lease: &Lease) -> Result<Fence, ElectionError> {
     let version = lease.metadata.resource_version.clone().unwrap_or_default();
-    version.parse().map(Fence).map_err(|_| ElectionError::ResourceVersion(version))
+    version
+        .parse()
+        .map(Fence)
+        .map_err(|_| ElectionError::ResourceVersion(version))
 }
 
 /// A call with a deadline; its failure as text, because all that follows is a log line and another try.
-async fn bounded<T>(deadline: Duration, call: impl Future<Output = kube::Result<T>>) -> Result<T, String> {
+async fn bounded<T>(
+    deadline: Duration,
+    call: impl Future<Output = kube::Result<T>>,
+) -> Result<T, String> {
     match timeout(deadline, call).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(ErrorChain(&error).to_string()),

@@ -80,7 +80,10 @@ impl Engine {
         metrics: Metrics,
     ) -> Self {
         let started = Instant::now();
-        let now = Now { wall: Timestamp::now(), mono: Duration::ZERO };
+        let now = Now {
+            wall: Timestamp::now(),
+            mono: Duration::ZERO,
+        };
         Self {
             index: Index::new(settings, seed, now),
             started,
@@ -128,26 +131,36 @@ impl Engine {
     /// Takes in what else has arrived meanwhile.
     fn drain(&mut self, inputs: &mut Inputs) {
         for _ in 0..BATCH {
-            let Ok(input) = inputs.nodes.try_recv() else { break };
+            let Ok(input) = inputs.nodes.try_recv() else {
+                break;
+            };
             self.node(input);
         }
         for _ in 0..BATCH {
-            let Ok(written) = inputs.written.try_recv() else { break };
+            let Ok(written) = inputs.written.try_recv() else {
+                break;
+            };
             self.written(written);
         }
         for _ in 0..BATCH {
-            let Ok(input) = inputs.watches.try_recv() else { break };
+            let Ok(input) = inputs.watches.try_recv() else {
+                break;
+            };
             self.watched(input);
         }
     }
 
     /// Begins to act once we lead and every first list is complete: a picture with holes would be acted upon wrongly.
     fn lead(&mut self, leadership: Leadership) {
-        let Leadership::Leader(fence) = leadership else { return };
+        let Leadership::Leader(fence) = leadership else {
+            return;
+        };
         if self.hands.is_some() || self.listed.len() < Kind::ALL.len() {
             return;
         }
-        let Some(make_hands) = self.make_hands.take() else { return };
+        let Some(make_hands) = self.make_hands.take() else {
+            return;
+        };
         let mut hands = make_hands(fence);
         for (node, endpoint) in &self.endpoints {
             hands.sessions.set(node, endpoint.clone());
@@ -179,7 +192,8 @@ impl Engine {
                     None => Some(request),
                 };
                 if let Some(request) = unsent {
-                    self.index.on_reply(&node, &request, NodeReply::NotSent, now);
+                    self.index
+                        .on_reply(&node, &request, NodeReply::NotSent, now);
                 }
             }
             Effect::Write(write) => {
@@ -208,8 +222,17 @@ impl Engine {
         match input {
             NodeInput::Up { node, inventory } => self.index.session_up(&node, inventory, now),
             NodeInput::Down { node } => self.index.session_down(&node, now),
-            NodeInput::Member { node, reported, gone } => self.index.member_event(&node, reported, gone, now),
-            NodeInput::Reply { node, request, reply, took } => {
+            NodeInput::Member {
+                node,
+                reported,
+                gone,
+            } => self.index.member_event(&node, reported, gone, now),
+            NodeInput::Reply {
+                node,
+                request,
+                reply,
+                took,
+            } => {
                 self.metrics.replied(&request, &reply, took);
                 self.index.on_reply(&node, &request, reply, now);
             }
@@ -222,12 +245,14 @@ impl Engine {
             tracing::warn!(receipt = ?written.receipt, message, "the API server rejected a write");
         }
         let now = self.now();
-        self.index.on_outcome(&written.receipt, written.outcome, now);
+        self.index
+            .on_outcome(&written.receipt, written.outcome, now);
     }
 
     fn confirmed(&mut self, confirmed: &Confirmed) {
         let now = self.now();
-        self.index.claims_confirmed(&confirmed.namespace, confirmed.uids.as_ref(), now);
+        self.index
+            .claims_confirmed(&confirmed.namespace, confirmed.uids.as_ref(), now);
     }
 
     fn watched(&mut self, input: WatchInput) {
@@ -267,7 +292,10 @@ impl Engine {
                 Change::Apply(lease) => {
                     // A watch that broke may go on where it was, without a new list.
                     index.heartbeats_resumed(now);
-                    let renewed = lease.spec.and_then(|spec| spec.renew_time).map(|time| time.0.to_string());
+                    let renewed = lease
+                        .spec
+                        .and_then(|spec| spec.renew_time)
+                        .map(|time| time.0.to_string());
                     let name = lease.metadata.name.unwrap_or_default();
                     index.heartbeat(&name, &renewed.unwrap_or_default(), now);
                 }
@@ -277,7 +305,11 @@ impl Engine {
             },
             WatchInput::RuntimeClass(change) => match change {
                 Change::Apply(class) => {
-                    index.apply_runtime_class(class.metadata.name.unwrap_or_default(), class.handler, now);
+                    index.apply_runtime_class(
+                        class.metadata.name.unwrap_or_default(),
+                        class.handler,
+                        now,
+                    );
                 }
                 Change::Delete { key, .. } => index.delete_runtime_class(&key.name, now),
                 Change::Retain(_) | Change::Invalid { .. } | Change::Interrupted => {}
@@ -288,7 +320,9 @@ impl Engine {
     fn node_object(&mut self, change: Change<hearth_api::SandboxNode>, now: Now) {
         match change {
             Change::Apply(node) => {
-                let Some((name, endpoint)) = self.index.apply_node(*node, now) else { return };
+                let Some((name, endpoint)) = self.index.apply_node(*node, now) else {
+                    return;
+                };
                 if let Some(hands) = &mut self.hands {
                     hands.sessions.set(&name, endpoint.clone());
                 }
@@ -305,12 +339,17 @@ impl Engine {
     }
 
     fn now(&self) -> Now {
-        Now { wall: Timestamp::now(), mono: self.started.elapsed() }
+        Now {
+            wall: Timestamp::now(),
+            mono: self.started.elapsed(),
+        }
     }
 }
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("leads", &self.hands.is_some()).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("leads", &self.hands.is_some())
+            .finish_non_exhaustive()
     }
 }

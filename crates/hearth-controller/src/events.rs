@@ -18,10 +18,18 @@ pub(crate) const QUEUE: usize = 1024;
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Publishes what comes in until `token` is cancelled or the sender is gone.
-pub(crate) async fn publish(client: Client, instance: String, mut notes: mpsc::Receiver<EventNote>, token: CancellationToken) {
+pub(crate) async fn publish(
+    client: Client,
+    instance: String,
+    mut notes: mpsc::Receiver<EventNote>,
+    token: CancellationToken,
+) {
     // Upstream names its three reconcilers; dashboards group by the controller's name.
     let recorder = |controller: &str| {
-        let reporter = Reporter { controller: controller.to_owned(), instance: Some(instance.clone()) };
+        let reporter = Reporter {
+            controller: controller.to_owned(),
+            instance: Some(instance.clone()),
+        };
         Recorder::new(client.clone(), reporter)
     };
     let claims = recorder("sandboxclaim-controller");
@@ -40,7 +48,11 @@ pub(crate) async fn publish(client: Client, instance: String, mut notes: mpsc::R
             Subject::Pool(_) => &pools,
         };
         let event = Event {
-            type_: if note.warning { EventType::Warning } else { EventType::Normal },
+            type_: if note.warning {
+                EventType::Warning
+            } else {
+                EventType::Normal
+            },
             reason: note.reason.to_owned(),
             note: Some(note.note.clone()),
             action: note.action.to_owned(),

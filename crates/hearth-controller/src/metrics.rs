@@ -19,13 +19,13 @@ use crate::writer::Written;
 
 /// Upper bounds in milliseconds for claims: upstream's, and below its lowest (100 ms) the ones that matter here.
 const CLAIM_BUCKETS_MS: [f64; 25] = [
-    1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 50.0, 75.0, 100.0, 250.0, 500.0, 750.0, 1000.0, 1250.0, 1500.0, 2000.0,
-    2500.0, 5000.0, 10000.0, 30000.0, 60000.0, 120_000.0, 240_000.0,
+    1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 50.0, 75.0, 100.0, 250.0, 500.0, 750.0, 1000.0,
+    1250.0, 1500.0, 2000.0, 2500.0, 5000.0, 10000.0, 30000.0, 60000.0, 120_000.0, 240_000.0,
 ];
 /// Upper bounds in milliseconds for the creation of Sandboxes: upstream's.
 const CREATION_BUCKETS_MS: [f64; 14] = [
-    50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0, 30000.0, 60000.0, 120_000.0, 240_000.0, 300_000.0,
-    600_000.0,
+    50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0, 30000.0, 60000.0, 120_000.0,
+    240_000.0, 300_000.0, 600_000.0,
 ];
 
 type HistogramFamily<L> = Family<L, Histogram, fn() -> Histogram>;
@@ -163,11 +163,21 @@ impl Metrics {
             self.creation.clone(),
         );
         // The encoder appends `_total`.
-        registry.register("agent_sandbox_claim_creation", "Claims that got a Sandbox", self.claims.clone());
+        registry.register(
+            "agent_sandbox_claim_creation",
+            "Claims that got a Sandbox",
+            self.claims.clone(),
+        );
         let build = Info::new(vec![
             ("git_version", env!("CARGO_PKG_VERSION")),
-            ("git_commit", option_env!("HEARTH_GIT_COMMIT").unwrap_or("unknown")),
-            ("build_date", option_env!("HEARTH_BUILD_DATE").unwrap_or("unknown")),
+            (
+                "git_commit",
+                option_env!("HEARTH_GIT_COMMIT").unwrap_or("unknown"),
+            ),
+            (
+                "build_date",
+                option_env!("HEARTH_BUILD_DATE").unwrap_or("unknown"),
+            ),
             ("go_version", "none"),
             ("compiler", "rustc"),
             ("platform", concat!("linux/", env!("HEARTH_TARGET_ARCH"))),
@@ -177,7 +187,11 @@ impl Metrics {
     }
 
     fn register_own(&self, registry: &mut Registry) {
-        registry.register("picks", "Picks of a member, by pool and whether one was ready", self.picks.clone());
+        registry.register(
+            "picks",
+            "Picks of a member, by pool and whether one was ready",
+            self.picks.clone(),
+        );
         registry.register_with_unit(
             "node_request",
             "Time from a request to a node to its reply",
@@ -196,9 +210,21 @@ impl Metrics {
             Unit::Seconds,
             self.write_wait.clone(),
         );
-        registry.register("queue_depth", "Objects that wait to be looked at", self.queue.clone());
-        registry.register("leading", "1 while this process leads", self.leading.clone());
-        registry.register("events_dropped", "Kubernetes Events dropped for want of room", self.events_dropped.clone());
+        registry.register(
+            "queue_depth",
+            "Objects that wait to be looked at",
+            self.queue.clone(),
+        );
+        registry.register(
+            "leading",
+            "1 while this process leads",
+            self.leading.clone(),
+        );
+        registry.register(
+            "events_dropped",
+            "Kubernetes Events dropped for want of room",
+            self.events_dropped.clone(),
+        );
     }
 
     /// Counts what the rules observed.
@@ -207,25 +233,46 @@ impl Metrics {
             Observation::Claimed { labels } => {
                 self.claims.get_or_create(&count_labels(labels)).inc();
             }
-            Observation::ClaimReady { labels, observed, requested_at, admitted_at, at } => {
-                let launch =
-                    LaunchLabels { launch_type: labels.launch_type, sandbox_template: labels.template.clone() };
-                self.claim_observed.get_or_create(&launch).observe(milliseconds(*observed));
-                for (since, family) in [(requested_at, &self.claim_requested), (admitted_at, &self.claim_admitted)] {
+            Observation::ClaimReady {
+                labels,
+                observed,
+                requested_at,
+                admitted_at,
+                at,
+            } => {
+                let launch = LaunchLabels {
+                    launch_type: labels.launch_type,
+                    sandbox_template: labels.template.clone(),
+                };
+                self.claim_observed
+                    .get_or_create(&launch)
+                    .observe(milliseconds(*observed));
+                for (since, family) in [
+                    (requested_at, &self.claim_requested),
+                    (admitted_at, &self.claim_admitted),
+                ] {
                     // A client whose clock is ahead gives no sample rather than a negative one.
-                    let elapsed = since.and_then(|since| Duration::try_from(at.duration_since(since)).ok());
+                    let elapsed =
+                        since.and_then(|since| Duration::try_from(at.duration_since(since)).ok());
                     if let Some(elapsed) = elapsed {
                         family.get_or_create(&launch).observe(milliseconds(elapsed));
                     }
                 }
             }
-            Observation::SandboxReady { namespace, launch_type, template, since_creation } => {
+            Observation::SandboxReady {
+                namespace,
+                launch_type,
+                template,
+                since_creation,
+            } => {
                 let labels = CreationLabels {
                     namespace: namespace.clone(),
                     launch_type,
                     sandbox_template: template.clone(),
                 };
-                self.creation.get_or_create(&labels).observe(milliseconds(*since_creation));
+                self.creation
+                    .get_or_create(&labels)
+                    .observe(milliseconds(*since_creation));
             }
             Observation::Pick { pool, hit } => {
                 let labels = PickLabels {
@@ -250,7 +297,9 @@ impl Metrics {
             NodeReply::NotSent => "not_sent",
             NodeReply::Unknown => "unknown",
         };
-        self.requests.get_or_create(&RequestLabels { request, outcome }).observe(took.as_secs_f64());
+        self.requests
+            .get_or_create(&RequestLabels { request, outcome })
+            .observe(took.as_secs_f64());
     }
 
     pub(crate) fn written(&self, written: &Written) {
@@ -263,8 +312,12 @@ impl Metrics {
             Outcome::Rejected(_) => "rejected",
             Outcome::Unavailable(_) => "unavailable",
         };
-        self.writes.get_or_create(&WriteLabels { lane, outcome }).observe(written.took.as_secs_f64());
-        self.write_wait.get_or_create(&LaneLabels { lane }).observe(written.queued.as_secs_f64());
+        self.writes
+            .get_or_create(&WriteLabels { lane, outcome })
+            .observe(written.took.as_secs_f64());
+        self.write_wait
+            .get_or_create(&LaneLabels { lane })
+            .observe(written.queued.as_secs_f64());
     }
 
     pub(crate) fn queue_depth(&self, depth: usize) {
@@ -319,7 +372,9 @@ mod tests {
             ready: true,
             created_by: "unknown",
         };
-        metrics.observe(&Observation::Claimed { labels: labels.clone() });
+        metrics.observe(&Observation::Claimed {
+            labels: labels.clone(),
+        });
         let ready = Observation::ClaimReady {
             labels,
             observed: Duration::from_millis(8),

@@ -92,8 +92,14 @@ pub enum RunError {
 /// When it cannot start, or must not go on: leadership lost, or a part of it gone. The caller ends the process; the next
 /// one takes over from what the API server and the nodes know.
 pub async fn run(config: ControllerConfig, token: CancellationToken) -> Result<(), RunError> {
-    let work = Work { tracker: TaskTracker::new(), token: token.child_token() };
-    let election = Work { tracker: TaskTracker::new(), token: CancellationToken::new() };
+    let work = Work {
+        tracker: TaskTracker::new(),
+        token: token.child_token(),
+    };
+    let election = Work {
+        tracker: TaskTracker::new(),
+        token: CancellationToken::new(),
+    };
     let result = supervise(config, &work, &election).await;
     work.end("work").await;
     // The Lease is given back last: nobody leads while we still act.
@@ -112,8 +118,15 @@ impl Work {
     async fn end(self, name: &str) {
         self.token.cancel();
         self.tracker.close();
-        if tokio::time::timeout(SHUTDOWN, self.tracker.wait()).await.is_err() {
-            tracing::warn!(name, tasks = self.tracker.len(), "some tasks did not end in time");
+        if tokio::time::timeout(SHUTDOWN, self.tracker.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                name,
+                tasks = self.tracker.len(),
+                "some tasks did not end in time"
+            );
         }
     }
 }
@@ -124,9 +137,12 @@ async fn supervise(config: ControllerConfig, work: &Work, election: &Work) -> Re
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     let readiness = Readiness::new();
-    let admin = AdminServer::bind(config.metrics_address, registry, readiness.clone()).await.map_err(RunError::Admin)?;
-    let health =
-        AdminServer::bind(config.health_address, Registry::default(), readiness).await.map_err(RunError::Admin)?;
+    let admin = AdminServer::bind(config.metrics_address, registry, readiness.clone())
+        .await
+        .map_err(RunError::Admin)?;
+    let health = AdminServer::bind(config.health_address, Registry::default(), readiness)
+        .await
+        .map_err(RunError::Admin)?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         identity = %config.identity,
@@ -150,7 +166,9 @@ async fn supervise(config: ControllerConfig, work: &Work, election: &Work) -> Re
     let admin_task = work.tracker.spawn(admin.run(token.clone()));
     let health_task = work.tracker.spawn(health.run(token.clone()));
     let engine_task = work.tracker.spawn(engine.run(inputs, token.clone()));
-    let election_task = election.tracker.spawn(candidate.run(leadership_sender, election.token.clone()));
+    let election_task = election
+        .tracker
+        .spawn(candidate.run(leadership_sender, election.token.clone()));
     // Cancel-safe: join handles detach when dropped, and the trackers still wait for the tasks.
     tokio::select! {
         ended = election_task => match ended {
@@ -190,32 +208,81 @@ fn engine(
     let (confirmed_sender, confirmed) = mpsc::channel(INPUTS);
     let (event_sender, event_queue) = mpsc::channel(events::QUEUE);
     watches::start(client, &watch_sender, tracker, token);
-    tracker.spawn(events::publish(client.clone(), config.identity.clone(), event_queue, token.clone()));
-    let confirmer =
-        Confirmer::new(client.clone(), config.writer.deadline, confirmed_sender, tracker.clone(), token.clone());
+    tracker.spawn(events::publish(
+        client.clone(),
+        config.identity.clone(),
+        event_queue,
+        token.clone(),
+    ));
+    let confirmer = Confirmer::new(
+        client.clone(),
+        config.writer.deadline,
+        confirmed_sender,
+        tracker.clone(),
+        token.clone(),
+    );
     let make_hands = {
-        let (client, tracker, token, metrics) = (client.clone(), tracker.clone(), token.clone(), metrics.clone());
+        let (client, tracker, token, metrics) = (
+            client.clone(),
+            tracker.clone(),
+            token.clone(),
+            metrics.clone(),
+        );
         let (sessions, writer, holder) = (config.sessions, config.writer, config.identity.clone());
         Box::new(move |fence| {
             metrics.leading();
-            let leader = Leader { identity, fence, holder };
+            let leader = Leader {
+                identity,
+                fence,
+                holder,
+            };
             Hands {
-                sessions: Sessions::new(leader, sessions, node_sender, tracker.clone(), token.clone()),
+                sessions: Sessions::new(
+                    leader,
+                    sessions,
+                    node_sender,
+                    tracker.clone(),
+                    token.clone(),
+                ),
                 writer: Writer::start(&client, writer, &written_sender, &tracker, &token),
             }
         })
     };
-    let seed = std::hash::BuildHasher::hash_one(&std::collections::hash_map::RandomState::new(), &config.identity);
-    let engine = Engine::new(config.settings.clone(), seed, make_hands, confirmer, event_sender, metrics);
-    (engine, Inputs { watches, nodes, written, confirmed, leadership })
+    let seed = std::hash::BuildHasher::hash_one(
+        &std::collections::hash_map::RandomState::new(),
+        &config.identity,
+    );
+    let engine = Engine::new(
+        config.settings.clone(),
+        seed,
+        make_hands,
+        confirmer,
+        event_sender,
+        metrics,
+    );
+    (
+        engine,
+        Inputs {
+            watches,
+            nodes,
+            written,
+            confirmed,
+            leadership,
+        },
+    )
 }
 
 async fn client(kubeconfig: Option<PathBuf>) -> Result<Client, RunError> {
     let mut config = match kubeconfig {
         Some(path) => {
-            let error = |source| RunError::Kubeconfig { path: path.clone(), source: Box::new(source) };
+            let error = |source| RunError::Kubeconfig {
+                path: path.clone(),
+                source: Box::new(source),
+            };
             let file = Kubeconfig::read_from(&path).map_err(error)?;
-            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(error)?
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                .await
+                .map_err(error)?
         }
         None => Config::incluster().map_err(|source| RunError::NotInCluster(Box::new(source)))?,
     };

@@ -125,13 +125,24 @@ impl Sessions {
         tracker: TaskTracker,
         token: CancellationToken,
     ) -> Self {
-        Self { leader: Arc::new(leader), settings, inputs, tracker, token, nodes: HashMap::new() }
+        Self {
+            leader: Arc::new(leader),
+            settings,
+            inputs,
+            tracker,
+            token,
+            nodes: HashMap::new(),
+        }
     }
 
     /// A node's API is at `endpoint`: opens a session, or a new one when the endpoint or its certificate has changed. An
     /// endpoint that is not announced yet (empty) opens none.
     pub fn set(&mut self, node: &NodeName, endpoint: Endpoint) {
-        if self.nodes.get(node).is_some_and(|known| known.endpoint == endpoint) {
+        if self
+            .nodes
+            .get(node)
+            .is_some_and(|known| known.endpoint == endpoint)
+        {
             return;
         }
         self.remove(node);
@@ -148,8 +159,16 @@ impl Sessions {
             inputs: self.inputs.clone(),
         };
         let stop = token.clone();
-        self.tracker.spawn(async move { task.run(queue, stop).await });
-        self.nodes.insert(node.clone(), Node { endpoint, requests, token });
+        self.tracker
+            .spawn(async move { task.run(queue, stop).await });
+        self.nodes.insert(
+            node.clone(),
+            Node {
+                endpoint,
+                requests,
+                token,
+            },
+        );
     }
 
     /// A node is gone: ends its session.
@@ -164,9 +183,15 @@ impl Sessions {
     /// # Errors
     /// The request, unsent.
     pub fn ask(&self, node: &NodeName, request: NodeRequest) -> Result<(), NodeRequest> {
-        let Some(known) = self.nodes.get(node) else { return Err(request) };
-        known.requests.try_send(request).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(request) | mpsc::error::TrySendError::Closed(request) => request,
-        })
+        let Some(known) = self.nodes.get(node) else {
+            return Err(request);
+        };
+        known
+            .requests
+            .try_send(request)
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(request)
+                | mpsc::error::TrySendError::Closed(request) => request,
+            })
     }
 }

@@ -15,8 +15,8 @@ use hearth_core::ids::Key;
 use hearth_telemetry::ErrorChain;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::node::v1::RuntimeClass;
-use kube::runtime::watcher::{self, Event};
 use kube::runtime::watcher::watcher;
+use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
@@ -135,15 +135,56 @@ pub enum Change<K> {
 }
 
 /// Starts all watches on `tracker`; they end when `token` is cancelled or nobody listens.
-pub fn start(client: &Client, inputs: &mpsc::Sender<WatchInput>, tracker: &TaskTracker, token: &CancellationToken) {
+pub fn start(
+    client: &Client,
+    inputs: &mpsc::Sender<WatchInput>,
+    tracker: &TaskTracker,
+    token: &CancellationToken,
+) {
     let leases = Api::namespaced(client.clone(), NODE_LEASE_NAMESPACE);
-    spawn(Api::all(client.clone()), WatchInput::Claim, inputs, tracker, token);
-    spawn(Api::all(client.clone()), WatchInput::Sandbox, inputs, tracker, token);
-    spawn(Api::all(client.clone()), WatchInput::Pool, inputs, tracker, token);
-    spawn(Api::all(client.clone()), WatchInput::Template, inputs, tracker, token);
-    spawn(Api::all(client.clone()), WatchInput::Node, inputs, tracker, token);
+    spawn(
+        Api::all(client.clone()),
+        WatchInput::Claim,
+        inputs,
+        tracker,
+        token,
+    );
+    spawn(
+        Api::all(client.clone()),
+        WatchInput::Sandbox,
+        inputs,
+        tracker,
+        token,
+    );
+    spawn(
+        Api::all(client.clone()),
+        WatchInput::Pool,
+        inputs,
+        tracker,
+        token,
+    );
+    spawn(
+        Api::all(client.clone()),
+        WatchInput::Template,
+        inputs,
+        tracker,
+        token,
+    );
+    spawn(
+        Api::all(client.clone()),
+        WatchInput::Node,
+        inputs,
+        tracker,
+        token,
+    );
     spawn(leases, WatchInput::Heartbeat, inputs, tracker, token);
-    spawn(Api::all(client.clone()), WatchInput::RuntimeClass, inputs, tracker, token);
+    spawn(
+        Api::all(client.clone()),
+        WatchInput::RuntimeClass,
+        inputs,
+        tracker,
+        token,
+    );
 }
 
 fn spawn<K>(
@@ -166,8 +207,11 @@ fn spawn<K>(
     });
 }
 
-async fn follow<K>(api: Api<Guarded<K>>, wrap: fn(Change<K>) -> WatchInput, inputs: mpsc::Sender<WatchInput>)
-where
+async fn follow<K>(
+    api: Api<Guarded<K>>,
+    wrap: fn(Change<K>) -> WatchInput,
+    inputs: mpsc::Sender<WatchInput>,
+) where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     let kind = K::kind(&());
@@ -207,7 +251,10 @@ where
 }
 
 /// What an event means; `listed` collects the names between the start and the end of a list.
-fn change<K: Resource<DynamicType = ()>>(event: Event<Guarded<K>>, listed: &mut HashSet<Key>) -> Option<Change<K>> {
+fn change<K: Resource<DynamicType = ()>>(
+    event: Event<Guarded<K>>,
+    listed: &mut HashSet<Key>,
+) -> Option<Change<K>> {
     match event {
         Event::Init => {
             listed.clear();
@@ -219,7 +266,10 @@ fn change<K: Resource<DynamicType = ()>>(event: Event<Guarded<K>>, listed: &mut 
         }
         Event::InitDone => Some(Change::Retain(std::mem::take(listed))),
         Event::Apply(object) => Some(apply(object)),
-        Event::Delete(object) => Some(Change::Delete { key: key(&object), uid: object.uid().unwrap_or_default() }),
+        Event::Delete(object) => Some(Change::Delete {
+            key: key(&object),
+            uid: object.uid().unwrap_or_default(),
+        }),
     }
 }
 
@@ -230,15 +280,24 @@ fn apply<K: Resource<DynamicType = ()>>(object: Guarded<K>) -> Change<K> {
             Change::Apply(Box::new(object))
         }
         Err(invalid) => {
-            let key = Key::new(invalid.metadata.namespace.unwrap_or_default(), invalid.metadata.name.unwrap_or_default());
-            Change::Invalid { key, error: invalid.error }
+            let key = Key::new(
+                invalid.metadata.namespace.unwrap_or_default(),
+                invalid.metadata.name.unwrap_or_default(),
+            );
+            Change::Invalid {
+                key,
+                error: invalid.error,
+            }
         }
     }
 }
 
 fn key<K: Resource>(object: &Guarded<K>) -> Key {
     let metadata = object.meta();
-    Key::new(metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
+    Key::new(
+        metadata.namespace.clone().unwrap_or_default(),
+        metadata.name.clone().unwrap_or_default(),
+    )
 }
 
 #[cfg(test)]
@@ -261,16 +320,22 @@ mod tests {
         let applied = change(Event::InitApply(claim("a")), &mut listed);
         assert!(matches!(applied, Some(Change::Apply(c)) if c.metadata.managed_fields.is_none()));
         let retained = change(Event::<Guarded<SandboxClaim>>::InitDone, &mut listed);
-        assert!(matches!(retained, Some(Change::Retain(keys)) if keys == HashSet::from([Key::new("n", "a")])));
+        assert!(
+            matches!(retained, Some(Change::Retain(keys)) if keys == HashSet::from([Key::new("n", "a")]))
+        );
     }
 
     #[test]
     fn an_object_that_cannot_be_read_is_listed_all_the_same() {
-        let odd = json!({"metadata": {"namespace": "n", "name": "odd"}, "spec": {"warmPoolRef": 7}});
+        let odd =
+            json!({"metadata": {"namespace": "n", "name": "odd"}, "spec": {"warmPoolRef": 7}});
         let odd: Guarded<SandboxClaim> = serde_json::from_value(odd).unwrap();
         let mut listed = HashSet::new();
         let seen = change(Event::InitApply(odd), &mut listed);
         assert!(matches!(seen, Some(Change::Invalid { key, .. }) if key == Key::new("n", "odd")));
-        assert!(listed.contains(&Key::new("n", "odd")), "otherwise its deletion would be acted on");
+        assert!(
+            listed.contains(&Key::new("n", "odd")),
+            "otherwise its deletion would be acted on"
+        );
     }
 }

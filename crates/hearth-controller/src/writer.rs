@@ -138,7 +138,13 @@ impl Worker {
             let outcome = self.send(&job.write).await;
             // Gives the place in its lane back before the outcome makes new writes.
             drop(job.place);
-            let written = Written { receipt: job.write.receipt, outcome, lane, queued, took: started.elapsed() };
+            let written = Written {
+                receipt: job.write.receipt,
+                outcome,
+                lane,
+                queued,
+                took: started.elapsed(),
+            };
             if self.outcomes.send(written).await.is_err() {
                 return;
             }
@@ -162,7 +168,11 @@ impl Worker {
 fn object(receipt: &Receipt, text: &str) -> Option<Box<Object>> {
     match (&receipt.subject, receipt.intent) {
         (_, Intent::ClaimDelete | Intent::SandboxDelete) | (Subject::Pool(_), _) => None,
-        (Subject::Claim(_), _) => serde_json::from_str(text).ok().map(|claim| Box::new(Object::Claim(claim))),
-        (Subject::Sandbox(_), _) => serde_json::from_str(text).ok().map(|sandbox| Box::new(Object::Sandbox(sandbox))),
+        (Subject::Claim(_), _) => serde_json::from_str(text)
+            .ok()
+            .map(|claim| Box::new(Object::Claim(claim))),
+        (Subject::Sandbox(_), _) => serde_json::from_str(text)
+            .ok()
+            .map(|sandbox| Box::new(Object::Sandbox(sandbox))),
     }
 }

@@ -43,10 +43,14 @@ enum PodFields {
 
 /// Looks at a Sandbox and collects what must be done.
 pub(crate) fn reconcile(index: &mut Index, key: &Key) {
-    let Some(id) = index.sandbox_id(key) else { return };
+    let Some(id) = index.sandbox_id(key) else {
+        return;
+    };
     // A member that was put aside may be picked again by now.
     index.refresh(id);
-    let Some(record) = index.sandboxes.get(&id) else { return };
+    let Some(record) = index.sandboxes.get(&id) else {
+        return;
+    };
     let decision = decide(index, record);
     let uid = record.uid.0.clone();
     if !matches!(decision, Decision::Unplaced(_)) {
@@ -62,9 +66,20 @@ pub(crate) fn reconcile(index: &mut Index, key: &Key) {
         Decision::Leave(leaving) => index.doom_id(id, leaving),
         Decision::Retire(node) => {
             index.change_sandbox(id, |record| record.op = Some(SandboxOp::Retiring));
-            index.ask(node, NodeRequest::Retire { sandbox: uid.into() });
+            index.ask(
+                node,
+                NodeRequest::Retire {
+                    sandbox: uid.into(),
+                },
+            );
         }
-        Decision::Delete => write(index, id, Intent::SandboxDelete, Lane::Refill, Body::Delete { foreground: false }),
+        Decision::Delete => write(
+            index,
+            id,
+            Intent::SandboxDelete,
+            Lane::Refill,
+            Body::Delete { foreground: false },
+        ),
         Decision::Place(node) => {
             // The UID makes the patch fail on another object of the same name.
             let patch = json!({"metadata": {"uid": uid, "labels": {label::NODE: node.as_str()}}});
@@ -92,7 +107,10 @@ fn decide(index: &Index, record: &SandboxRecord) -> Decision {
     if let Some(leaving) = record.leaving {
         return leave(index, record, leaving);
     }
-    let shutdown = record.detail.as_ref().and_then(|detail| Some((detail.shutdown_time?, detail.shutdown_policy)));
+    let shutdown = record
+        .detail
+        .as_ref()
+        .and_then(|detail| Some((detail.shutdown_time?, detail.shutdown_policy)));
     if let Some((at, policy)) = shutdown {
         if expiry::time_left(at, now.wall).is_none() {
             return expired(index, record, policy);
@@ -113,7 +131,11 @@ fn placeholder(index: &Index, record: &SandboxRecord) -> Decision {
         return Decision::Rest;
     }
     if let Some(at) = record.given_up_at {
-        return if at <= index.now.mono { Decision::Forget } else { Decision::Until(at) };
+        return if at <= index.now.mono {
+            Decision::Forget
+        } else {
+            Decision::Until(at)
+        };
     }
     match record.retry.blocked_until(index.now.mono) {
         Some(at) => Decision::Until(at),
@@ -122,14 +144,19 @@ fn placeholder(index: &Index, record: &SandboxRecord) -> Decision {
 }
 
 fn leave(index: &Index, record: &SandboxRecord, leaving: Leaving) -> Decision {
-    let node = record.node.as_ref().and_then(|key| index.nodes.get(key).map(|node| (key, node)));
+    let node = record
+        .node
+        .as_ref()
+        .and_then(|key| index.nodes.get(key).map(|node| (key, node)));
     match (leaving, node) {
         (Leaving::Delete, _) => Decision::Delete,
         // Without a node there is nobody who could bind it.
         (Leaving::Retire, None) => Decision::Leave(Leaving::Delete),
         (Leaving::Retire, Some((_, node))) if !node.registered => Decision::Leave(Leaving::Delete),
         // Until the stream is back, and its inventory has settled what was asked before.
-        (Leaving::Retire, Some((_, node))) if !node.synced || record.op == Some(SandboxOp::RetireUnknown) => {
+        (Leaving::Retire, Some((_, node)))
+            if !node.synced || record.op == Some(SandboxOp::RetireUnknown) =>
+        {
             Decision::Rest
         }
         (Leaving::Retire, Some((key, _))) => Decision::Retire(key.clone()),
@@ -150,7 +177,15 @@ fn expired(index: &Index, record: &SandboxRecord, policy: ShutdownPolicy) -> Dec
     }
     let mut conditions = conditions(record);
     let at = whole_second(index.now.wall);
-    set(&mut conditions, record, &at, condition::READY, ConditionStatus::False, reason::SANDBOX_EXPIRED, message::SANDBOX_EXPIRED);
+    set(
+        &mut conditions,
+        record,
+        &at,
+        condition::READY,
+        ConditionStatus::False,
+        reason::SANDBOX_EXPIRED,
+        message::SANDBOX_EXPIRED,
+    );
     conditions.retain(|condition| condition.type_ != condition::POD_SCHEDULED);
     status(record, conditions, PodFields::Clear)
 }
@@ -158,25 +193,46 @@ fn expired(index: &Index, record: &SandboxRecord, policy: ShutdownPolicy) -> Dec
 fn assigned(index: &Index, record: &SandboxRecord) -> Decision {
     let suspended = record.mode == OperatingMode::Suspended;
     let Some(node) = &record.node else {
-        return if suspended { write_suspended(index, record) } else { place(index, record) };
+        return if suspended {
+            write_suspended(index, record)
+        } else {
+            place(index, record)
+        };
     };
     if is_owned_by_live_node(index, record) || record.is_member() {
         return Decision::Rest;
     }
     // Its node is gone. Suspended means that no pod of it is left there, so it may start elsewhere.
     if is_suspended(record) {
-        return if suspended { Decision::Rest } else { place(index, record) };
+        return if suspended {
+            Decision::Rest
+        } else {
+            place(index, record)
+        };
     }
     let at = whole_second(index.now.wall);
     let mut conditions = conditions(record);
     let text = format!("Node \"{node}\" does not answer. The state of the Sandbox is unknown");
-    set(&mut conditions, record, &at, condition::READY, ConditionStatus::Unknown, reason::NODE_LOST, &text);
+    set(
+        &mut conditions,
+        record,
+        &at,
+        condition::READY,
+        ConditionStatus::Unknown,
+        reason::NODE_LOST,
+        &text,
+    );
     status(record, conditions, PodFields::Keep)
 }
 
 fn is_suspended(record: &SandboxRecord) -> bool {
-    let suspended = record.detail.as_ref().and_then(|detail| detail.condition(condition::SUSPENDED));
-    suspended.is_some_and(|suspended| suspended.status == "True" && suspended.reason == reason::POD_TERMINATED)
+    let suspended = record
+        .detail
+        .as_ref()
+        .and_then(|detail| detail.condition(condition::SUSPENDED));
+    suspended.is_some_and(|suspended| {
+        suspended.status == "True" && suspended.reason == reason::POD_TERMINATED
+    })
 }
 
 fn place(index: &Index, record: &SandboxRecord) -> Decision {
@@ -189,12 +245,29 @@ fn place(index: &Index, record: &SandboxRecord) -> Decision {
         },
     };
     let mut conditions = conditions(record);
-    let mut set = |type_, status, reason, text: &str| set(&mut conditions, record, &at, type_, status, reason, text);
+    let mut set = |type_, status, reason, text: &str| {
+        set(&mut conditions, record, &at, type_, status, reason, text)
+    };
     let not_suspended = message::SANDBOX_NOT_SUSPENDED;
-    set(condition::SUSPENDED, ConditionStatus::False, reason::NOT_SUSPENDED, not_suspended);
-    set(condition::POD_SCHEDULED, ConditionStatus::False, reason::UNSCHEDULABLE, &refused);
+    set(
+        condition::SUSPENDED,
+        ConditionStatus::False,
+        reason::NOT_SUSPENDED,
+        not_suspended,
+    );
+    set(
+        condition::POD_SCHEDULED,
+        ConditionStatus::False,
+        reason::UNSCHEDULABLE,
+        &refused,
+    );
     let text = "Pod exists with phase: Pending";
-    set(condition::READY, ConditionStatus::False, reason::DEPENDENCIES_NOT_READY, text);
+    set(
+        condition::READY,
+        ConditionStatus::False,
+        reason::DEPENDENCIES_NOT_READY,
+        text,
+    );
     Decision::Unplaced(conditions)
 }
 
@@ -202,14 +275,30 @@ fn write_suspended(index: &Index, record: &SandboxRecord) -> Decision {
     let at = whole_second(index.now.wall);
     let mut conditions = conditions(record);
     conditions.retain(|condition| condition.type_ != condition::POD_SCHEDULED);
-    let mut set = |type_, status, reason, text: &str| set(&mut conditions, record, &at, type_, status, reason, text);
-    set(condition::SUSPENDED, ConditionStatus::True, reason::POD_TERMINATED, message::POD_TERMINATED);
-    set(condition::READY, ConditionStatus::False, reason::SANDBOX_SUSPENDED, message::SANDBOX_SUSPENDED);
+    let mut set = |type_, status, reason, text: &str| {
+        set(&mut conditions, record, &at, type_, status, reason, text)
+    };
+    set(
+        condition::SUSPENDED,
+        ConditionStatus::True,
+        reason::POD_TERMINATED,
+        message::POD_TERMINATED,
+    );
+    set(
+        condition::READY,
+        ConditionStatus::False,
+        reason::SANDBOX_SUSPENDED,
+        message::SANDBOX_SUSPENDED,
+    );
     status(record, conditions, PodFields::Clear)
 }
 
 fn conditions(record: &SandboxRecord) -> Vec<Condition> {
-    record.detail.as_ref().map(|detail| detail.conditions.clone()).unwrap_or_default()
+    record
+        .detail
+        .as_ref()
+        .map(|detail| detail.conditions.clone())
+        .unwrap_or_default()
 }
 
 fn set(
@@ -221,19 +310,34 @@ fn set(
     reason: &str,
     text: &str,
 ) {
-    set_condition(conditions, type_, status, reason, text, Some(record.generation), at);
+    set_condition(
+        conditions,
+        type_,
+        status,
+        reason,
+        text,
+        Some(record.generation),
+        at,
+    );
 }
 
 /// A status write, unless it says what is there already.
 fn status(record: &SandboxRecord, conditions: Vec<Condition>, fields: PodFields) -> Decision {
     let detail = record.detail.as_ref();
     let same = detail.is_some_and(|detail| detail.conditions == conditions);
-    let cleared = fields == PodFields::Keep || detail.is_none_or(|detail| detail.pod_ips.is_empty());
-    if same && cleared { Decision::Rest } else { Decision::Status(conditions, fields) }
+    let cleared =
+        fields == PodFields::Keep || detail.is_none_or(|detail| detail.pod_ips.is_empty());
+    if same && cleared {
+        Decision::Rest
+    } else {
+        Decision::Status(conditions, fields)
+    }
 }
 
 fn write_status(index: &mut Index, id: u64, conditions: Vec<Condition>, fields: PodFields) {
-    let Some(record) = index.sandboxes.get(&id) else { return };
+    let Some(record) = index.sandboxes.get(&id) else {
+        return;
+    };
     if let Decision::Rest = status(record, conditions.clone(), fields) {
         return;
     }
@@ -244,12 +348,21 @@ fn write_status(index: &mut Index, id: u64, conditions: Vec<Condition>, fields: 
         wanted["nodeName"] = Value::Null;
     }
     // The version keeps it from overwriting what a node that came back has said.
-    let patch = json!({"metadata": {"resourceVersion": record.version.to_string()}, "status": wanted});
-    write(index, id, Intent::SandboxStatus, Lane::Adopt, Body::MergeStatus(patch));
+    let patch =
+        json!({"metadata": {"resourceVersion": record.version.to_string()}, "status": wanted});
+    write(
+        index,
+        id,
+        Intent::SandboxStatus,
+        Lane::Adopt,
+        Body::MergeStatus(patch),
+    );
 }
 
 fn write(index: &mut Index, id: u64, intent: Intent, lane: Lane, body: Body) {
-    let Some(record) = index.sandboxes.get(&id) else { return };
+    let Some(record) = index.sandboxes.get(&id) else {
+        return;
+    };
     let (subject, uid) = (Subject::Sandbox(record.key.clone()), record.uid.0.clone());
     index.change_sandbox(id, |record| record.op = Some(SandboxOp::Writing));
     index.write(subject, &uid, intent, lane, body);

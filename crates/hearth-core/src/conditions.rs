@@ -87,11 +87,41 @@ mod tests {
     #[test]
     fn the_transition_time_moves_only_when_the_status_flips() {
         let mut conditions = Vec::new();
-        set_condition(&mut conditions, "Ready", ConditionStatus::False, "A", "a", Some(1), &at(1));
-        set_condition(&mut conditions, "Ready", ConditionStatus::False, "B", "b", Some(2), &at(2));
+        set_condition(
+            &mut conditions,
+            "Ready",
+            ConditionStatus::False,
+            "A",
+            "a",
+            Some(1),
+            &at(1),
+        );
+        set_condition(
+            &mut conditions,
+            "Ready",
+            ConditionStatus::False,
+            "B",
+            "b",
+            Some(2),
+            &at(2),
+        );
         assert_eq!(conditions[0].last_transition_time, at(1));
-        assert_eq!((conditions[0].reason.as_str(), conditions[0].observed_generation), ("B", Some(2)));
-        set_condition(&mut conditions, "Ready", ConditionStatus::True, "C", "", Some(2), &at(3));
+        assert_eq!(
+            (
+                conditions[0].reason.as_str(),
+                conditions[0].observed_generation
+            ),
+            ("B", Some(2))
+        );
+        set_condition(
+            &mut conditions,
+            "Ready",
+            ConditionStatus::True,
+            "C",
+            "",
+            Some(2),
+            &at(3),
+        );
         assert_eq!(conditions[0].last_transition_time, at(3));
         assert!(is_true(&conditions, "Ready"));
         assert_eq!(conditions.len(), 1);

@@ -29,14 +29,21 @@ pub fn sleep_towards(deadline: Timestamp, now: Timestamp) -> Option<Duration> {
 /// When a claim expires: at its shutdown time, or `ttlSecondsAfterFinished` after its sandbox finished, whichever
 /// comes first. `None`: never, as far as is known now.
 #[must_use]
-pub fn claim_deadline(lifecycle: Option<&ClaimLifecycle>, conditions: &[Condition]) -> Option<Timestamp> {
+pub fn claim_deadline(
+    lifecycle: Option<&ClaimLifecycle>,
+    conditions: &[Condition],
+) -> Option<Timestamp> {
     let lifecycle = lifecycle?;
     let shutdown = lifecycle.shutdown_time.as_ref().map(|Time(at)| *at);
     let finished = find_condition(conditions, hearth_api::constants::condition::FINISHED)
         .filter(|condition| condition.status == "True")
         .zip(lifecycle.ttl_seconds_after_finished)
         .and_then(|(condition, ttl)| {
-            condition.last_transition_time.0.checked_add(jiff::SignedDuration::from_secs(i64::from(ttl))).ok()
+            condition
+                .last_transition_time
+                .0
+                .checked_add(jiff::SignedDuration::from_secs(i64::from(ttl)))
+                .ok()
         });
     match (shutdown, finished) {
         (Some(a), Some(b)) => Some(a.min(b)),
@@ -47,7 +54,9 @@ pub fn claim_deadline(lifecycle: Option<&ClaimLifecycle>, conditions: &[Conditio
 /// What becomes of an expired claim.
 #[must_use]
 pub fn claim_policy(lifecycle: Option<&ClaimLifecycle>) -> ClaimShutdownPolicy {
-    lifecycle.map_or(ClaimShutdownPolicy::Retain, |lifecycle| lifecycle.shutdown_policy)
+    lifecycle.map_or(ClaimShutdownPolicy::Retain, |lifecycle| {
+        lifecycle.shutdown_policy
+    })
 }
 
 #[cfg(test)]
@@ -83,10 +92,22 @@ mod tests {
             (Some(lifecycle(None, Some(5))), vec![], None),
             (Some(lifecycle(None, Some(5))), vec![finished(10)], Some(15)),
             (Some(lifecycle(None, Some(0))), vec![finished(10)], Some(10)),
-            (Some(lifecycle(Some(12), Some(5))), vec![finished(10)], Some(12)),
-            (Some(lifecycle(Some(50), Some(5))), vec![finished(10)], Some(15)),
+            (
+                Some(lifecycle(Some(12), Some(5))),
+                vec![finished(10)],
+                Some(12),
+            ),
+            (
+                Some(lifecycle(Some(50), Some(5))),
+                vec![finished(10)],
+                Some(15),
+            ),
         ] {
-            assert_eq!(claim_deadline(lifecycle.as_ref(), &conditions), expect.map(at), "{lifecycle:?}");
+            assert_eq!(
+                claim_deadline(lifecycle.as_ref(), &conditions),
+                expect.map(at),
+                "{lifecycle:?}"
+            );
         }
     }
 

@@ -80,12 +80,20 @@ impl LeaseObserver {
             return LeaseAction::Create;
         };
         let since = match &self.seen {
-            Some((before, since)) if before.holder == lease.holder && before.renewed == lease.renewed => *since,
+            Some((before, since))
+                if before.holder == lease.holder && before.renewed == lease.renewed =>
+            {
+                *since
+            }
             _ => now,
         };
         self.seen = Some((lease.clone(), since));
         if lease.holder == me {
-            return if leading { LeaseAction::Renew } else { LeaseAction::Acquire };
+            return if leading {
+                LeaseAction::Renew
+            } else {
+                LeaseAction::Acquire
+            };
         }
         if lease.holder.is_empty() {
             return LeaseAction::Acquire;
@@ -93,7 +101,11 @@ impl LeaseObserver {
         // A holder that wrote no duration, or an absurdly short one, still gets ours.
         let duration = lease.duration.max(timing.duration);
         let silent = now.saturating_sub(since);
-        if silent >= duration { LeaseAction::Acquire } else { LeaseAction::Wait((duration - silent).min(timing.retry_period)) }
+        if silent >= duration {
+            LeaseAction::Acquire
+        } else {
+            LeaseAction::Wait((duration - silent).min(timing.retry_period))
+        }
     }
 }
 
@@ -130,26 +142,53 @@ mod tests {
     #[test]
     fn a_missing_or_free_lease_is_taken() {
         let mut observer = LeaseObserver::default();
-        assert_eq!(observer.evaluate(None, "me", false, TIMING, s(0)), LeaseAction::Create);
-        assert_eq!(observer.evaluate(held("", "t"), "me", false, TIMING, s(0)), LeaseAction::Acquire);
+        assert_eq!(
+            observer.evaluate(None, "me", false, TIMING, s(0)),
+            LeaseAction::Create
+        );
+        assert_eq!(
+            observer.evaluate(held("", "t"), "me", false, TIMING, s(0)),
+            LeaseAction::Acquire
+        );
     }
 
     #[test]
     fn a_lease_of_a_former_life_is_acquired_and_not_renewed() {
         let mut observer = LeaseObserver::default();
-        assert_eq!(observer.evaluate(held("me", "t"), "me", false, TIMING, s(0)), LeaseAction::Acquire);
-        assert_eq!(observer.evaluate(held("me", "t"), "me", true, TIMING, s(0)), LeaseAction::Renew);
+        assert_eq!(
+            observer.evaluate(held("me", "t"), "me", false, TIMING, s(0)),
+            LeaseAction::Acquire
+        );
+        assert_eq!(
+            observer.evaluate(held("me", "t"), "me", true, TIMING, s(0)),
+            LeaseAction::Renew
+        );
     }
 
     #[test]
     fn a_holder_is_silent_only_after_we_watched_it_be_silent() {
         let mut observer = LeaseObserver::default();
         // The renew time may be an hour old by its own clock: the wait starts when we first see it.
-        assert_eq!(observer.evaluate(held("other", "old"), "me", false, TIMING, s(100)), LeaseAction::Wait(s(2)));
-        assert_eq!(observer.evaluate(held("other", "old"), "me", false, TIMING, s(114)), LeaseAction::Wait(s(1)));
-        assert_eq!(observer.evaluate(held("other", "new"), "me", false, TIMING, s(114)), LeaseAction::Wait(s(2)));
-        assert_eq!(observer.evaluate(held("other", "new"), "me", false, TIMING, s(128)), LeaseAction::Wait(s(1)));
-        assert_eq!(observer.evaluate(held("other", "new"), "me", false, TIMING, s(129)), LeaseAction::Acquire);
+        assert_eq!(
+            observer.evaluate(held("other", "old"), "me", false, TIMING, s(100)),
+            LeaseAction::Wait(s(2))
+        );
+        assert_eq!(
+            observer.evaluate(held("other", "old"), "me", false, TIMING, s(114)),
+            LeaseAction::Wait(s(1))
+        );
+        assert_eq!(
+            observer.evaluate(held("other", "new"), "me", false, TIMING, s(114)),
+            LeaseAction::Wait(s(2))
+        );
+        assert_eq!(
+            observer.evaluate(held("other", "new"), "me", false, TIMING, s(128)),
+            LeaseAction::Wait(s(1))
+        );
+        assert_eq!(
+            observer.evaluate(held("other", "new"), "me", false, TIMING, s(129)),
+            LeaseAction::Acquire
+        );
     }
 
     #[test]

@@ -12,13 +12,19 @@ pub fn name_hash(name: &str) -> String {
 /// The value of the label `hearth.dev/node` for a node: its name, or the name's hash when it is too long for a label.
 #[must_use]
 pub fn node_label_value(node_name: &str) -> String {
-    if node_name.len() <= LABEL_VALUE_MAX { node_name.to_owned() } else { name_hash(node_name) }
+    if node_name.len() <= LABEL_VALUE_MAX {
+        node_name.to_owned()
+    } else {
+        name_hash(node_name)
+    }
 }
 
 fn fnv1a(bytes: &[u8]) -> u32 {
     const OFFSET_BASIS: u32 = 0x811c_9dc5;
     const PRIME: u32 = 0x0100_0193;
-    bytes.iter().fold(OFFSET_BASIS, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(PRIME))
+    bytes.iter().fold(OFFSET_BASIS, |hash, &byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(PRIME)
+    })
 }
 
 #[cfg(test)]
@@ -27,7 +33,12 @@ mod tests {
 
     #[test]
     fn hashes_are_those_that_upstream_writes() {
-        for (name, hash) in [("", "811c9dc5"), ("tpl", "9d22159f"), ("pool-tcd9s", "ea2ac45d"), ("plain", "d3be3f67")] {
+        for (name, hash) in [
+            ("", "811c9dc5"),
+            ("tpl", "9d22159f"),
+            ("pool-tcd9s", "ea2ac45d"),
+            ("plain", "d3be3f67"),
+        ] {
             assert_eq!(name_hash(name), hash, "{name}");
         }
     }
@@ -36,6 +47,9 @@ mod tests {
     fn a_node_name_that_fits_is_its_own_label() {
         assert_eq!(node_label_value("worker-1"), "worker-1");
         assert_eq!(node_label_value(&"a".repeat(63)).len(), 63);
-        assert_eq!(node_label_value(&"a".repeat(64)), name_hash(&"a".repeat(64)));
+        assert_eq!(
+            node_label_value(&"a".repeat(64)),
+            name_hash(&"a".repeat(64))
+        );
     }
 }

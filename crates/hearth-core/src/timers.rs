@@ -17,7 +17,11 @@ pub struct Timers<K> {
 
 impl<K> Default for Timers<K> {
     fn default() -> Self {
-        Self { by_time: BTreeMap::new(), by_key: HashMap::new(), sequence: 0 }
+        Self {
+            by_time: BTreeMap::new(),
+            by_key: HashMap::new(),
+            sequence: 0,
+        }
     }
 }
 

@@ -187,7 +187,11 @@ impl Parts {
         let stop = self.token.clone();
         self.tasks.spawn(async move {
             part.await?;
-            if stop.is_cancelled() { Ok(()) } else { Err(DaemonError::Ended(name)) }
+            if stop.is_cancelled() {
+                Ok(())
+            } else {
+                Err(DaemonError::Ended(name))
+            }
         });
     }
 
@@ -260,7 +264,15 @@ impl Parts {
         }
         let (endpoint, fingerprint) = self.serve_node_api(&binder, &pods, leader, journal).await?;
         let facts = self.facts(endpoint, fingerprint)?;
-        self.follow_api(binder, pods, activity, facts, containerd, vec![runc], readiness);
+        self.follow_api(
+            binder,
+            pods,
+            activity,
+            facts,
+            containerd,
+            vec![runc],
+            readiness,
+        );
         Ok(())
     }
 
@@ -299,7 +311,10 @@ impl Parts {
         let metrics = self.metrics.journal.clone();
         let opened = tokio::task::spawn_blocking(move || Journal::open(&root, metrics))
             .await
-            .map_err(|source| DaemonError::Abandoned { what: "opening the journal", source })?
+            .map_err(|source| DaemonError::Abandoned {
+                what: "opening the journal",
+                source,
+            })?
             .map_err(DaemonError::Journal)?;
         match &opened.found {
             Found::New => tracing::info!("a new journal"),
@@ -334,12 +349,16 @@ impl Parts {
             freeze_method: runc.freeze_method.clone(),
             message: runc.message.clone(),
         };
-        let mut config = PodConfig::new(&self.config.instance, &self.config.node_name, paths.logs());
+        let mut config =
+            PodConfig::new(&self.config.instance, &self.config.node_name, paths.logs());
         config.handlers = [(String::new(), handler.clone()), (RUNC.to_owned(), handler)].into();
         config.pids_limit = self.config.pids_limit;
         config.max_parallel_creates = self.config.max_parallel_creates;
-        config.machine_memory = hearth_sys::machine::memory_total_bytes()
-            .map_err(|source| DaemonError::Machine { what: "the machine's memory", source })?;
+        config.machine_memory =
+            hearth_sys::machine::memory_total_bytes().map_err(|source| DaemonError::Machine {
+                what: "the machine's memory",
+                source,
+            })?;
         let runtime: Arc<dyn PodRuntime> = self.runtime.clone();
         let images: Arc<dyn ImageStore> = self.runtime.clone();
         Ok(PodManager::new(PodDeps {
@@ -356,7 +375,11 @@ impl Parts {
 
     /// Tells the pods each time containerd serves again; its images may be others then.
     fn follow_containerd(&mut self, mut state: watch::Receiver<ContainerdState>, pods: PodManager) {
-        let (host, runtime, config) = (self.host.clone(), Arc::clone(&self.runtime), self.config.clone());
+        let (host, runtime, config) = (
+            self.host.clone(),
+            Arc::clone(&self.runtime),
+            self.config.clone(),
+        );
         let stop = self.token.clone();
         state.mark_unchanged();
         self.never_ends("containerd follower", async move {
@@ -386,20 +409,34 @@ impl Parts {
         let (tls, name) = (self.host.paths().tls(), self.config.node_name.clone());
         let identity = tokio::task::spawn_blocking(move || Identity::load_or_generate(&tls, &name))
             .await
-            .map_err(|source| DaemonError::Abandoned { what: "loading the certificate", source })?
+            .map_err(|source| DaemonError::Abandoned {
+                what: "loading the certificate",
+                source,
+            })?
             .map_err(DaemonError::Identity)?;
         let listen = self.config.listen;
-        let failed = |source| DaemonError::Listen { address: listen, source };
+        let failed = |source| DaemonError::Listen {
+            address: listen,
+            source,
+        };
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let endpoint = self.config.advertise_address.clone().unwrap_or_else(|| address.to_string());
+        let endpoint = self
+            .config
+            .advertise_address
+            .clone()
+            .unwrap_or_else(|| address.to_string());
         let fingerprint = identity.fingerprint().to_string();
         let lease = KubeLease::new(
             self.client.clone(),
             &self.config.leader_namespace,
             &self.config.leader_lease,
         );
-        let gate = LeaderGate::new(Box::new(lease), leader, Box::new(move |leader| keep_leader(&journal, leader)));
+        let gate = LeaderGate::new(
+            Box::new(lease),
+            leader,
+            Box::new(move |leader| keep_leader(&journal, leader)),
+        );
         let api = NodeApi::new(
             binder.clone(),
             pods.clone(),
@@ -410,14 +447,17 @@ impl Parts {
         );
         tracing::info!(%address, endpoint, fingerprint, "the node API listens");
         self.never_ends("node API", async move {
-            api.serve(listener, &identity).await.map_err(DaemonError::Serve)
+            api.serve(listener, &identity)
+                .await
+                .map_err(DaemonError::Serve)
         });
         Ok((endpoint, fingerprint))
     }
 
     fn facts(&self, endpoint: String, fingerprint: String) -> Result<Facts, DaemonError> {
         let machine = |what| move |source| DaemonError::Machine { what, source };
-        let memory = hearth_sys::machine::memory_total_bytes().map_err(machine("the machine's memory"))?;
+        let memory =
+            hearth_sys::machine::memory_total_bytes().map_err(machine("the machine's memory"))?;
         let cores = i64::try_from(hearth_sys::machine::cpu_count()).unwrap_or(i64::MAX / 1000);
         Ok(Facts {
             node_name: self.config.node_name.clone(),
@@ -434,7 +474,10 @@ impl Parts {
     }
 
     /// Starts what watches and writes the API.
-    #[expect(clippy::too_many_arguments, reason = "the parts of the daemon, each used once")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of the daemon, each used once"
+    )]
     fn follow_api(
         &mut self,
         binder: Binder<PodManager>,
@@ -462,9 +505,17 @@ impl Parts {
             assignment.run(stop).await;
             Ok(())
         });
-        let source = PodStatus { pods: pods.clone(), node_name: self.config.node_name.clone() };
-        let reporter =
-            Reporter::new(self.client.clone(), source, board, activity, self.metrics.reporter.clone());
+        let source = PodStatus {
+            pods: pods.clone(),
+            node_name: self.config.node_name.clone(),
+        };
+        let reporter = Reporter::new(
+            self.client.clone(),
+            source,
+            board,
+            activity,
+            self.metrics.reporter.clone(),
+        );
         let stop = self.token.clone();
         self.never_ends("reporter", async move {
             reporter.run(stop).await;
@@ -484,7 +535,13 @@ impl Parts {
             drop(blocker);
         });
         let images: Arc<dyn ImageStore> = self.runtime.clone();
-        let sources = Sources { pods, images, containerd, handlers, assignment: status };
+        let sources = Sources {
+            pods,
+            images,
+            containerd,
+            handlers,
+            assignment: status,
+        };
         let presence = Presence::new(&self.client, facts, sources, confirmations);
         let stop = self.token.clone();
         self.never_ends("SandboxNode", async move {
@@ -495,7 +552,9 @@ impl Parts {
 }
 
 async fn import(host: &Host, images: &dyn ImageStore, config: &Config) {
-    let Some(dir) = &config.images_dir else { return };
+    let Some(dir) = &config.images_dir else {
+        return;
+    };
     match import_images(host, images, dir).await {
         Ok(imports) => {
             for import in imports {
@@ -521,7 +580,11 @@ fn adopted(contents: &Contents) -> Vec<Adopted> {
     let read = |(uid, bytes): (&hearth_core::ids::SandboxUid, &Vec<u8>)| {
         match serde_json::from_slice::<PodRecord>(bytes) {
             Ok(record) => {
-                let bound = contents.bindings.binds.iter().any(|(bound, _)| bound == uid);
+                let bound = contents
+                    .bindings
+                    .binds
+                    .iter()
+                    .any(|(bound, _)| bound == uid);
                 Some(Adopted { record, bound })
             }
             Err(error) => {
@@ -535,13 +598,19 @@ fn adopted(contents: &Contents) -> Vec<Adopted> {
 
 fn known_leader(contents: &Contents) -> Option<LeaderRecord> {
     let kept: KeptLeader = serde_json::from_slice(contents.meta.get(META_LEADER)?).ok()?;
-    Some(LeaderRecord { fingerprint: kept.fingerprint.parse().ok()?, version: Fence(kept.version) })
+    Some(LeaderRecord {
+        fingerprint: kept.fingerprint.parse().ok()?,
+        version: Fence(kept.version),
+    })
 }
 
 /// Keeps the leader for the next daemon, which may start while the API server is away. Losing it costs a read of the
 /// Lease.
 fn keep_leader(journal: &Journal, leader: &LeaderRecord) {
-    let kept = KeptLeader { fingerprint: leader.fingerprint.to_string(), version: leader.version.0 };
+    let kept = KeptLeader {
+        fingerprint: leader.fingerprint.to_string(),
+        version: leader.version.0,
+    };
     if let Ok(bytes) = serde_json::to_vec(&kept) {
         let _ = journal.submit(Batch::new().put_meta(META_LEADER, bytes));
     }

@@ -33,7 +33,9 @@ pub(crate) async fn run(client: Client, node: String, period: Duration, stop: Ca
             Ok(Err(error)) => {
                 tracing::warn!(error = %ErrorChain(&error), "cannot renew the node's Lease");
             }
-            Err(_) => tracing::warn!(deadline = ?DEADLINE, "renewing the node's Lease took too long"),
+            Err(_) => {
+                tracing::warn!(deadline = ?DEADLINE, "renewing the node's Lease took too long")
+            }
         }
     }
 }
@@ -55,7 +57,10 @@ async fn renew(leases: &Api<Lease>, node: &str, period: Duration) -> Result<(), 
                 "spec": spec,
             });
             let lease = serde_json::from_value(lease).map_err(Error::SerdeError)?;
-            leases.create(&PostParams::default(), &lease).await.map(drop)
+            leases
+                .create(&PostParams::default(), &lease)
+                .await
+                .map(drop)
         }
         result => result.map(drop),
     }

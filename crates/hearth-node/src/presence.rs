@@ -233,7 +233,10 @@ impl Presence {
                         }),
                     );
                     let object = serde_json::from_value(object).map_err(Error::SerdeError)?;
-                    self.api.create(&PostParams::default(), &object).await.map(drop)
+                    self.api
+                        .create(&PostParams::default(), &object)
+                        .await
+                        .map(drop)
                 }
                 result => result.map(drop),
             }
@@ -318,7 +321,15 @@ fn set_conditions(
             format!("containerd does not serve: {reason}; attempt {attempt} to start it"),
         ),
     };
-    set_condition(conditions, condition::READY, status, reason, message, None, &now);
+    set_condition(
+        conditions,
+        condition::READY,
+        status,
+        reason,
+        message,
+        None,
+        &now,
+    );
     let missing = match mass {
         Some(mass) => Some(format!(
             "{} of {} Sandboxes seem gone at once; nothing is torn down. If that is meant, annotate this SandboxNode with {CONFIRM} and a new value",
@@ -333,7 +344,15 @@ fn set_conditions(
         None => ("ObjectsPresent", ""),
     };
     let status = ConditionStatus::from(missing.is_some());
-    set_condition(conditions, "MassDisappearance", status, reason, message, None, &now);
+    set_condition(
+        conditions,
+        "MassDisappearance",
+        status,
+        reason,
+        message,
+        None,
+        &now,
+    );
 }
 
 /// Stall averages in whole steps of 5 %, so that noise does not make writes. A step is left only when the figure is
@@ -346,7 +365,9 @@ fn pressures(before: Option<&BTreeMap<String, f64>>) -> BTreeMap<String, f64> {
         ("io", Resource::Io),
     ] {
         // A kernel without PSI has no figures.
-        let Ok(Some(now)) = pressure(resource) else { continue };
+        let Ok(Some(now)) = pressure(resource) else {
+            continue;
+        };
         let figure = f64::from(now.some.avg10);
         let before = before.and_then(|before| before.get(name)).copied();
         figures.insert(name.to_owned(), step(figure, before));
@@ -392,10 +413,20 @@ mod tests {
     #[test]
     fn a_node_without_its_runtime_is_not_ready_and_says_why() {
         let mut conditions = Vec::new();
-        let down = ContainerdState::Down { reason: "it ended".to_owned(), attempt: 3 };
+        let down = ContainerdState::Down {
+            reason: "it ended".to_owned(),
+            attempt: 3,
+        };
         set_conditions(&mut conditions, &down, None);
         let ready = find_condition(&conditions, condition::READY).unwrap();
-        assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "RuntimeDown"));
-        assert_eq!(conditions.len(), 1, "nothing is said of a disappearance that never was");
+        assert_eq!(
+            (ready.status.as_str(), ready.reason.as_str()),
+            ("False", "RuntimeDown")
+        );
+        assert_eq!(
+            conditions.len(),
+            1,
+            "nothing is said of a disappearance that never was"
+        );
     }
 }

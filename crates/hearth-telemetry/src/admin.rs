@@ -56,11 +56,22 @@ impl AdminServer {
     ///
     /// # Errors
     /// [`AdminError::Bind`].
-    pub async fn bind(address: SocketAddr, registry: Registry, readiness: Readiness) -> Result<Self, AdminError> {
+    pub async fn bind(
+        address: SocketAddr,
+        registry: Registry,
+        readiness: Readiness,
+    ) -> Result<Self, AdminError> {
         let bind_error = |source| AdminError::Bind { address, source };
         let listener = TcpListener::bind(address).await.map_err(bind_error)?;
         let address = listener.local_addr().map_err(bind_error)?;
-        Ok(Self { listener, address, state: Arc::new(AdminState { registry, readiness }) })
+        Ok(Self {
+            listener,
+            address,
+            state: Arc::new(AdminState {
+                registry,
+                readiness,
+            }),
+        })
     }
 
     /// The address bound.
@@ -82,7 +93,10 @@ impl AdminServer {
         axum::serve(self.listener, router)
             .with_graceful_shutdown(token.cancelled_owned())
             .await
-            .map_err(|source| AdminError::Serve { address: self.address, source })
+            .map_err(|source| AdminError::Serve {
+                address: self.address,
+                source,
+            })
     }
 }
 
@@ -91,11 +105,18 @@ async fn metrics(State(state): State<Arc<AdminState>>) -> impl IntoResponse {
     match prometheus_client::encoding::text::encode(&mut text, &state.registry) {
         Ok(()) => (
             StatusCode::OK,
-            [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
+            [(
+                header::CONTENT_TYPE,
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            )],
             text,
         )
             .into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot encode metrics: {error}")).into_response(),
+        Err(error) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("cannot encode metrics: {error}"),
+        )
+            .into_response(),
     }
 }
 
@@ -104,6 +125,9 @@ async fn readyz(State(state): State<Arc<AdminState>>) -> impl IntoResponse {
     if pending.is_empty() {
         (StatusCode::OK, "ok\n".to_owned())
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for: {}\n", pending.join(", ")))
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("waiting for: {}\n", pending.join(", ")),
+        )
     }
 }

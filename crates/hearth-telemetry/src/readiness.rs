@@ -26,7 +26,10 @@ impl Readiness {
     pub fn block(&self, name: impl Into<String>) -> Blocker {
         let name = name.into();
         *self.0.lock().entry(name.clone()).or_default() += 1;
-        Blocker { readiness: self.clone(), name }
+        Blocker {
+            readiness: self.clone(),
+            name,
+        }
     }
 
     /// What stands in the way, sorted; empty when ready.

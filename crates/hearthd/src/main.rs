@@ -73,7 +73,11 @@ struct RunArgs {
     #[arg(long, env = "HEARTH_IMAGES_DIR")]
     images_dir: Option<PathBuf>,
     /// Image of pause containers.
-    #[arg(long, env = "HEARTH_PAUSE_IMAGE", default_value = "localhost/hearth-pause:dev")]
+    #[arg(
+        long,
+        env = "HEARTH_PAUSE_IMAGE",
+        default_value = "localhost/hearth-pause:dev"
+    )]
     pause_image: String,
     /// Address of the node API.
     #[arg(long, env = "HEARTH_LISTEN", default_value = "0.0.0.0:10270")]
@@ -177,7 +181,13 @@ fn main() -> ExitCode {
 }
 
 fn clean_up(args: CleanupArgs) -> ExitCode {
-    let CleanupArgs { instance, root_dir, run_dir, bin_dir: _, keep_data } = args;
+    let CleanupArgs {
+        instance,
+        root_dir,
+        run_dir,
+        bin_dir: _,
+        keep_data,
+    } = args;
     let config = CleanupConfig {
         root_dir: root_dir.unwrap_or_else(|| default_dir("/var/lib/hearth", &instance)),
         run_dir: run_dir.unwrap_or_else(|| default_dir("/run/hearth", &instance)),
@@ -188,7 +198,11 @@ fn clean_up(args: CleanupArgs) -> ExitCode {
     for error in &errors {
         tracing::error!(error = %ErrorChain(error), "not cleaned up");
     }
-    if errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if errors.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn serve(args: RunArgs) -> Result<()> {

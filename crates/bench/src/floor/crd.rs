@@ -74,9 +74,9 @@ async fn wait_served(connections: &Connections) -> Result<(), CallError> {
     let deadline = Instant::now() + LIMIT;
     loop {
         match fetch::<IgnoredAny>(connections.next(), &path, LIMIT).await {
-            Err(CallError::Refused { code: 404 | 429, .. }) if Instant::now() < deadline => {
-                sleep(ASK_AGAIN_AFTER).await
-            }
+            Err(CallError::Refused {
+                code: 404 | 429, ..
+            }) if Instant::now() < deadline => sleep(ASK_AGAIN_AFTER).await,
             outcome => return outcome.map(drop),
         }
     }

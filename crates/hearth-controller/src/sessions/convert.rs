@@ -8,16 +8,25 @@ use hearth_proto::node::v1 as proto;
 /// The message for a request.
 pub(super) fn request(request: &NodeRequest) -> proto::session_request::Request {
     match request {
-        NodeRequest::Bind { owner, sandbox } => proto::session_request::Request::Bind(proto::BindRequest {
-            owner_key: owner.0.clone(),
-            sandbox_uid: sandbox.0.clone(),
-        }),
-        NodeRequest::Release { owner, sandbox } => proto::session_request::Request::Release(proto::ReleaseRequest {
-            owner_key: owner.0.clone(),
-            sandbox_uid: sandbox.as_ref().map(|uid| uid.0.clone()).unwrap_or_default(),
-        }),
+        NodeRequest::Bind { owner, sandbox } => {
+            proto::session_request::Request::Bind(proto::BindRequest {
+                owner_key: owner.0.clone(),
+                sandbox_uid: sandbox.0.clone(),
+            })
+        }
+        NodeRequest::Release { owner, sandbox } => {
+            proto::session_request::Request::Release(proto::ReleaseRequest {
+                owner_key: owner.0.clone(),
+                sandbox_uid: sandbox
+                    .as_ref()
+                    .map(|uid| uid.0.clone())
+                    .unwrap_or_default(),
+            })
+        }
         NodeRequest::Retire { sandbox } => {
-            proto::session_request::Request::Retire(proto::RetireRequest { sandbox_uid: sandbox.0.clone() })
+            proto::session_request::Request::Retire(proto::RetireRequest {
+                sandbox_uid: sandbox.0.clone(),
+            })
         }
     }
 }
@@ -54,9 +63,10 @@ pub(super) fn bind_reply(reply: proto::BindReply) -> NodeReply {
     let refusal = match reply.outcome() {
         Outcome::Bound => {
             return match reply.member {
-                Some(member) => {
-                    NodeReply::Bound { sandbox: SandboxUid(member.sandbox_uid), pod_ips: member.pod_ips }
-                }
+                Some(member) => NodeReply::Bound {
+                    sandbox: SandboxUid(member.sandbox_uid),
+                    pod_ips: member.pod_ips,
+                },
                 None => NodeReply::Unknown,
             };
         }
@@ -93,19 +103,33 @@ mod tests {
 
     #[test]
     fn a_bound_reply_without_a_member_is_not_believed() {
-        let reply = proto::BindReply { outcome: proto::bind_reply::Outcome::Bound.into(), ..Default::default() };
+        let reply = proto::BindReply {
+            outcome: proto::bind_reply::Outcome::Bound.into(),
+            ..Default::default()
+        };
         assert_eq!(bind_reply(reply), NodeReply::Unknown);
     }
 
     #[test]
     fn an_outcome_of_a_later_version_is_unknown() {
-        assert_eq!(bind_reply(proto::BindReply { outcome: 99, ..Default::default() }), NodeReply::Unknown);
-        assert_eq!(retire_reply(proto::RetireReply { outcome: 99 }), NodeReply::Unknown);
+        assert_eq!(
+            bind_reply(proto::BindReply {
+                outcome: 99,
+                ..Default::default()
+            }),
+            NodeReply::Unknown
+        );
+        assert_eq!(
+            retire_reply(proto::RetireReply { outcome: 99 }),
+            NodeReply::Unknown
+        );
     }
 
     #[test]
     fn a_member_nobody_knows_counts_as_retired() {
-        let reply = proto::RetireReply { outcome: proto::retire_reply::Outcome::NotFound.into() };
+        let reply = proto::RetireReply {
+            outcome: proto::retire_reply::Outcome::NotFound.into(),
+        };
         assert_eq!(retire_reply(reply), NodeReply::Retired);
     }
 }

@@ -66,7 +66,11 @@ struct Session {
 
 impl NodeTask {
     /// Keeps a session open until `stop`, or until nobody listens any more.
-    pub(super) async fn run(self, mut requests: mpsc::Receiver<NodeRequest>, stop: CancellationToken) {
+    pub(super) async fn run(
+        self,
+        mut requests: mpsc::Receiver<NodeRequest>,
+        stop: CancellationToken,
+    ) {
         let mut backoff = self.settings.shortest_backoff;
         loop {
             let error = self.session(&mut requests, &mut backoff, &stop).await;
@@ -81,7 +85,8 @@ impl NodeTask {
         }
         requests.close();
         while let Some(request) = requests.recv().await {
-            self.reply(request, NodeReply::NotSent, Duration::ZERO).await;
+            self.reply(request, NodeReply::NotSent, Duration::ZERO)
+                .await;
         }
     }
 
@@ -110,26 +115,49 @@ impl NodeTask {
             Err(error) => return error,
         };
         *backoff = self.settings.shortest_backoff;
-        let inventory: Vec<_> = inventory.members.into_iter().map(convert::reported).collect();
+        let inventory: Vec<_> = inventory
+            .members
+            .into_iter()
+            .map(convert::reported)
+            .collect();
         tracing::info!(node = %self.node, endpoint = %self.endpoint.address, sandboxes = inventory.len(), "session open");
-        self.send(NodeInput::Up { node: self.node.clone(), inventory }).await;
+        self.send(NodeInput::Up {
+            node: self.node.clone(),
+            inventory,
+        })
+        .await;
         let error = self.serve(&mut session, requests, stop).await;
         for (_, (request, sent)) in session.pending.drain() {
-            self.reply(request, NodeReply::Unknown, sent.elapsed()).await;
+            self.reply(request, NodeReply::Unknown, sent.elapsed())
+                .await;
         }
-        self.send(NodeInput::Down { node: self.node.clone() }).await;
+        self.send(NodeInput::Down {
+            node: self.node.clone(),
+        })
+        .await;
         error
     }
 
     async fn open(&self) -> Result<(Session, proto::Inventory), SessionError> {
-        let pin: Fingerprint = self.endpoint.fingerprint.parse().map_err(SessionError::Fingerprint)?;
+        let pin: Fingerprint = self
+            .endpoint
+            .fingerprint
+            .parse()
+            .map_err(SessionError::Fingerprint)?;
         let connect = self.settings.connect;
-        let channel = hearth_tls::connect(&self.endpoint.address, &self.leader.identity, pin, connect)
-            .await
-            .map_err(|error| SessionError::Connect(Box::new(error)))?;
+        let channel =
+            hearth_tls::connect(&self.endpoint.address, &self.leader.identity, pin, connect)
+                .await
+                .map_err(|error| SessionError::Connect(Box::new(error)))?;
         let (outgoing, queue) = mpsc::channel(self.settings.in_flight);
-        let hello = proto::Hello { fence: self.leader.fence.0, holder: self.leader.holder.clone() };
-        let hello = proto::SessionRequest { id: 0, request: Some(proto::session_request::Request::Hello(hello)) };
+        let hello = proto::Hello {
+            fence: self.leader.fence.0,
+            holder: self.leader.holder.clone(),
+        };
+        let hello = proto::SessionRequest {
+            id: 0,
+            request: Some(proto::session_request::Request::Hello(hello)),
+        };
         // The queue is new and empty, so this neither waits nor fails.
         let _ = outgoing.try_send(hello);
         let deadline = self.settings.inventory_deadline;
@@ -137,8 +165,17 @@ impl NodeTask {
             // An inventory of thousands of members is larger than gRPC's default limit.
             let mut client = NodeClient::new(channel).max_decoding_message_size(64 << 20);
             let refused = |status| SessionError::Refused(Box::new(status));
-            let mut incoming = client.session(ReceiverStream::new(queue)).await.map_err(refused)?.into_inner();
-            match incoming.message().await.map_err(refused)?.and_then(|event| event.event) {
+            let mut incoming = client
+                .session(ReceiverStream::new(queue))
+                .await
+                .map_err(refused)?
+                .into_inner();
+            match incoming
+                .message()
+                .await
+                .map_err(refused)?
+                .and_then(|event| event.event)
+            {
                 Some(Event::Inventory(inventory)) => {
                     let session = Session {
                         outgoing,
@@ -192,14 +229,20 @@ impl NodeTask {
     async fn ask(&self, session: &mut Session, request: NodeRequest) {
         let id = session.next_id;
         session.next_id += 1;
-        let message = proto::SessionRequest { id, request: Some(convert::request(&request)) };
+        let message = proto::SessionRequest {
+            id,
+            request: Some(convert::request(&request)),
+        };
         let room = session.pending.len() < self.settings.in_flight;
         if !room || session.outgoing.try_send(message).is_err() {
-            self.reply(request, NodeReply::NotSent, Duration::ZERO).await;
+            self.reply(request, NodeReply::NotSent, Duration::ZERO)
+                .await;
             return;
         }
         let now = Instant::now();
-        session.deadlines.push_back((now + self.settings.request_deadline, id));
+        session
+            .deadlines
+            .push_back((now + self.settings.request_deadline, id));
         session.pending.insert(id, (request, now));
     }
 
@@ -211,7 +254,12 @@ impl NodeTask {
             Some(Event::Member(member)) => {
                 if let Some(reported) = member.member.map(convert::reported) {
                     let node = self.node.clone();
-                    self.send(NodeInput::Member { node, reported, gone: member.gone }).await;
+                    self.send(NodeInput::Member {
+                        node,
+                        reported,
+                        gone: member.gone,
+                    })
+                    .await;
                 }
                 return;
             }
@@ -236,7 +284,8 @@ impl NodeTask {
             }
             session.deadlines.pop_front();
             if let Some((request, sent)) = session.pending.remove(&id) {
-                self.reply(request, NodeReply::Unknown, sent.elapsed()).await;
+                self.reply(request, NodeReply::Unknown, sent.elapsed())
+                    .await;
                 silent = true;
             }
         }
@@ -244,7 +293,12 @@ impl NodeTask {
     }
 
     /// Waits before the next try; requests meanwhile are not sent. False when it is over.
-    async fn pause(&self, requests: &mut mpsc::Receiver<NodeRequest>, wait: Duration, stop: &CancellationToken) -> bool {
+    async fn pause(
+        &self,
+        requests: &mut mpsc::Receiver<NodeRequest>,
+        wait: Duration,
+        stop: &CancellationToken,
+    ) -> bool {
         let until = tokio::time::sleep(wait);
         tokio::pin!(until);
         loop {
@@ -261,7 +315,13 @@ impl NodeTask {
     }
 
     async fn reply(&self, request: NodeRequest, reply: NodeReply, took: Duration) {
-        self.send(NodeInput::Reply { node: self.node.clone(), request, reply, took }).await;
+        self.send(NodeInput::Reply {
+            node: self.node.clone(),
+            request,
+            reply,
+            took,
+        })
+        .await;
     }
 
     async fn send(&self, input: NodeInput) {

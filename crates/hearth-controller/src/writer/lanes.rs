@@ -98,8 +98,15 @@ impl Lanes {
                 Next::Now(queued_at, write) => {
                     // There may be more, for another worker.
                     self.changed.notify_one();
-                    let place = Place { lanes: Arc::clone(self), answer: write.lane == Lane::Answer };
-                    return Job { write: *write, queued_at, place };
+                    let place = Place {
+                        lanes: Arc::clone(self),
+                        answer: write.lane == Lane::Answer,
+                    };
+                    return Job {
+                        write: *write,
+                        queued_at,
+                        place,
+                    };
                 }
                 Next::At(at) => {
                     // Cancel-safe: both arms only wait.
@@ -119,7 +126,10 @@ impl Lanes {
             queue.answers_in_flight += 1;
             return Next::Now(at, Box::new(write));
         }
-        let quiet_at = queue.last_answer.map(|at| at + self.quiet).filter(|at| *at > now);
+        let quiet_at = queue
+            .last_answer
+            .map(|at| at + self.quiet)
+            .filter(|at| *at > now);
         let yielding = queue.answers_in_flight > 0 || quiet_at.is_some();
         // What is overdue goes although claims are busy, but one at a time.
         let places = if yielding { 1 } else { self.trailing_places };
@@ -130,7 +140,9 @@ impl Lanes {
         }
         let mut soonest = quiet_at;
         for lane in &mut queue.lanes[1..] {
-            let Some(&(at, _)) = lane.front() else { continue };
+            let Some(&(at, _)) = lane.front() else {
+                continue;
+            };
             let due = at + self.longest_yield;
             if yielding && due > now {
                 soonest = Some(soonest.map_or(due, |soonest: Instant| soonest.min(due)));
@@ -210,7 +222,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn answers_go_first_and_trailing_lanes_in_their_order() {
         let lanes = lanes(8, 8);
-        for (name, lane) in [("o", Lane::Observe), ("r", Lane::Refill), ("a", Lane::Adopt), ("c", Lane::Answer)] {
+        for (name, lane) in [
+            ("o", Lane::Observe),
+            ("r", Lane::Refill),
+            ("a", Lane::Adopt),
+            ("c", Lane::Answer),
+        ] {
             lanes.push(write(name, lane), Instant::now()).unwrap();
         }
         let mut names = Vec::new();
@@ -230,15 +247,27 @@ mod tests {
         lanes.push(write("a", Lane::Adopt), begun).unwrap();
         let (_, answer) = next_name(&lanes).await;
         let (name, _place) = next_name(&lanes).await;
-        assert_eq!((name.as_str(), begun.elapsed()), ("a", Duration::from_secs(2)), "the yield ends by time");
+        assert_eq!(
+            (name.as_str(), begun.elapsed()),
+            ("a", Duration::from_secs(2)),
+            "the yield ends by time"
+        );
         drop(answer);
         lanes.push(write("b", Lane::Adopt), Instant::now()).unwrap();
         let before = Instant::now();
         let (name, place) = next_name(&lanes).await;
-        assert_eq!((name.as_str(), before.elapsed()), ("b", QUIET), "and as soon as it is quiet");
+        assert_eq!(
+            (name.as_str(), before.elapsed()),
+            ("b", QUIET),
+            "and as soon as it is quiet"
+        );
         lanes.push(write("c", Lane::Adopt), Instant::now()).unwrap();
         let (name, _) = next_name(&lanes).await;
-        assert_eq!((name.as_str(), before.elapsed()), ("c", QUIET), "then at once");
+        assert_eq!(
+            (name.as_str(), before.elapsed()),
+            ("c", QUIET),
+            "then at once"
+        );
         drop(place);
     }
 
@@ -248,8 +277,14 @@ mod tests {
         lanes.push(write("a", Lane::Adopt), Instant::now()).unwrap();
         lanes.push(write("b", Lane::Adopt), Instant::now()).unwrap();
         let (_, first) = next_name(&lanes).await;
-        assert!(tokio::time::timeout(Duration::from_secs(60), lanes.next()).await.is_err());
-        lanes.push(write("c", Lane::Answer), Instant::now()).unwrap();
+        assert!(
+            tokio::time::timeout(Duration::from_secs(60), lanes.next())
+                .await
+                .is_err()
+        );
+        lanes
+            .push(write("c", Lane::Answer), Instant::now())
+            .unwrap();
         assert_eq!(next_name(&lanes).await.0, "c");
         drop(first);
         assert_eq!(next_name(&lanes).await.0, "b");
@@ -259,6 +294,15 @@ mod tests {
     async fn a_full_queue_gives_the_write_back() {
         let lanes = lanes(1, 1);
         lanes.push(write("a", Lane::Adopt), Instant::now()).unwrap();
-        assert_eq!(lanes.push(write("b", Lane::Answer), Instant::now()).unwrap_err().receipt.subject.key().name, "b");
+        assert_eq!(
+            lanes
+                .push(write("b", Lane::Answer), Instant::now())
+                .unwrap_err()
+                .receipt
+                .subject
+                .key()
+                .name,
+            "b"
+        );
     }
 }

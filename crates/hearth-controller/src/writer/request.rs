@@ -28,10 +28,18 @@ pub(super) fn build(write: &Write) -> Result<Request<Vec<u8>>, BuildError> {
     let (method, path, content_type, body) = match &write.body {
         Body::Create(object) => (Method::POST, collection, "application/json", object),
         Body::Merge(patch) => (Method::PATCH, object, "application/merge-patch+json", patch),
-        Body::MergeStatus(patch) => {
-            (Method::PATCH, format!("{object}/status"), "application/merge-patch+json", patch)
-        }
-        Body::Operations(operations) => (Method::PATCH, object, "application/json-patch+json", operations),
+        Body::MergeStatus(patch) => (
+            Method::PATCH,
+            format!("{object}/status"),
+            "application/merge-patch+json",
+            patch,
+        ),
+        Body::Operations(operations) => (
+            Method::PATCH,
+            object,
+            "application/json-patch+json",
+            operations,
+        ),
         Body::Delete { foreground } => {
             let options = json!({
                 "kind": "DeleteOptions",
@@ -39,10 +47,22 @@ pub(super) fn build(write: &Write) -> Result<Request<Vec<u8>>, BuildError> {
                 "propagationPolicy": if *foreground { "Foreground" } else { "Background" },
                 "preconditions": {"uid": write.receipt.uid},
             });
-            return finish(subject, Method::DELETE, &object, "application/json", &options);
+            return finish(
+                subject,
+                Method::DELETE,
+                &object,
+                "application/json",
+                &options,
+            );
         }
     };
-    finish(subject, method, &format!("{path}?fieldManager={FIELD_MANAGER}"), content_type, body)
+    finish(
+        subject,
+        method,
+        &format!("{path}?fieldManager={FIELD_MANAGER}"),
+        content_type,
+        body,
+    )
 }
 
 fn finish(
@@ -52,7 +72,8 @@ fn finish(
     content_type: &'static str,
     body: &serde_json::Value,
 ) -> Result<Request<Vec<u8>>, BuildError> {
-    let body = serde_json::to_vec(body).map_err(|source| BuildError::Body(subject.clone(), source))?;
+    let body =
+        serde_json::to_vec(body).map_err(|source| BuildError::Body(subject.clone(), source))?;
     Request::builder()
         .method(method)
         .uri(path)
@@ -67,7 +88,10 @@ fn collection(subject: &Subject) -> String {
         Subject::Sandbox(_) => (SANDBOX_API_VERSION, "sandboxes"),
         Subject::Pool(_) => (EXTENSIONS_API_VERSION, "sandboxwarmpools"),
     };
-    format!("/apis/{version}/namespaces/{}/{plural}", subject.key().namespace)
+    format!(
+        "/apis/{version}/namespaces/{}/{plural}",
+        subject.key().namespace
+    )
 }
 
 /// What a failed request means.
@@ -95,13 +119,24 @@ mod tests {
 
     fn write(subject: Subject, body: Body) -> Write {
         Write {
-            receipt: Receipt { subject, uid: "u-1".into(), intent: Intent::ClaimStatus },
+            receipt: Receipt {
+                subject,
+                uid: "u-1".into(),
+                intent: Intent::ClaimStatus,
+            },
             lane: Lane::Answer,
             body,
         }
     }
 
-    fn check(subject: Subject, body: Body, method: &str, uri: &str, content_type: &str, content: &str) {
+    fn check(
+        subject: Subject,
+        body: Body,
+        method: &str,
+        uri: &str,
+        content_type: &str,
+        content: &str,
+    ) {
         let request = build(&write(subject, body)).unwrap();
         assert_eq!(request.method(), method);
         assert_eq!(request.uri(), uri);
@@ -141,7 +176,11 @@ mod tests {
 
     #[test]
     fn a_delete_names_the_uid() {
-        let request = build(&write(Subject::Sandbox(Key::new("n", "s")), Body::Delete { foreground: false })).unwrap();
+        let request = build(&write(
+            Subject::Sandbox(Key::new("n", "s")),
+            Body::Delete { foreground: false },
+        ))
+        .unwrap();
         let body: serde_json::Value = serde_json::from_slice(request.body()).unwrap();
         assert_eq!(body["preconditions"]["uid"], "u-1");
         assert_eq!(body["propagationPolicy"], "Background");
@@ -158,11 +197,25 @@ mod tests {
             (422, "Invalid", &operations, Outcome::Conflict),
             (422, "Invalid", &merge, Outcome::Rejected("m".into())),
             (403, "Forbidden", &merge, Outcome::Rejected("m".into())),
-            (429, "TooManyRequests", &merge, Outcome::Unavailable("m".into())),
+            (
+                429,
+                "TooManyRequests",
+                &merge,
+                Outcome::Unavailable("m".into()),
+            ),
             (503, "", &merge, Outcome::Unavailable("m".into())),
         ] {
-            let status = Status { code, reason: reason.into(), message: "m".into(), ..Status::default() };
-            assert_eq!(outcome(&kube::Error::Api(Box::new(status)), body), expected, "{code} {reason}");
+            let status = Status {
+                code,
+                reason: reason.into(),
+                message: "m".into(),
+                ..Status::default()
+            };
+            assert_eq!(
+                outcome(&kube::Error::Api(Box::new(status)), body),
+                expected,
+                "{code} {reason}"
+            );
         }
     }
 }

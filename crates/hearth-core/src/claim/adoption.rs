@@ -27,14 +27,25 @@ pub(super) fn operations(
         (marks.warm_pool, label::WARM_POOL),
         (marks.template_hash, label::TEMPLATE_HASH),
         (marks.pod_template_hash, label::POD_TEMPLATE_HASH),
-        (marks.created_by && claim.created_by.is_none(), label::CREATED_BY),
+        (
+            marks.created_by && claim.created_by.is_none(),
+            label::CREATED_BY,
+        ),
     ] {
         if present {
             operations.push(json!({"op": "remove", "path": label_path(key)}));
         }
     }
-    let mut added = vec![(label::LAUNCH_TYPE, "warm"), (label::CLAIM_UID, claim.uid.as_str())];
-    added.extend(claim.created_by.as_deref().map(|created_by| (label::CREATED_BY, created_by)));
+    let mut added = vec![
+        (label::LAUNCH_TYPE, "warm"),
+        (label::CLAIM_UID, claim.uid.as_str()),
+    ];
+    added.extend(
+        claim
+            .created_by
+            .as_deref()
+            .map(|created_by| (label::CREATED_BY, created_by)),
+    );
     for (key, value) in added {
         operations.push(json!({"op": "add", "path": label_path(key), "value": value}));
     }
@@ -49,19 +60,27 @@ pub(super) fn operations(
         operations.push(json!({"op": "add", "path": annotation_path(annotation::TRACE_CONTEXT), "value": context}));
     }
     if let Some(metadata) = pod_metadata {
-        operations.push(json!({"op": "add", "path": "/spec/podTemplate/metadata", "value": metadata}));
+        operations
+            .push(json!({"op": "add", "path": "/spec/podTemplate/metadata", "value": metadata}));
     }
     Value::Array(operations)
 }
 
 /// The operations that bring a claimed Sandbox's pod metadata up to date with its claim.
-pub(super) fn metadata_operations(sandbox: &SandboxRecord, pod_metadata: &PodMetadata, launch_type: bool) -> Value {
-    let mut operations = vec![json!({"op": "test", "path": "/metadata/uid", "value": sandbox.uid.as_str()})];
+pub(super) fn metadata_operations(
+    sandbox: &SandboxRecord,
+    pod_metadata: &PodMetadata,
+    launch_type: bool,
+) -> Value {
+    let mut operations =
+        vec![json!({"op": "test", "path": "/metadata/uid", "value": sandbox.uid.as_str()})];
     if !launch_type {
         // A claimed Sandbox has at least the label of its claim, so the map is there.
-        operations.push(json!({"op": "add", "path": label_path(label::LAUNCH_TYPE), "value": "warm"}));
+        operations
+            .push(json!({"op": "add", "path": label_path(label::LAUNCH_TYPE), "value": "warm"}));
     }
-    operations.push(json!({"op": "add", "path": "/spec/podTemplate/metadata", "value": pod_metadata}));
+    operations
+        .push(json!({"op": "add", "path": "/spec/podTemplate/metadata", "value": pod_metadata}));
     Value::Array(operations)
 }
 

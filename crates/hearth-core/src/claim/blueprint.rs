@@ -19,14 +19,21 @@ pub(super) fn sandbox(claim: &ClaimRecord, template: &Template) -> Result<Value,
     let mut pod_spec = template.pod_spec.clone();
     inject_env(&mut pod_spec, &claim.spec.env, template.env_policy)?;
     let created_by = claim.created_by.as_deref();
-    let pod_metadata =
-        metadata::merge(template, &claim.uid, created_by, claim.spec.additional_pod_metadata.as_ref())
-            .map_err(Refusal::error)?;
+    let pod_metadata = metadata::merge(
+        template,
+        &claim.uid,
+        created_by,
+        claim.spec.additional_pod_metadata.as_ref(),
+    )
+    .map_err(Refusal::error)?;
 
     let mut labels = Map::new();
     labels.insert(label::LAUNCH_TYPE.into(), "cold".into());
     labels.insert(label::CLAIM_UID.into(), claim.uid.clone().into());
-    labels.insert(label::TEMPLATE_REF_HASH.into(), template.ref_hash.clone().into());
+    labels.insert(
+        label::TEMPLATE_REF_HASH.into(),
+        template.ref_hash.clone().into(),
+    );
     if let Some(created_by) = created_by {
         labels.insert(label::CREATED_BY.into(), created_by.into());
     }
@@ -35,7 +42,10 @@ pub(super) fn sandbox(claim: &ClaimRecord, template: &Template) -> Result<Value,
         annotations.insert(annotation::TRACE_CONTEXT.into(), context.clone().into());
     }
     let mut spec = Map::new();
-    spec.insert("podTemplate".into(), json!({"metadata": pod_metadata, "spec": pod_spec}));
+    spec.insert(
+        "podTemplate".into(),
+        json!({"metadata": pod_metadata, "spec": pod_spec}),
+    );
     if !volumes.is_empty() {
         spec.insert("volumeClaimTemplates".into(), json!(volumes));
     }
@@ -57,7 +67,12 @@ pub(super) fn sandbox(claim: &ClaimRecord, template: &Template) -> Result<Value,
 }
 
 /// The Sandbox object of a bound pod, made again after the first one went with its pool.
-pub(super) fn recreated(claim: &ClaimRecord, template: &Template, name: &str, old_uid: &str) -> Result<Value, Refusal> {
+pub(super) fn recreated(
+    claim: &ClaimRecord,
+    template: &Template,
+    name: &str,
+    old_uid: &str,
+) -> Result<Value, Refusal> {
     let mut object = sandbox(claim, template)?;
     object["metadata"]["name"] = name.into();
     object["metadata"]["labels"][label::LAUNCH_TYPE] = "warm".into();
@@ -93,22 +108,34 @@ fn volumes(
     template: &Template,
     claimed: &[PersistentVolumeClaimTemplate],
 ) -> Result<Vec<PersistentVolumeClaimTemplate>, Refusal> {
-    let refuse = |fault: String| Refusal::volumes(format!("failed to merge volume claim templates: {fault}"));
+    let refuse = |fault: String| {
+        Refusal::volumes(format!("failed to merge volume claim templates: {fault}"))
+    };
     if claimed.is_empty() {
-        unique_names(&template.volumes)
-            .map_err(|fault| Refusal::volumes(format!("invalid volume claim templates in template: {fault}")))?;
+        unique_names(&template.volumes).map_err(|fault| {
+            Refusal::volumes(format!(
+                "invalid volume claim templates in template: {fault}"
+            ))
+        })?;
         return Ok(template.volumes.clone());
     }
     if template.volume_policy == InjectionPolicy::Disallowed {
-        return Err(refuse("volume claim templates are disallowed by the template".into()));
+        return Err(refuse(
+            "volume claim templates are disallowed by the template".into(),
+        ));
     }
     unique_names(&template.volumes).map_err(refuse)?;
     unique_names(claimed).map_err(refuse)?;
     let mut merged = template.volumes.clone();
     for volume in claimed {
-        match merged.iter_mut().find(|existing| existing.metadata.name == volume.metadata.name) {
+        match merged
+            .iter_mut()
+            .find(|existing| existing.metadata.name == volume.metadata.name)
+        {
             None => merged.push(volume.clone()),
-            Some(existing) if template.volume_policy == InjectionPolicy::Overrides => *existing = volume.clone(),
+            Some(existing) if template.volume_policy == InjectionPolicy::Overrides => {
+                *existing = volume.clone()
+            }
             Some(_) => {
                 return Err(refuse(format!(
                     "volume claim template \"{}\" is in the template already and may not be overridden",
@@ -126,14 +153,22 @@ fn unique_names(volumes: &[PersistentVolumeClaimTemplate]) -> Result<(), String>
         if name.is_empty() {
             return Err("a volume claim template has no name".into());
         }
-        if volumes.iter().take(position).any(|earlier| earlier.metadata.name == *name) {
+        if volumes
+            .iter()
+            .take(position)
+            .any(|earlier| earlier.metadata.name == *name)
+        {
             return Err(format!("volume claim template \"{name}\" is there twice"));
         }
     }
     Ok(())
 }
 
-fn inject_env(pod_spec: &mut Value, env: &[ClaimEnvVar], policy: InjectionPolicy) -> Result<(), Refusal> {
+fn inject_env(
+    pod_spec: &mut Value,
+    env: &[ClaimEnvVar],
+    policy: InjectionPolicy,
+) -> Result<(), Refusal> {
     if env.is_empty() {
         return Ok(());
     }
@@ -149,16 +184,26 @@ fn inject_env(pod_spec: &mut Value, env: &[ClaimEnvVar], policy: InjectionPolicy
     Ok(())
 }
 
-fn inject_one(pod_spec: &mut Value, variable: &ClaimEnvVar, policy: InjectionPolicy) -> Result<(), Refusal> {
+fn inject_one(
+    pod_spec: &mut Value,
+    variable: &ClaimEnvVar,
+    policy: InjectionPolicy,
+) -> Result<(), Refusal> {
     let container = target(pod_spec, &variable.container_name).ok_or_else(|| {
         Refusal::error(format!(
             "target container \"{}\" not found in template for environment variable \"{}\"",
             variable.container_name, variable.name
         ))
     })?;
-    let uses_env_from = container.get("envFrom").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+    let uses_env_from = container
+        .get("envFrom")
+        .and_then(Value::as_array)
+        .is_some_and(|list| !list.is_empty());
     if policy == InjectionPolicy::Allowed && uses_env_from {
-        let name = container.get("name").and_then(Value::as_str).unwrap_or_default();
+        let name = container
+            .get("name")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         return Err(Refusal::env(format!(
             "environment variable injection rejected: container \"{name}\" uses EnvFrom sources; Allowed policy cannot \
              safely prevent overriding EnvFrom-provided variables"
@@ -169,8 +214,13 @@ fn inject_one(pod_spec: &mut Value, variable: &ClaimEnvVar, policy: InjectionPol
     if list.is_null() {
         *list = json!([]);
     }
-    let Some(list) = list.as_array_mut() else { return Err(Refusal::error("env of the template is no list")) };
-    match list.iter_mut().find(|existing| existing["name"] == variable.name.as_str()) {
+    let Some(list) = list.as_array_mut() else {
+        return Err(Refusal::error("env of the template is no list"));
+    };
+    match list
+        .iter_mut()
+        .find(|existing| existing["name"] == variable.name.as_str())
+    {
         None => list.push(entry),
         Some(existing) if policy == InjectionPolicy::Overrides => *existing = entry,
         Some(_) => {
@@ -186,12 +236,24 @@ fn inject_one(pod_spec: &mut Value, variable: &ClaimEnvVar, policy: InjectionPol
 /// The container that a variable is for: the first main container, or the named one, init containers included.
 fn target<'a>(pod_spec: &'a mut Value, name: &str) -> Option<&'a mut Map<String, Value>> {
     if name.is_empty() {
-        return pod_spec.get_mut("containers")?.as_array_mut()?.first_mut()?.as_object_mut();
+        return pod_spec
+            .get_mut("containers")?
+            .as_array_mut()?
+            .first_mut()?
+            .as_object_mut();
     }
-    let has = |list: &Value| list.as_array().is_some_and(|all| all.iter().any(|c| c["name"] == name));
-    let field = ["containers", "initContainers"].into_iter().find(|field| pod_spec.get(field).is_some_and(has))?;
+    let has = |list: &Value| {
+        list.as_array()
+            .is_some_and(|all| all.iter().any(|c| c["name"] == name))
+    };
+    let field = ["containers", "initContainers"]
+        .into_iter()
+        .find(|field| pod_spec.get(field).is_some_and(has))?;
     let containers = pod_spec.get_mut(field)?.as_array_mut()?;
-    containers.iter_mut().find(|container| container["name"] == name)?.as_object_mut()
+    containers
+        .iter_mut()
+        .find(|container| container["name"] == name)?
+        .as_object_mut()
 }
 
 #[cfg(test)]
@@ -199,7 +261,11 @@ mod tests {
     use super::*;
 
     fn variable(name: &str, value: &str, container: &str) -> ClaimEnvVar {
-        ClaimEnvVar { name: name.into(), value: value.into(), container_name: container.into() }
+        ClaimEnvVar {
+            name: name.into(),
+            value: value.into(),
+            container_name: container.into(),
+        }
     }
 
     fn check(env: &[ClaimEnvVar], policy: InjectionPolicy, expect: Result<Value, &str>) {
@@ -222,11 +288,31 @@ mod tests {
         use InjectionPolicy::{Allowed, Disallowed, Overrides};
         let a = || json!({"name": "A", "valueFrom": {"x": 1}});
         check(&[], Disallowed, Ok(json!([a()])));
-        check(&[variable("B", "2", "")], Disallowed, Err("is not allowed by the template policy"));
-        check(&[variable("B", "2", "")], Allowed, Ok(json!([a(), {"name": "B", "value": "2"}])));
-        check(&[variable("A", "9", "main")], Allowed, Err("override is not allowed by the template policy for variable \"A\""));
-        check(&[variable("A", "9", "main")], Overrides, Ok(json!([{"name": "A", "value": "9"}])));
-        check(&[variable("B", "2", "side")], Allowed, Err("uses EnvFrom sources"));
+        check(
+            &[variable("B", "2", "")],
+            Disallowed,
+            Err("is not allowed by the template policy"),
+        );
+        check(
+            &[variable("B", "2", "")],
+            Allowed,
+            Ok(json!([a(), {"name": "B", "value": "2"}])),
+        );
+        check(
+            &[variable("A", "9", "main")],
+            Allowed,
+            Err("override is not allowed by the template policy for variable \"A\""),
+        );
+        check(
+            &[variable("A", "9", "main")],
+            Overrides,
+            Ok(json!([{"name": "A", "value": "9"}])),
+        );
+        check(
+            &[variable("B", "2", "side")],
+            Allowed,
+            Err("uses EnvFrom sources"),
+        );
         check(&[variable("B", "2", "side")], Overrides, Ok(json!([a()])));
         check(&[variable("B", "2", "init")], Allowed, Ok(json!([a()])));
         check(

@@ -13,7 +13,9 @@ use crate::index::{ClaimRecord, Index};
 pub(crate) fn status_written(index: &mut Index, key: &Key) {
     let now = index.now;
     let notes = index.settings.claim_annotations;
-    let Some(claim) = index.claims.get_mut(key) else { return };
+    let Some(claim) = index.claims.get_mut(key) else {
+        return;
+    };
     if !claim.is_ready() || claim.ready_counted {
         return;
     }
@@ -27,12 +29,20 @@ pub(crate) fn status_written(index: &mut Index, key: &Key) {
     let observed = now.mono.saturating_sub(claim.first_seen);
     let (requested_at, admitted_at) = (claim.requested_at, claim.admitted_at);
     let labels = labels(index, key, true);
-    index.observe(Observation::ClaimReady { labels, observed, requested_at, admitted_at, at: now.wall });
+    index.observe(Observation::ClaimReady {
+        labels,
+        observed,
+        requested_at,
+        admitted_at,
+        at: now.wall,
+    });
 }
 
 /// The member is the claim's.
 pub(crate) fn adopted(index: &mut Index, sandbox: &Key) {
-    let Some(key) = index.claim_of_sandbox(sandbox) else { return };
+    let Some(key) = index.claim_of_sandbox(sandbox) else {
+        return;
+    };
     if let Some(claim) = index.claims.get_mut(&key) {
         claim.launch_type = Some("warm");
     }
@@ -58,8 +68,14 @@ pub(crate) fn provisioned(index: &mut Index, key: &Key, sandbox: &Key) {
 }
 
 fn labels(index: &Index, key: &Key, ready: bool) -> ClaimLabels {
-    let Some(claim) = index.claims.get(key) else { return ClaimLabels::default() };
-    let template = index.pools.get(&claim.pool_key()).map(|pool| pool.template.clone()).unwrap_or_default();
+    let Some(claim) = index.claims.get(key) else {
+        return ClaimLabels::default();
+    };
+    let template = index
+        .pools
+        .get(&claim.pool_key())
+        .map(|pool| pool.template.clone())
+        .unwrap_or_default();
     let cold = claim.launch_type == Some("cold") || claim.sandbox == claim.key.name;
     ClaimLabels {
         namespace: key.namespace.clone(),
@@ -84,8 +100,17 @@ fn created_by(label: Option<&str>) -> &'static str {
 /// The merge patch with the annotations that observers of claims know.
 pub(super) fn annotations(claim: &ClaimRecord, ready_at: Timestamp) -> Value {
     let mut annotations = Map::new();
-    annotations.insert(annotation::SANDBOX_NAME.into(), claim.sandbox.clone().into());
-    annotations.insert(annotation::CONTROLLER_FIRST_OBSERVED_AT.into(), claim.first_seen_at.to_string().into());
-    annotations.insert(annotation::CLAIM_FIRST_READY_AT.into(), ready_at.to_string().into());
+    annotations.insert(
+        annotation::SANDBOX_NAME.into(),
+        claim.sandbox.clone().into(),
+    );
+    annotations.insert(
+        annotation::CONTROLLER_FIRST_OBSERVED_AT.into(),
+        claim.first_seen_at.to_string().into(),
+    );
+    annotations.insert(
+        annotation::CLAIM_FIRST_READY_AT.into(),
+        ready_at.to_string().into(),
+    );
     json!({"metadata": {"uid": claim.uid, "annotations": annotations}})
 }

@@ -10,25 +10,38 @@ pub(super) fn decide(index: &Index, claim: &ClaimRecord) -> Decision {
     let binds = index.binds_of(&claim.uid);
     // Its re-created object has a new UID, but the node knows it by the old one: the name is what says whose it is.
     let is_its = |bind: &Bind| {
-        let named = index.nodes.get(&bind.node).and_then(|node| node.reported.get(&bind.sandbox));
-        let known = index.sandbox(&key).is_some_and(|sandbox| sandbox.uid == bind.sandbox);
+        let named = index
+            .nodes
+            .get(&bind.node)
+            .and_then(|node| node.reported.get(&bind.sandbox));
+        let known = index
+            .sandbox(&key)
+            .is_some_and(|sandbox| sandbox.uid == bind.sandbox);
         known || named.is_some_and(|reported| reported.name == key.name)
     };
     let (its, others): (Vec<_>, Vec<_>) = binds.into_iter().partition(is_its);
     if let Some(bind) = others.into_iter().next() {
-        return Decision::Release { node: bind.node, owner: bind.owner, sandbox: bind.sandbox };
+        return Decision::Release {
+            node: bind.node,
+            owner: bind.owner,
+            sandbox: bind.sandbox,
+        };
     }
     // Made while a Bind's outcome was open, which then turned out well.
     let spare = index.sandboxes_of_claim(&claim.uid).into_iter().find(|id| {
         let sandbox = index.sandboxes.get(id);
-        sandbox.is_some_and(|sandbox| sandbox.key != key && sandbox.exists() && sandbox.leaving.is_none())
+        sandbox.is_some_and(|sandbox| {
+            sandbox.key != key && sandbox.exists() && sandbox.leaving.is_none()
+        })
     });
     if let Some(sandbox) = spare {
         return Decision::Drop { sandbox };
     }
     match index.sandbox(&key) {
         Some(sandbox) if !sandbox.exists() => Decision::Rest,
-        Some(sandbox) if sandbox.claim_uid() == Some(claim.uid.as_str()) => mirror(index, claim, sandbox),
+        Some(sandbox) if sandbox.claim_uid() == Some(claim.uid.as_str()) => {
+            mirror(index, claim, sandbox)
+        }
         Some(sandbox) if sandbox.is_member() => unadopted(index, claim, sandbox, &its),
         Some(_) => missing(index, claim),
         None => lost(index, claim, its.first()),
@@ -37,7 +50,9 @@ pub(super) fn decide(index: &Index, claim: &ClaimRecord) -> Decision {
 
 /// It is the claim's: its metadata follows the claim, and the claim's status follows it.
 fn mirror(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord) -> Decision {
-    let Some(detail) = &sandbox.detail else { return Decision::Rest };
+    let Some(detail) = &sandbox.detail else {
+        return Decision::Rest;
+    };
     if let Some(decision) = follow_metadata(index, claim, sandbox) {
         return decision;
     }
@@ -58,10 +73,15 @@ fn mirror(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord) -> Decisi
 
 fn stream_says_ready(index: &Index, sandbox: &SandboxRecord) -> bool {
     let node = sandbox.node.as_ref().and_then(|node| index.nodes.get(node));
-    node.and_then(|node| node.reported(&sandbox.uid)).is_some_and(|reported| reported.phase == Phase::Running)
+    node.and_then(|node| node.reported(&sandbox.uid))
+        .is_some_and(|reported| reported.phase == Phase::Running)
 }
 
-fn follow_metadata(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord) -> Option<Decision> {
+fn follow_metadata(
+    index: &Index,
+    claim: &ClaimRecord,
+    sandbox: &SandboxRecord,
+) -> Option<Decision> {
     if sandbox.is_busy() || sandbox.deleting || sandbox.leaving.is_some() {
         return None;
     }
@@ -70,24 +90,44 @@ fn follow_metadata(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord) 
     }
     let detail = sandbox.detail.as_ref()?;
     let pool = index.pools.get(&claim.pool_key())?;
-    let template = index.template_of(pool).filter(|template| template.name == detail.template)?;
+    let template = index
+        .template_of(pool)
+        .filter(|template| template.name == detail.template)?;
     let additional = claim.spec.additional_pod_metadata.as_ref();
     metadata::validate(additional, &index.settings.allowed_label_domains).ok()?;
-    let wanted = metadata::merge(&template, &claim.uid, claim.created_by.as_deref(), additional).ok()?;
+    let wanted = metadata::merge(
+        &template,
+        &claim.uid,
+        claim.created_by.as_deref(),
+        additional,
+    )
+    .ok()?;
     let has_launch_type = sandbox.marks.launch_type;
     if has_launch_type && wanted == detail.pod_metadata {
         return None;
     }
     let operations = adoption::metadata_operations(sandbox, &wanted, has_launch_type);
-    Some(Decision::Metadata { sandbox: sandbox.id, operations })
+    Some(Decision::Metadata {
+        sandbox: sandbox.id,
+        operations,
+    })
 }
 
 /// The status names it, but it is still the pool's.
-fn unadopted(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord, binds: &[Bind]) -> Decision {
+fn unadopted(
+    index: &Index,
+    claim: &ClaimRecord,
+    sandbox: &SandboxRecord,
+    binds: &[Bind],
+) -> Decision {
     if binds.iter().any(|bind| bind.sandbox == sandbox.uid) {
         return adopt(index, claim, sandbox);
     }
-    let node = sandbox.node.as_ref().and_then(|node| index.nodes.get(node)).filter(|node| node.registered);
+    let node = sandbox
+        .node
+        .as_ref()
+        .and_then(|node| index.nodes.get(node))
+        .filter(|node| node.registered);
     match node {
         // The node's own word is still to come.
         Some(node) if !node.synced && !node.lost => Decision::Rest,
@@ -96,19 +136,33 @@ fn unadopted(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord, binds:
 }
 
 fn adopt(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord) -> Decision {
-    let Owner::Pool { uid: pool_uid } = &sandbox.owner else { return Decision::Rest };
+    let Owner::Pool { uid: pool_uid } = &sandbox.owner else {
+        return Decision::Rest;
+    };
     if sandbox.is_busy() || sandbox.deleting {
         return Decision::Rest;
     }
     if let Some(at) = sandbox.retry.blocked_until(index.now.mono) {
         return Decision::Until(at);
     }
-    let template = index.pool_by_uid(pool_uid).and_then(|pool| index.template_of(pool));
+    let template = index
+        .pool_by_uid(pool_uid)
+        .and_then(|pool| index.template_of(pool));
     let additional = claim.spec.additional_pod_metadata.as_ref();
-    let pod_metadata = template
-        .and_then(|template| metadata::merge(&template, &claim.uid, claim.created_by.as_deref(), additional).ok());
+    let pod_metadata = template.and_then(|template| {
+        metadata::merge(
+            &template,
+            &claim.uid,
+            claim.created_by.as_deref(),
+            additional,
+        )
+        .ok()
+    });
     let operations = adoption::operations(claim, sandbox, pool_uid, pod_metadata.as_ref());
-    Decision::Adopt { sandbox: sandbox.id, operations }
+    Decision::Adopt {
+        sandbox: sandbox.id,
+        operations,
+    }
 }
 
 /// There is no such object any more.
@@ -123,12 +177,18 @@ fn lost(index: &Index, claim: &ClaimRecord, bind: Option<&Bind>) -> Decision {
     // Somebody deleted the claim's own Sandbox: that is to be respected. One that went while it was the pool's went with
     // the pool, which must not cost the claim its running sandbox.
     let went_with_pool = claim.unadopted_lost || !claim.adopted_lost;
-    let template = index.pools.get(&claim.pool_key()).and_then(|pool| index.template_of(pool));
+    let template = index
+        .pools
+        .get(&claim.pool_key())
+        .and_then(|pool| index.template_of(pool));
     let template = template.or_else(|| index.template_of_lost(claim));
     match template {
         Some(template) if went_with_pool => {
             match blueprint::recreated(claim, &template, &claim.sandbox, bind.sandbox.as_str()) {
-                Ok(object) => Decision::Create { object: Box::new(object), node: Some(bind.node.clone()) },
+                Ok(object) => Decision::Create {
+                    object: Box::new(object),
+                    node: Some(bind.node.clone()),
+                },
                 Err(_) => release(bind),
             }
         }
@@ -138,7 +198,11 @@ fn lost(index: &Index, claim: &ClaimRecord, bind: Option<&Bind>) -> Decision {
 
 fn release(bind: &Bind) -> Decision {
     let (node, owner, sandbox) = (bind.node.clone(), bind.owner.clone(), bind.sandbox.clone());
-    Decision::Release { node, owner, sandbox }
+    Decision::Release {
+        node,
+        owner,
+        sandbox,
+    }
 }
 
 fn missing(index: &Index, claim: &ClaimRecord) -> Decision {

@@ -14,15 +14,23 @@ const SAFE_TO_EVICT: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict";
 ///
 /// # Errors
 /// The text of the claim's condition.
-pub(super) fn validate(metadata: Option<&AdditionalPodMetadata>, allowed_domains: &[String]) -> Result<(), String> {
-    let Some(metadata) = metadata else { return Ok(()) };
+pub(super) fn validate(
+    metadata: Option<&AdditionalPodMetadata>,
+    allowed_domains: &[String],
+) -> Result<(), String> {
+    let Some(metadata) = metadata else {
+        return Ok(());
+    };
     for (key, value) in &metadata.labels {
-        check_label(key, value, allowed_domains)
-            .map_err(|fault| format!("invalid additionalPodMetadata: failed to validate label \"{key}\": {fault}"))?;
+        check_label(key, value, allowed_domains).map_err(|fault| {
+            format!("invalid additionalPodMetadata: failed to validate label \"{key}\": {fault}")
+        })?;
     }
     for key in metadata.annotations.keys() {
         check_annotation(key).map_err(|fault| {
-            format!("invalid additionalPodMetadata: failed to validate annotation \"{key}\": {fault}")
+            format!(
+                "invalid additionalPodMetadata: failed to validate annotation \"{key}\": {fault}"
+            )
         })?;
     }
     Ok(())
@@ -40,7 +48,10 @@ fn check_label(key: &str, value: &str, allowed_domains: &[String]) -> Result<(),
              unintended policy domains"
         ));
     };
-    if !allowed_domains.iter().any(|allowed| is_within(domain, allowed)) {
+    if !allowed_domains
+        .iter()
+        .any(|allowed| is_within(domain, allowed))
+    {
         return Err(format!("label domain \"{domain}\" is not in the allowlist"));
     }
     if !is_label_value(value) {
@@ -51,8 +62,14 @@ fn check_label(key: &str, value: &str, allowed_domains: &[String]) -> Result<(),
 
 fn check_annotation(key: &str) -> Result<(), String> {
     check_qualified_name(key)?;
-    let Some((domain, _)) = key.split_once('/') else { return Ok(()) };
-    if key != SAFE_TO_EVICT && RESERVED_ANNOTATION_DOMAINS.iter().any(|reserved| is_within(domain, reserved)) {
+    let Some((domain, _)) = key.split_once('/') else {
+        return Ok(());
+    };
+    if key != SAFE_TO_EVICT
+        && RESERVED_ANNOTATION_DOMAINS
+            .iter()
+            .any(|reserved| is_within(domain, reserved))
+    {
         return Err(format!("annotation domain \"{domain}\" is reserved"));
     }
     Ok(())
@@ -60,7 +77,9 @@ fn check_annotation(key: &str) -> Result<(), String> {
 
 /// Whether `domain` is `parent` or below it.
 fn is_within(domain: &str, parent: &str) -> bool {
-    domain.strip_suffix(parent).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    domain
+        .strip_suffix(parent)
+        .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
 fn check_qualified_name(key: &str) -> Result<(), String> {
@@ -80,7 +99,10 @@ fn is_label_value(text: &str) -> bool {
     let inner = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
     let ends = |c: Option<&u8>| c.is_none_or(u8::is_ascii_alphanumeric);
     let bytes = text.as_bytes();
-    bytes.len() <= 63 && bytes.iter().all(|c| inner(*c)) && ends(bytes.first()) && ends(bytes.last())
+    bytes.len() <= 63
+        && bytes.iter().all(|c| inner(*c))
+        && ends(bytes.first())
+        && ends(bytes.last())
 }
 
 fn is_dns_subdomain(text: &str) -> bool {
@@ -107,18 +129,34 @@ pub(super) fn merge(
 ) -> Result<PodMetadata, String> {
     let mut merged = template.pod_metadata.clone();
     // What the pool adds to let autoscalers evict its members ends with the claim.
-    if merged.annotations.get(SAFE_TO_EVICT).is_some_and(|value| value == "true") {
+    if merged
+        .annotations
+        .get(SAFE_TO_EVICT)
+        .is_some_and(|value| value == "true")
+    {
         merged.annotations.remove(SAFE_TO_EVICT);
     }
-    merged.labels.insert(label::CLAIM_UID.into(), claim_uid.into());
-    merged.labels.insert(label::TEMPLATE_REF_HASH.into(), template.ref_hash.clone());
+    merged
+        .labels
+        .insert(label::CLAIM_UID.into(), claim_uid.into());
+    merged
+        .labels
+        .insert(label::TEMPLATE_REF_HASH.into(), template.ref_hash.clone());
     if let Some(created_by) = created_by {
-        merged.labels.insert(label::CREATED_BY.into(), created_by.into());
+        merged
+            .labels
+            .insert(label::CREATED_BY.into(), created_by.into());
     }
-    let Some(additional) = additional else { return Ok(merged) };
+    let Some(additional) = additional else {
+        return Ok(merged);
+    };
     for (ours, added, what) in [
         (&mut merged.labels, &additional.labels, "label"),
-        (&mut merged.annotations, &additional.annotations, "annotation"),
+        (
+            &mut merged.annotations,
+            &additional.annotations,
+            "annotation",
+        ),
     ] {
         for (key, value) in added {
             match ours.get(key) {
@@ -138,8 +176,15 @@ pub(super) fn merge(
 }
 
 /// Annotations of a Sandbox that was made from a template.
-pub(crate) fn sandbox_annotations(template: &Template) -> serde_json::Map<String, serde_json::Value> {
-    [(annotation::TEMPLATE_REF.to_owned(), template.name.clone().into())].into_iter().collect()
+pub(crate) fn sandbox_annotations(
+    template: &Template,
+) -> serde_json::Map<String, serde_json::Value> {
+    [(
+        annotation::TEMPLATE_REF.to_owned(),
+        template.name.clone().into(),
+    )]
+    .into_iter()
+    .collect()
 }
 
 /// The annotation by which autoscalers may evict a pod.
@@ -150,8 +195,16 @@ mod tests {
     use super::*;
 
     fn check(labels: &[(&str, &str)], annotations: &[(&str, &str)], expect: Option<&str>) {
-        let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-        let metadata = AdditionalPodMetadata { labels: map(labels), annotations: map(annotations) };
+        let map = |pairs: &[(&str, &str)]| {
+            pairs
+                .iter()
+                .map(|(k, v)| (k.to_string(), v.to_string()))
+                .collect()
+        };
+        let metadata = AdditionalPodMetadata {
+            labels: map(labels),
+            annotations: map(annotations),
+        };
         let result = validate(Some(&metadata), &["sandbox.users.io".to_owned()]);
         match expect {
             None => assert_eq!(result, Ok(()), "{labels:?} {annotations:?}"),
@@ -171,16 +224,41 @@ mod tests {
                  prefix (e.g. 'sandbox.users.io/my-label') to prevent opting into unintended policy domains",
             ),
         );
-        check(&[("notsandbox.users.io/a", "x")], &[], Some("label domain \"notsandbox.users.io\" is not in the allowlist"));
-        check(&[("sandbox.users.io/a", "-x")], &[], Some("invalid label value"));
-        check(&[("sandbox.users.io/", "x")], &[], Some("not a qualified name"));
+        check(
+            &[("notsandbox.users.io/a", "x")],
+            &[],
+            Some("label domain \"notsandbox.users.io\" is not in the allowlist"),
+        );
+        check(
+            &[("sandbox.users.io/a", "-x")],
+            &[],
+            Some("invalid label value"),
+        );
+        check(
+            &[("sandbox.users.io/", "x")],
+            &[],
+            Some("not a qualified name"),
+        );
         check(&[("App", "Sandbox-Router")], &[], Some("reserved"));
     }
 
     #[test]
     fn annotations_stay_out_of_reserved_domains() {
-        check(&[], &[("example.com/n", "1"), ("plain", "x"), (SAFE_TO_EVICT, "false")], None);
-        for key in ["kubernetes.io/x", "a.k8s.io/x", "agents.x-k8s.io/pod-name", "extensions.agents.x-k8s.io/x"] {
+        check(
+            &[],
+            &[
+                ("example.com/n", "1"),
+                ("plain", "x"),
+                (SAFE_TO_EVICT, "false"),
+            ],
+            None,
+        );
+        for key in [
+            "kubernetes.io/x",
+            "a.k8s.io/x",
+            "agents.x-k8s.io/pod-name",
+            "extensions.agents.x-k8s.io/x",
+        ] {
             check(&[], &[(key, "1")], Some("is reserved"));
         }
         check(&[], &[("a b", "1")], Some("not a qualified name"));

@@ -50,11 +50,18 @@ enum Decision {
     /// A Sandbox of the claim's that lost against the one that its status names.
     Drop { sandbox: u64 },
     /// A bind of ours that lost.
-    Release { node: NodeName, owner: OwnerKey, sandbox: SandboxUid },
+    Release {
+        node: NodeName,
+        owner: OwnerKey,
+        sandbox: SandboxUid,
+    },
     /// Make the member the claim's.
     Adopt { sandbox: u64, operations: Value },
     /// Make a Sandbox named like the claim, or one whose object was lost.
-    Create { object: Box<Value>, node: Option<NodeName> },
+    Create {
+        object: Box<Value>,
+        node: Option<NodeName>,
+    },
     /// Bring the pod metadata up to date.
     Metadata { sandbox: u64, operations: Value },
     /// Delete the claim.
@@ -64,7 +71,9 @@ enum Decision {
 /// Looks at a claim and collects what must be done.
 pub(crate) fn reconcile(index: &mut Index, key: &Key) {
     let now = index.now.mono;
-    let Some(claim) = index.claims.get(key) else { return };
+    let Some(claim) = index.claims.get(key) else {
+        return;
+    };
     // What is under way marks the claim again when it is done, and the watch when it shows something new.
     if claim.is_busy() || claim.outdated.is_some() {
         return;
@@ -80,8 +89,11 @@ pub(crate) fn reconcile(index: &mut Index, key: &Key) {
         index.wake(Subject::Claim(key.clone()), now + left);
     }
     if let Some(claim) = index.claims.get_mut(key) {
-        claim.disagreeing_since =
-            if matches!(decision, Decision::Lag(_)) { claim.disagreeing_since.or(Some(now)) } else { None };
+        claim.disagreeing_since = if matches!(decision, Decision::Lag(_)) {
+            claim.disagreeing_since.or(Some(now))
+        } else {
+            None
+        };
     }
     act(index, key, decision);
     note(index, key);
@@ -96,7 +108,11 @@ fn decide(index: &Index, claim: &ClaimRecord) -> Decision {
     if deadline.is_some_and(|deadline| expiry::time_left(deadline, index.now.wall).is_none()) {
         return expired(index, claim);
     }
-    if claim.is_answered() { hold::decide(index, claim) } else { seek::decide(index, claim) }
+    if claim.is_answered() {
+        hold::decide(index, claim)
+    } else {
+        seek::decide(index, claim)
+    }
 }
 
 fn expired(index: &Index, claim: &ClaimRecord) -> Decision {
@@ -107,7 +123,8 @@ fn expired(index: &Index, claim: &ClaimRecord) -> Decision {
         ClaimShutdownPolicy::Delete => Decision::Delete { foreground: false },
         ClaimShutdownPolicy::DeleteForeground => Decision::Delete { foreground: true },
         ClaimShutdownPolicy::Retain => {
-            let left = !index.sandboxes_of_claim(&claim.uid).is_empty() || !index.binds_of(&claim.uid).is_empty();
+            let left = !index.sandboxes_of_claim(&claim.uid).is_empty()
+                || !index.binds_of(&claim.uid).is_empty();
             match (left, claim.is_answered()) {
                 (true, _) => Decision::LetGo,
                 (false, true) => Decision::Write(Box::new(Status::expired_and_empty(claim))),
@@ -118,7 +135,9 @@ fn expired(index: &Index, claim: &ClaimRecord) -> Decision {
 }
 
 fn act(index: &mut Index, key: &Key, decision: Decision) {
-    let Some(claim) = index.claims.get(key) else { return };
+    let Some(claim) = index.claims.get(key) else {
+        return;
+    };
     let uid = claim.uid.clone();
     let subject = || Subject::Claim(key.clone());
     match decision {
@@ -134,37 +153,65 @@ fn act(index: &mut Index, key: &Key, decision: Decision) {
         }
         Decision::Bind { node, sandbox } => bind(index, key, node, sandbox),
         Decision::Drop { sandbox } => index.doom_id(sandbox, Leaving::Delete),
-        Decision::Release { node, owner, sandbox } => {
+        Decision::Release {
+            node,
+            owner,
+            sandbox,
+        } => {
             index.release(node, owner, Some(sandbox.clone()));
             index.doom(&sandbox, Leaving::Delete);
         }
-        Decision::Adopt { sandbox, operations } => {
+        Decision::Adopt {
+            sandbox,
+            operations,
+        } => {
             write_sandbox(index, sandbox, Intent::Adopt, Lane::Adopt, operations);
         }
-        Decision::Metadata { sandbox, operations } => {
+        Decision::Metadata {
+            sandbox,
+            operations,
+        } => {
             write_sandbox(index, sandbox, Intent::PodMetadata, Lane::Adopt, operations);
         }
         Decision::Create { object, node } => create(index, key, *object, node),
         Decision::Delete { foreground } => {
             begin_write(index, key);
             if index.settings.claim_events {
-                let policy = if foreground { "DeleteForeground" } else { "Delete" };
+                let policy = if foreground {
+                    "DeleteForeground"
+                } else {
+                    "Delete"
+                };
                 let note = format!("Deleting Claim (ShutdownPolicy={policy})");
                 event(index, key, reason::CLAIM_EXPIRED, "Expiring", note);
             }
-            index.write(subject(), &uid, Intent::ClaimDelete, Lane::Refill, Body::Delete { foreground });
+            index.write(
+                subject(),
+                &uid,
+                Intent::ClaimDelete,
+                Lane::Refill,
+                Body::Delete { foreground },
+            );
         }
     }
 }
 
 fn write_status(index: &mut Index, key: &Key, status: &Status) {
     begin_write(index, key);
-    let Some(claim) = index.claims.get(key) else { return };
+    let Some(claim) = index.claims.get(key) else {
+        return;
+    };
     let (patch, uid) = (status.patch(claim), claim.uid.clone());
     if !claim.is_ready() && status.is_ready() {
         index.last_claim_activity = Some(index.now.mono);
     }
-    index.write(Subject::Claim(key.clone()), &uid, Intent::ClaimStatus, Lane::Answer, Body::MergeStatus(patch));
+    index.write(
+        Subject::Claim(key.clone()),
+        &uid,
+        Intent::ClaimStatus,
+        Lane::Answer,
+        Body::MergeStatus(patch),
+    );
 }
 
 fn begin_write(index: &mut Index, key: &Key) {
@@ -184,11 +231,18 @@ fn back_off(index: &mut Index, key: &Key) {
 }
 
 fn bind(index: &mut Index, key: &Key, node: NodeName, sandbox: SandboxUid) {
-    let Some(claim) = index.claims.get_mut(key) else { return };
-    claim.stage = Stage::Binding { node: node.clone(), sandbox: sandbox.clone() };
+    let Some(claim) = index.claims.get_mut(key) else {
+        return;
+    };
+    claim.stage = Stage::Binding {
+        node: node.clone(),
+        sandbox: sandbox.clone(),
+    };
     let (owner, uid, pool) = (claim.owner_key(), claim.uid.clone(), claim.pool_key());
     let template = index.pools.get(&pool).map(|pool| pool.template.clone());
-    let Some(claim) = index.claims.get_mut(key) else { return };
+    let Some(claim) = index.claims.get_mut(key) else {
+        return;
+    };
     claim.template = template;
     index.last_claim_activity = Some(index.now.mono);
     if let Some(id) = index.sandbox_by_uid(&sandbox).map(|record| record.id) {
@@ -199,7 +253,9 @@ fn bind(index: &mut Index, key: &Key, node: NodeName, sandbox: SandboxUid) {
 }
 
 fn create(index: &mut Index, key: &Key, mut object: Value, node: Option<NodeName>) {
-    let Some(claim) = index.claims.get_mut(key) else { return };
+    let Some(claim) = index.claims.get_mut(key) else {
+        return;
+    };
     claim.stage = Stage::Writing;
     let (uid, pool) = (claim.uid.clone(), claim.pool_key());
     if let Some(node) = &node {
@@ -210,11 +266,19 @@ fn create(index: &mut Index, key: &Key, mut object: Value, node: Option<NodeName
     index.last_claim_activity = Some(index.now.mono);
     index.observe(Observation::Pick { pool, hit: false });
     index.expect_sandbox(&sandbox, &object);
-    index.write(Subject::Sandbox(sandbox), &uid, Intent::ColdCreate, Lane::Answer, Body::Create(object));
+    index.write(
+        Subject::Sandbox(sandbox),
+        &uid,
+        Intent::ColdCreate,
+        Lane::Answer,
+        Body::Create(object),
+    );
 }
 
 fn write_sandbox(index: &mut Index, id: u64, intent: Intent, lane: Lane, operations: Value) {
-    let Some(record) = index.sandboxes.get(&id) else { return };
+    let Some(record) = index.sandboxes.get(&id) else {
+        return;
+    };
     let (subject, uid) = (Subject::Sandbox(record.key.clone()), record.uid.0.clone());
     index.change_sandbox(id, |record| record.op = Some(SandboxOp::Writing));
     index.write(subject, &uid, intent, lane, Body::Operations(operations));
@@ -237,22 +301,41 @@ pub(crate) fn gone(index: &mut Index, claim: &ClaimRecord) {
 }
 
 fn event(index: &mut Index, key: &Key, reason: &'static str, action: &'static str, note: String) {
-    let Some(claim) = index.claims.get(key) else { return };
+    let Some(claim) = index.claims.get(key) else {
+        return;
+    };
     let (subject, uid) = (Subject::Claim(key.clone()), claim.uid.clone());
-    index.push(Effect::Event(Box::new(EventNote { subject, uid, warning: false, reason, action, note })));
+    index.push(Effect::Event(Box::new(EventNote {
+        subject,
+        uid,
+        warning: false,
+        reason,
+        action,
+        note,
+    })));
 }
 
 /// Writes the annotations for observers once the claim is ready and everything else is done.
 fn note(index: &mut Index, key: &Key) {
-    let Some(claim) = index.claims.get_mut(key) else { return };
+    let Some(claim) = index.claims.get_mut(key) else {
+        return;
+    };
     if claim.is_busy() || claim.deleting || !claim.is_answered() {
         return;
     }
-    let Some(ready_at) = claim.notes_due.take() else { return };
+    let Some(ready_at) = claim.notes_due.take() else {
+        return;
+    };
     let patch = done::annotations(claim, ready_at);
     let uid = claim.uid.clone();
     let subject = Subject::Claim(key.clone());
-    index.write(subject, &uid, Intent::ClaimAnnotations, Lane::Observe, Body::Merge(patch));
+    index.write(
+        subject,
+        &uid,
+        Intent::ClaimAnnotations,
+        Lane::Observe,
+        Body::Merge(patch),
+    );
 }
 
 /// Whether the Sandbox can still become this claim's: it is a member that nobody has.

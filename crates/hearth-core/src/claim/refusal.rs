@@ -14,7 +14,11 @@ pub(super) struct Refusal {
 impl Refusal {
     /// An error that is tried again after a while.
     pub(super) fn error(fault: impl std::fmt::Display) -> Self {
-        Self { reason: reason::RECONCILER_ERROR, message: format!("Error seen: {fault}"), is_final: false }
+        Self {
+            reason: reason::RECONCILER_ERROR,
+            message: format!("Error seen: {fault}"),
+            is_final: false,
+        }
     }
 
     pub(super) fn env(message: impl Into<String>) -> Self {
@@ -30,14 +34,24 @@ impl Refusal {
     }
 
     pub(super) fn no_pool(name: &str) -> Self {
-        Self::lasting(reason::WARM_POOL_NOT_FOUND, format!("SandboxWarmPool \"{name}\" not found"))
+        Self::lasting(
+            reason::WARM_POOL_NOT_FOUND,
+            format!("SandboxWarmPool \"{name}\" not found"),
+        )
     }
 
     pub(super) fn no_template(name: &str) -> Self {
-        Self::lasting(reason::TEMPLATE_NOT_FOUND, format!("SandboxTemplate \"{name}\" not found"))
+        Self::lasting(
+            reason::TEMPLATE_NOT_FOUND,
+            format!("SandboxTemplate \"{name}\" not found"),
+        )
     }
 
     fn lasting(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), is_final: true }
+        Self {
+            reason,
+            message: message.into(),
+            is_final: true,
+        }
     }
 }

@@ -5,7 +5,7 @@ use hearth_api::constants::{condition, reason};
 use super::refusal::Refusal;
 use super::status::Status;
 use super::{Decision, blueprint, is_free_for, metadata};
-use crate::index::{Class, ClaimRecord, Index, Members, PoolRecord, SandboxRecord};
+use crate::index::{ClaimRecord, Class, Index, Members, PoolRecord, SandboxRecord};
 use crate::pool::Template;
 
 pub(super) fn decide(index: &Index, claim: &ClaimRecord) -> Decision {
@@ -20,7 +20,11 @@ pub(super) fn decide(index: &Index, claim: &ClaimRecord) -> Decision {
         return namesake(index, claim, sandbox);
     }
     let Some(pool) = index.pools.get(&claim.pool_key()) else {
-        return refuse(index, claim, &Refusal::no_pool(&claim.spec.warm_pool_ref.name));
+        return refuse(
+            index,
+            claim,
+            &Refusal::no_pool(&claim.spec.warm_pool_ref.name),
+        );
     };
     let Some(template) = index.template_of(pool) else {
         return refuse(index, claim, &Refusal::no_template(&pool.template));
@@ -31,7 +35,12 @@ pub(super) fn decide(index: &Index, claim: &ClaimRecord) -> Decision {
     if !claim.spec.env.is_empty() || !claim.spec.volume_claim_templates.is_empty() {
         return cold(index, claim, &template);
     }
-    if let Err(fault) = metadata::merge(&template, &claim.uid, claim.created_by.as_deref(), additional) {
+    if let Err(fault) = metadata::merge(
+        &template,
+        &claim.uid,
+        claim.created_by.as_deref(),
+        additional,
+    ) {
         return refuse(index, claim, &Refusal::error(fault));
     }
     if claim.inherited
@@ -45,10 +54,20 @@ pub(super) fn decide(index: &Index, claim: &ClaimRecord) -> Decision {
 /// A node holds something for the claim already: answer with it if it can be the claim's, give it back if not.
 fn settle_binds(index: &Index, claim: &ClaimRecord) -> Option<Decision> {
     let bind = index.binds_of(&claim.uid).into_iter().next()?;
-    let Some(sandbox) = index.sandbox_by_uid(&bind.sandbox).filter(|sandbox| is_free_for(sandbox, claim)) else {
-        return Some(Decision::Release { node: bind.node, owner: bind.owner, sandbox: bind.sandbox });
+    let Some(sandbox) = index
+        .sandbox_by_uid(&bind.sandbox)
+        .filter(|sandbox| is_free_for(sandbox, claim))
+    else {
+        return Some(Decision::Release {
+            node: bind.node,
+            owner: bind.owner,
+            sandbox: bind.sandbox,
+        });
     };
-    let since = sandbox.ready.filter(|ready| ready.is_true).map_or(index.now.wall, |ready| ready.since);
+    let since = sandbox
+        .ready
+        .filter(|ready| ready.is_true)
+        .map_or(index.now.wall, |ready| ready.since);
     let status = Status::bound(claim, &sandbox.key.name, bind.pod_ips, since);
     Some(Decision::Write(Box::new(status)))
 }
@@ -65,15 +84,26 @@ fn namesake(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord) -> Deci
             name = claim.key.name
         );
         // Its end is an event, so there is nothing to try again before.
-        return refuse(index, claim, &Refusal { is_final: true, ..Refusal::error(fault) });
+        return refuse(
+            index,
+            claim,
+            &Refusal {
+                is_final: true,
+                ..Refusal::error(fault)
+            },
+        );
     }
-    let Some(detail) = &sandbox.detail else { return Decision::Rest };
+    let Some(detail) = &sandbox.detail else {
+        return Decision::Rest;
+    };
     let status = Status::mirrored(claim, &sandbox.key.name, detail, index.now.wall);
     // Saying that it is being started would cost a write before the answer; saying what is wrong is worth it.
-    let starting = detail
-        .condition(condition::READY)
-        .is_none_or(|ready| ready.status == "False" && ready.reason == reason::DEPENDENCIES_NOT_READY);
-    let unschedulable = detail.condition(condition::POD_SCHEDULED).is_some_and(|scheduled| scheduled.status == "False");
+    let starting = detail.condition(condition::READY).is_none_or(|ready| {
+        ready.status == "False" && ready.reason == reason::DEPENDENCIES_NOT_READY
+    });
+    let unschedulable = detail
+        .condition(condition::POD_SCHEDULED)
+        .is_some_and(|scheduled| scheduled.status == "False");
     let speak_at = sandbox.first_seen + index.settings.cold_silence;
     if starting && !unschedulable && index.now.mono < speak_at {
         return Decision::Until(speak_at);
@@ -86,7 +116,10 @@ fn warm(index: &Index, claim: &ClaimRecord, pool: &PoolRecord) -> Option<Decisio
     let members = index.members_of(&pool.uid)?;
     if let Some(sandbox) = members.pick().and_then(|id| index.sandboxes.get(&id)) {
         let node = sandbox.node.clone()?;
-        return Some(Decision::Bind { node, sandbox: sandbox.uid.clone() });
+        return Some(Decision::Bind {
+            node,
+            sandbox: sandbox.uid.clone(),
+        });
     }
     let ahead = index.waiting_ahead_of(claim);
     let wait = if ahead < soon_ready(members) {
@@ -109,7 +142,10 @@ fn soon_ready(members: &Members) -> usize {
 
 fn cold(index: &Index, claim: &ClaimRecord, template: &Template) -> Decision {
     match blueprint::sandbox(claim, template) {
-        Ok(object) => Decision::Create { node: index.place(&template.spec.shape).ok(), object: Box::new(object) },
+        Ok(object) => Decision::Create {
+            node: index.place(&template.spec.shape).ok(),
+            object: Box::new(object),
+        },
         Err(refusal) => refuse(index, claim, &refusal),
     }
 }
@@ -119,5 +155,9 @@ fn refuse(index: &Index, claim: &ClaimRecord, refusal: &Refusal) -> Decision {
     if !refusal.is_final {
         return Decision::WriteAndRetry(Box::new(status));
     }
-    if status == Status::of(claim) { Decision::Rest } else { Decision::Write(Box::new(status)) }
+    if status == Status::of(claim) {
+        Decision::Rest
+    } else {
+        Decision::Write(Box::new(status))
+    }
 }

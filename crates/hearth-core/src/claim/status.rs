@@ -28,25 +28,67 @@ impl Status {
 
     /// Bound: the node's answer, before the Sandbox's own status says so. `ready_since` is when the Sandbox became ready,
     /// where that is known.
-    pub(super) fn bound(claim: &ClaimRecord, sandbox: &str, pod_ips: Vec<String>, ready_since: Timestamp) -> Self {
-        let mut status = Self { sandbox: sandbox.to_owned(), pod_ips, ..Self::of(claim) };
-        status.conditions.retain(|condition| condition.type_ != condition::FINISHED);
-        status.set(claim, condition::READY, "True", reason::DEPENDENCIES_READY, message::POD_READY, ready_since);
+    pub(super) fn bound(
+        claim: &ClaimRecord,
+        sandbox: &str,
+        pod_ips: Vec<String>,
+        ready_since: Timestamp,
+    ) -> Self {
+        let mut status = Self {
+            sandbox: sandbox.to_owned(),
+            pod_ips,
+            ..Self::of(claim)
+        };
+        status
+            .conditions
+            .retain(|condition| condition.type_ != condition::FINISHED);
+        status.set(
+            claim,
+            condition::READY,
+            "True",
+            reason::DEPENDENCIES_READY,
+            message::POD_READY,
+            ready_since,
+        );
         status
     }
 
     /// Refused: no Sandbox.
     pub(super) fn refused(claim: &ClaimRecord, refusal: &Refusal, now: Timestamp) -> Self {
-        let mut status = Self { sandbox: String::new(), pod_ips: Vec::new(), ..Self::of(claim) };
-        status.set(claim, condition::READY, "False", refusal.reason, &refusal.message, now);
+        let mut status = Self {
+            sandbox: String::new(),
+            pod_ips: Vec::new(),
+            ..Self::of(claim)
+        };
+        status.set(
+            claim,
+            condition::READY,
+            "False",
+            refusal.reason,
+            &refusal.message,
+            now,
+        );
         status
     }
 
     /// The Sandbox that it had is gone.
     pub(super) fn missing(claim: &ClaimRecord, now: Timestamp) -> Self {
-        let mut status = Self { sandbox: String::new(), pod_ips: Vec::new(), ..Self::of(claim) };
-        status.conditions.retain(|condition| condition.type_ != condition::FINISHED);
-        status.set(claim, condition::READY, "False", reason::SANDBOX_MISSING, "Sandbox does not exist", now);
+        let mut status = Self {
+            sandbox: String::new(),
+            pod_ips: Vec::new(),
+            ..Self::of(claim)
+        };
+        status
+            .conditions
+            .retain(|condition| condition.type_ != condition::FINISHED);
+        status.set(
+            claim,
+            condition::READY,
+            "False",
+            reason::SANDBOX_MISSING,
+            "Sandbox does not exist",
+            now,
+        );
         status
     }
 
@@ -54,18 +96,38 @@ impl Status {
     pub(super) fn expired(claim: &ClaimRecord, now: Timestamp) -> Self {
         let mut status = Self::of(claim);
         let text = "Claim expired. Sandbox cleanup initiated.";
-        status.set(claim, condition::READY, "False", reason::CLAIM_EXPIRED, text, now);
+        status.set(
+            claim,
+            condition::READY,
+            "False",
+            reason::CLAIM_EXPIRED,
+            text,
+            now,
+        );
         status
     }
 
     /// Expired, and nothing is left.
     pub(super) fn expired_and_empty(claim: &ClaimRecord) -> Self {
-        Self { sandbox: String::new(), pod_ips: Vec::new(), ..Self::of(claim) }
+        Self {
+            sandbox: String::new(),
+            pod_ips: Vec::new(),
+            ..Self::of(claim)
+        }
     }
 
     /// What the claim's Sandbox says.
-    pub(super) fn mirrored(claim: &ClaimRecord, name: &str, detail: &Detail, now: Timestamp) -> Self {
-        let mut status = Self { sandbox: name.to_owned(), pod_ips: detail.pod_ips.clone(), ..Self::of(claim) };
+    pub(super) fn mirrored(
+        claim: &ClaimRecord,
+        name: &str,
+        detail: &Detail,
+        now: Timestamp,
+    ) -> Self {
+        let mut status = Self {
+            sandbox: name.to_owned(),
+            pod_ips: detail.pod_ips.clone(),
+            ..Self::of(claim)
+        };
         match detail.condition(condition::READY) {
             None => {
                 let (reason, text) = (reason::SANDBOX_NOT_READY, "Sandbox is not ready");
@@ -74,17 +136,36 @@ impl Status {
             Some(ready) if ready.reason == reason::SANDBOX_EXPIRED => {
                 let text = "Underlying Sandbox resource has expired independently of the Claim.";
                 let since = ready.last_transition_time.0;
-                status.set(claim, condition::READY, &ready.status, reason::SANDBOX_EXPIRED, text, since);
+                status.set(
+                    claim,
+                    condition::READY,
+                    &ready.status,
+                    reason::SANDBOX_EXPIRED,
+                    text,
+                    since,
+                );
             }
             Some(ready) => {
                 let since = ready.last_transition_time.0;
-                status.set(claim, condition::READY, &ready.status, &ready.reason, &ready.message, since);
+                status.set(
+                    claim,
+                    condition::READY,
+                    &ready.status,
+                    &ready.reason,
+                    &ready.message,
+                    since,
+                );
             }
         }
-        status.conditions.retain(|condition| condition.type_ != condition::FINISHED);
+        status
+            .conditions
+            .retain(|condition| condition.type_ != condition::FINISHED);
         if let Some(finished) = detail.condition(condition::FINISHED) {
             let generation = Some(claim.generation);
-            status.conditions.push(Condition { observed_generation: generation, ..finished.clone() });
+            status.conditions.push(Condition {
+                observed_generation: generation,
+                ..finished.clone()
+            });
         }
         status
     }
@@ -95,8 +176,19 @@ impl Status {
     }
 
     /// Sets a condition; its transition time stays while the status does.
-    fn set(&mut self, claim: &ClaimRecord, type_: &str, status: &str, reason: &str, text: &str, since: Timestamp) {
-        let before = self.conditions.iter().position(|condition| condition.type_ == type_);
+    fn set(
+        &mut self,
+        claim: &ClaimRecord,
+        type_: &str,
+        status: &str,
+        reason: &str,
+        text: &str,
+        since: Timestamp,
+    ) {
+        let before = self
+            .conditions
+            .iter()
+            .position(|condition| condition.type_ == type_);
         let condition = Condition {
             last_transition_time: match before.map(|at| &self.conditions[at]) {
                 Some(before) if before.status == status => before.last_transition_time.clone(),
@@ -116,8 +208,16 @@ impl Status {
 
     /// The merge patch that makes a claim's status this one, unless the claim has changed since it was read.
     pub(super) fn patch(&self, claim: &ClaimRecord) -> Value {
-        let name = if self.sandbox.is_empty() { Value::Null } else { self.sandbox.clone().into() };
-        let pod_ips = if self.pod_ips.is_empty() { Value::Null } else { json!(self.pod_ips) };
+        let name = if self.sandbox.is_empty() {
+            Value::Null
+        } else {
+            self.sandbox.clone().into()
+        };
+        let pod_ips = if self.pod_ips.is_empty() {
+            Value::Null
+        } else {
+            json!(self.pod_ips)
+        };
         json!({
             "metadata": {"resourceVersion": claim.version.to_string()},
             "status": {"conditions": self.conditions, "sandbox": {"name": name, "podIPs": pod_ips}},

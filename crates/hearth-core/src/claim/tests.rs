@@ -3,10 +3,13 @@
 use hearth_api::{SandboxClaim, SandboxTemplate};
 use serde_json::{Value, json};
 
-use crate::effects::{Body, Effect, Intent, NodeReply, NodeRequest, Object, Outcome, Refusal, Write};
+use crate::effects::{
+    Body, Effect, Intent, NodeReply, NodeRequest, Object, Outcome, Refusal, Write,
+};
 use crate::ids::{OwnerKey, SandboxUid};
 use crate::index::testing::{
-    asks, at, claim, claim_with, created, key, leader, n1, node, pool, reported, settle, template, writes,
+    asks, at, claim, claim_with, created, key, leader, n1, node, pool, reported, settle, template,
+    writes,
 };
 use crate::index::{Index, Phase};
 
@@ -62,17 +65,28 @@ fn uid(name: &str) -> SandboxUid {
 }
 
 fn bind(claim: &str, sandbox: &str) -> NodeRequest {
-    NodeRequest::Bind { owner: OwnerKey(format!("uid-{claim}")), sandbox: uid(sandbox) }
+    NodeRequest::Bind {
+        owner: OwnerKey(format!("uid-{claim}")),
+        sandbox: uid(sandbox),
+    }
 }
 
 fn bound(sandbox: &str) -> NodeReply {
-    NodeReply::Bound { sandbox: uid(sandbox), pod_ips: vec!["10.0.0.1".into()] }
+    NodeReply::Bound {
+        sandbox: uid(sandbox),
+        pod_ips: vec!["10.0.0.1".into()],
+    }
 }
 
 /// The only write among the effects that is no business of the pool.
 fn one(effects: Vec<Effect>) -> Write {
     let mut all = writes(effects);
-    all.retain(|write| !matches!(write.receipt.intent, Intent::MemberCreate | Intent::PoolStatus));
+    all.retain(|write| {
+        !matches!(
+            write.receipt.intent,
+            Intent::MemberCreate | Intent::PoolStatus
+        )
+    });
     assert_eq!(all.len(), 1, "{all:?}");
     all.remove(0)
 }
@@ -91,13 +105,24 @@ fn ready(write: &Write) -> (String, String, String) {
 }
 
 /// What a claim is told when nothing can be done for it.
-fn check_refused(claim: SandboxClaim, change: impl FnOnce(&mut Index), reason: &str, message: &str) {
+fn check_refused(
+    claim: SandboxClaim,
+    change: impl FnOnce(&mut Index),
+    reason: &str,
+    message: &str,
+) {
     let mut index = stocked(&[]);
     change(&mut index);
     index.apply_claim(claim, at(100));
     let write = one(settle(&mut index, at(100)));
-    assert_eq!(ready(&write), ("False".into(), reason.into(), message.into()));
-    assert_eq!(status_of(&write)["sandbox"], json!({"name": null, "podIPs": null}));
+    assert_eq!(
+        ready(&write),
+        ("False".into(), reason.into(), message.into())
+    );
+    assert_eq!(
+        status_of(&write)["sandbox"],
+        json!({"name": null, "podIPs": null})
+    );
 }
 
 fn with_policy(field: &str, policy: &str) -> SandboxTemplate {
@@ -128,26 +153,42 @@ fn refusals_have_the_contract_s_reasons_and_texts() {
         "environment variable injection rejected: environment variable injection is not allowed by the template policy",
     );
     check_refused(
-        claim_with("c", 20, json!({"env": [{"name": "A", "value": "9", "containerName": "nope"}]})),
+        claim_with(
+            "c",
+            20,
+            json!({"env": [{"name": "A", "value": "9", "containerName": "nope"}]}),
+        ),
         |index| index.apply_template(with_policy("envVarsInjectionPolicy", "Overrides"), at(50)),
         "ReconcilerError",
         "Error seen: target container \"nope\" not found in template for environment variable \"A\"",
     );
     check_refused(
-        claim_with("c", 20, json!({"volumeClaimTemplates": [{"metadata": {"name": "d"}, "spec": {}}]})),
+        claim_with(
+            "c",
+            20,
+            json!({"volumeClaimTemplates": [{"metadata": {"name": "d"}, "spec": {}}]}),
+        ),
         nothing,
         "VolumeClaimTemplatesError",
         "failed to merge volume claim templates: volume claim templates are disallowed by the template",
     );
     check_refused(
-        claim_with("c", 20, json!({"additionalPodMetadata": {"labels": {"evil": "x"}}})),
+        claim_with(
+            "c",
+            20,
+            json!({"additionalPodMetadata": {"labels": {"evil": "x"}}}),
+        ),
         nothing,
         "InvalidMetadata",
         "invalid additionalPodMetadata: failed to validate label \"evil\": label \"evil\" must have a domain prefix \
          (e.g. 'sandbox.users.io/my-label') to prevent opting into unintended policy domains",
     );
     check_refused(
-        claim_with("c", 20, json!({"additionalPodMetadata": {"annotations": {"note": "y"}}})),
+        claim_with(
+            "c",
+            20,
+            json!({"additionalPodMetadata": {"annotations": {"note": "y"}}}),
+        ),
         nothing,
         "ReconcilerError",
         "Error seen: metadata override conflict: annotation \"note\" is \"x\" in the template and \"y\" in the claim",
@@ -175,7 +216,11 @@ fn a_refused_claim_is_answered_when_what_was_missing_comes() {
     let mut written = serde_json::to_value(claim("c", 21)).unwrap();
     written["status"] = json!({"conditions": status_of(&refused)["conditions"], "sandbox": {}});
     let object = Object::Claim(serde_json::from_value(written).unwrap());
-    index.on_outcome(&refused.receipt, Outcome::Done(Some(Box::new(object))), at(101));
+    index.on_outcome(
+        &refused.receipt,
+        Outcome::Done(Some(Box::new(object))),
+        at(101),
+    );
     assert_eq!(settle(&mut index, at(101)), [], "it is not refused twice");
     index.apply_template(template("tpl", 60), at(200));
     assert_eq!(asks(&settle(&mut index, at(200))), [bind("c", "m")]);
@@ -188,7 +233,11 @@ fn a_claim_is_answered_with_one_status_write_and_adopted_after() {
     index.apply_claim(claim_with("c", 20, metadata), at(100));
     let effects = settle(&mut index, at(100));
     assert_eq!(asks(&effects), [bind("c", "m")]);
-    assert_eq!(writes(effects), [], "nothing is written before the node's answer");
+    assert_eq!(
+        writes(effects),
+        [],
+        "nothing is written before the node's answer"
+    );
 
     index.on_reply(&n1(), &bind("c", "m"), bound("m"), at(102));
     let answer = one(settle(&mut index, at(102)));
@@ -208,9 +257,16 @@ fn a_claim_is_answered_with_one_status_write_and_adopted_after() {
         json!({"labels": {"sandbox.users.io/team": "a"}, "annotations": {"example.com/n": "1"}});
     written["status"] = status_of(&answer).clone();
     let object = Object::Claim(serde_json::from_value(written).unwrap());
-    index.on_outcome(&answer.receipt, Outcome::Done(Some(Box::new(object))), at(105));
+    index.on_outcome(
+        &answer.receipt,
+        Outcome::Done(Some(Box::new(object))),
+        at(105),
+    );
     let trailing = writes(settle(&mut index, at(105)));
-    let adoption = trailing.iter().find(|write| write.receipt.intent == Intent::Adopt).unwrap();
+    let adoption = trailing
+        .iter()
+        .find(|write| write.receipt.intent == Intent::Adopt)
+        .unwrap();
     let owner = json!({"apiVersion": "extensions.agents.x-k8s.io/v1beta1", "kind": "SandboxClaim", "name": "c",
                        "uid": "uid-c", "controller": true, "blockOwnerDeletion": true});
     let expected = json!([
@@ -236,12 +292,27 @@ fn a_claim_is_answered_with_one_status_write_and_adopted_after() {
 
 #[test]
 fn a_lost_bind_goes_to_the_next_member_at_once() {
-    for refusal in [Refusal::Taken, Refusal::NotReady, Refusal::NotFound, Refusal::Retired, Refusal::Failed] {
+    for refusal in [
+        Refusal::Taken,
+        Refusal::NotReady,
+        Refusal::NotFound,
+        Refusal::Retired,
+        Refusal::Failed,
+    ] {
         let mut index = stocked(&["a", "b"]);
         index.apply_claim(claim("c", 20), at(100));
         assert_eq!(asks(&settle(&mut index, at(100))), [bind("c", "a")]);
-        index.on_reply(&n1(), &bind("c", "a"), NodeReply::Refused(refusal, String::new()), at(101));
-        assert_eq!(asks(&settle(&mut index, at(101))), [bind("c", "b")], "{refusal:?}");
+        index.on_reply(
+            &n1(),
+            &bind("c", "a"),
+            NodeReply::Refused(refusal, String::new()),
+            at(101),
+        );
+        assert_eq!(
+            asks(&settle(&mut index, at(101))),
+            [bind("c", "b")],
+            "{refusal:?}"
+        );
     }
 }
 
@@ -250,9 +321,17 @@ fn an_owner_key_that_was_released_is_replaced_by_its_next_generation() {
     let mut index = stocked(&["a", "b"]);
     index.apply_claim(claim("c", 20), at(100));
     settle(&mut index, at(100));
-    index.on_reply(&n1(), &bind("c", "a"), NodeReply::Refused(Refusal::Released, String::new()), at(101));
+    index.on_reply(
+        &n1(),
+        &bind("c", "a"),
+        NodeReply::Refused(Refusal::Released, String::new()),
+        at(101),
+    );
     let asked = asks(&settle(&mut index, at(101)));
-    assert!(matches!(&asked[..], [NodeRequest::Bind { owner, .. }] if owner.as_str() == "uid-c.1"), "{asked:?}");
+    assert!(
+        matches!(&asked[..], [NodeRequest::Bind { owner, .. }] if owner.as_str() == "uid-c.1"),
+        "{asked:?}"
+    );
 }
 
 #[test]
@@ -262,10 +341,18 @@ fn an_unknown_outcome_leaves_the_member_alone_until_the_inventory() {
     settle(&mut index, at(100));
     index.on_reply(&n1(), &bind("c", "a"), NodeReply::Unknown, at(200));
     index.session_down(&n1(), at(200));
-    assert_eq!(settle(&mut index, at(200)), [], "the node may be back at any moment");
+    assert_eq!(
+        settle(&mut index, at(200)),
+        [],
+        "the node may be back at any moment"
+    );
     index.apply_claim(claim("d", 21), at(300));
     assert_eq!(asks(&settle(&mut index, at(300))), []);
-    index.session_up(&n1(), vec![reported("a", Phase::Running, Some("uid-c"))], at(400));
+    index.session_up(
+        &n1(),
+        vec![reported("a", Phase::Running, Some("uid-c"))],
+        at(400),
+    );
     let answered: Vec<_> = writes(settle(&mut index, at(400)))
         .into_iter()
         .filter(|write| write.receipt.intent == Intent::ClaimStatus && ready(write).0 == "True")
@@ -283,10 +370,19 @@ fn a_claim_that_goes_while_it_binds_is_released() {
     settle(&mut index, at(101));
     index.on_reply(&n1(), &bind("c", "a"), bound("a"), at(102));
     let effects = settle(&mut index, at(102));
-    let release = NodeRequest::Release { owner: OwnerKey("uid-c".into()), sandbox: Some(uid("a")) };
+    let release = NodeRequest::Release {
+        owner: OwnerKey("uid-c".into()),
+        sandbox: Some(uid("a")),
+    };
     assert_eq!(asks(&effects), [release]);
-    let deletes: Vec<_> = writes(effects).into_iter().map(|write| (write.receipt.intent, write.receipt.uid)).collect();
-    assert!(deletes.contains(&(Intent::SandboxDelete, "uid-a".into())), "{deletes:?}");
+    let deletes: Vec<_> = writes(effects)
+        .into_iter()
+        .map(|write| (write.receipt.intent, write.receipt.uid))
+        .collect();
+    assert!(
+        deletes.contains(&(Intent::SandboxDelete, "uid-a".into())),
+        "{deletes:?}"
+    );
 }
 
 #[test]
@@ -297,10 +393,16 @@ fn a_status_write_that_lost_waits_for_the_watch() {
     index.on_reply(&n1(), &bind("c", "a"), bound("a"), at(101));
     let answer = one(settle(&mut index, at(101)));
     index.on_outcome(&answer.receipt, Outcome::Conflict, at(102));
-    assert_eq!(writes(settle(&mut index, at(102))), [], "the version that it was made from is old");
+    assert_eq!(
+        writes(settle(&mut index, at(102))),
+        [],
+        "the version that it was made from is old"
+    );
     index.apply_claim(claim("c", 30), at(103));
     let again = one(settle(&mut index, at(103)));
-    assert!(matches!(&again.body, Body::MergeStatus(patch) if patch["metadata"]["resourceVersion"] == "30"));
+    assert!(
+        matches!(&again.body, Body::MergeStatus(patch) if patch["metadata"]["resourceVersion"] == "30")
+    );
 }
 
 #[test]
@@ -308,8 +410,13 @@ fn an_empty_pool_gives_a_sandbox_named_like_the_claim_at_once() {
     let mut index = stocked(&[]);
     index.apply_claim(claim("c", 20), at(100));
     let write = one(settle(&mut index, at(100)));
-    let Body::Create(object) = &write.body else { panic!("{write:?}") };
-    assert_eq!((write.receipt.intent, &object["metadata"]["name"]), (Intent::ColdCreate, &json!("c")));
+    let Body::Create(object) = &write.body else {
+        panic!("{write:?}")
+    };
+    assert_eq!(
+        (write.receipt.intent, &object["metadata"]["name"]),
+        (Intent::ColdCreate, &json!("c"))
+    );
     let labels = json!({
         "agents.x-k8s.io/launch-type": "cold",
         "agents.x-k8s.io/claim-uid": "uid-c",
@@ -317,7 +424,10 @@ fn an_empty_pool_gives_a_sandbox_named_like_the_claim_at_once() {
         "hearth.dev/node": "n1",
     });
     assert_eq!(object["metadata"]["labels"], labels);
-    assert_eq!(object["metadata"]["annotations"], json!({"agents.x-k8s.io/sandbox-template-ref": "tpl"}));
+    assert_eq!(
+        object["metadata"]["annotations"],
+        json!({"agents.x-k8s.io/sandbox-template-ref": "tpl"})
+    );
     assert_eq!(object["metadata"]["ownerReferences"][0]["uid"], "uid-c");
     assert_eq!(
         object["spec"]["podTemplate"]["metadata"],
@@ -325,7 +435,10 @@ fn an_empty_pool_gives_a_sandbox_named_like_the_claim_at_once() {
                           "agents.x-k8s.io/sandbox-template-ref-hash": "9d22159f"},
                "annotations": {"note": "x"}})
     );
-    assert_eq!(object["spec"]["podTemplate"]["spec"]["automountServiceAccountToken"], false);
+    assert_eq!(
+        object["spec"]["podTemplate"]["spec"]["automountServiceAccountToken"],
+        false
+    );
 }
 
 #[test]
@@ -343,7 +456,10 @@ fn a_member_that_is_about_to_be_ready_is_waited_for_but_not_long() {
 
     let mut index = starting();
     assert_eq!(writes(settle(&mut index, at(2_099))), []);
-    assert_eq!(one(settle(&mut index, at(2_100))).receipt.intent, Intent::ColdCreate);
+    assert_eq!(
+        one(settle(&mut index, at(2_100))).receipt.intent,
+        Intent::ColdCreate
+    );
 }
 
 #[test]
@@ -360,17 +476,36 @@ fn a_new_leader_binds_nothing_inherited_before_the_nodes_have_spoken() {
     told.pod_ips = vec!["10.0.0.9".into()];
     index.session_up(&n1(), vec![told], at(100));
     let all = writes(settle(&mut index, at(100)));
-    let answer = all.iter().find(|write| write.receipt.intent == Intent::ClaimStatus).unwrap();
-    assert_eq!(status_of(answer)["sandbox"], json!({"name": "a", "podIPs": ["10.0.0.9"]}), "the bind of its last leader");
+    let answer = all
+        .iter()
+        .find(|write| write.receipt.intent == Intent::ClaimStatus)
+        .unwrap();
+    assert_eq!(
+        status_of(answer)["sandbox"],
+        json!({"name": "a", "podIPs": ["10.0.0.9"]}),
+        "the bind of its last leader"
+    );
 }
 
 /// A claim whose status names member `a`, on a leader that has just begun.
-fn answered(sandbox: Option<hearth_api::Sandbox>, inventory: Vec<crate::index::Reported>) -> Vec<Write> {
-    let mut index = Index::new(crate::index::Settings { claim_events: false, ..Default::default() }, 1, at(0));
+fn answered(
+    sandbox: Option<hearth_api::Sandbox>,
+    inventory: Vec<crate::index::Reported>,
+) -> Vec<Write> {
+    let mut index = Index::new(
+        crate::index::Settings {
+            claim_events: false,
+            ..Default::default()
+        },
+        1,
+        at(0),
+    );
     index.apply_node(node("n1"), at(0));
     index.apply_template(template("tpl", 1), at(0));
     index.apply_pool(pool("pool", 0, 2), at(0));
-    sandbox.into_iter().for_each(|sandbox| index.apply_sandbox(sandbox, at(0)));
+    sandbox
+        .into_iter()
+        .for_each(|sandbox| index.apply_sandbox(sandbox, at(0)));
     let mut object = serde_json::to_value(claim("c", 4)).unwrap();
     object["status"] = json!({
         "conditions": [{"type": "Ready", "status": "True", "reason": "DependenciesReady", "message": "Pod is Ready",
@@ -382,7 +517,10 @@ fn answered(sandbox: Option<hearth_api::Sandbox>, inventory: Vec<crate::index::R
     let before = settle(&mut index, at(0));
     assert_eq!(asks(&before), []);
     index.session_up(&n1(), inventory, at(100));
-    writes(settle(&mut index, at(100))).into_iter().filter(|w| w.receipt.intent != Intent::PoolStatus).collect()
+    writes(settle(&mut index, at(100)))
+        .into_iter()
+        .filter(|w| w.receipt.intent != Intent::PoolStatus)
+        .collect()
 }
 
 #[test]
@@ -390,21 +528,42 @@ fn the_recovery_table_holds() {
     let mine = || vec![reported("a", Phase::Running, Some("uid-c"))];
     // Written, adoption missing, bound to this claim: finish the adoption.
     let adopt = answered(Some(member("a", 3)), mine());
-    assert_eq!(adopt.iter().map(|w| w.receipt.intent).collect::<Vec<_>>(), [Intent::Adopt]);
+    assert_eq!(
+        adopt.iter().map(|w| w.receipt.intent).collect::<Vec<_>>(),
+        [Intent::Adopt]
+    );
     // Written, object gone, bound to this claim: the object again, and the node keeps the pod.
     let again = answered(None, mine());
-    let Body::Create(object) = &again[0].body else { panic!("{again:?}") };
+    let Body::Create(object) = &again[0].body else {
+        panic!("{again:?}")
+    };
     assert_eq!(object["metadata"]["name"], "a");
-    assert_eq!(object["metadata"]["annotations"]["hearth.dev/adopts"], "uid-a");
+    assert_eq!(
+        object["metadata"]["annotations"]["hearth.dev/adopts"],
+        "uid-a"
+    );
     assert_eq!(object["metadata"]["labels"]["hearth.dev/node"], "n1");
     assert_eq!(object["metadata"]["ownerReferences"][0]["uid"], "uid-c");
     // Written, object gone, not bound: missing.
     let missing = answered(None, vec![]);
-    assert_eq!(ready(&missing[0]), ("False".into(), "SandboxMissing".into(), "Sandbox does not exist".into()));
-    assert_eq!(status_of(&missing[0])["sandbox"], json!({"name": null, "podIPs": null}));
+    assert_eq!(
+        ready(&missing[0]),
+        (
+            "False".into(),
+            "SandboxMissing".into(),
+            "Sandbox does not exist".into()
+        )
+    );
+    assert_eq!(
+        status_of(&missing[0])["sandbox"],
+        json!({"name": null, "podIPs": null})
+    );
     // Written, not adopted, bound to another: missing, too; the other keeps it.
     let other = vec![reported("a", Phase::Running, Some("uid-other"))];
-    assert_eq!(ready(&answered(Some(member("a", 3)), other)[0]).1, "SandboxMissing");
+    assert_eq!(
+        ready(&answered(Some(member("a", 3)), other)[0]).1,
+        "SandboxMissing"
+    );
 }
 
 #[test]
@@ -412,11 +571,24 @@ fn a_bind_that_disagrees_with_the_status_is_released() {
     let mut index = stocked(&["a", "b"]);
     let mut object = serde_json::to_value(claim("c", 20)).unwrap();
     object["status"] = json!({"conditions": [], "sandbox": {"name": "a"}});
-    index.member_event(&n1(), reported("a", Phase::Running, Some("uid-c")), false, at(50));
+    index.member_event(
+        &n1(),
+        reported("a", Phase::Running, Some("uid-c")),
+        false,
+        at(50),
+    );
     index.apply_claim(serde_json::from_value(object).unwrap(), at(100));
     settle(&mut index, at(100));
-    index.member_event(&n1(), reported("b", Phase::Running, Some("uid-c")), false, at(150));
-    let release = NodeRequest::Release { owner: OwnerKey("uid-c".into()), sandbox: Some(uid("b")) };
+    index.member_event(
+        &n1(),
+        reported("b", Phase::Running, Some("uid-c")),
+        false,
+        at(150),
+    );
+    let release = NodeRequest::Release {
+        owner: OwnerKey("uid-c".into()),
+        sandbox: Some(uid("b")),
+    };
     assert_eq!(asks(&settle(&mut index, at(150))), [release]);
 }
 
@@ -430,21 +602,32 @@ fn a_ready_claim_does_not_flicker_while_its_sandbox_s_status_lags() {
     let mut written = serde_json::to_value(claim("c", 21)).unwrap();
     written["status"] = status_of(&answer).clone();
     let object = Object::Claim(serde_json::from_value(written).unwrap());
-    index.on_outcome(&answer.receipt, Outcome::Done(Some(Box::new(object))), at(102));
+    index.on_outcome(
+        &answer.receipt,
+        Outcome::Done(Some(Box::new(object))),
+        at(102),
+    );
     settle(&mut index, at(102));
     let mut adopted = member_object("a");
-    adopted["metadata"]["labels"] = json!({"hearth.dev/node": "n1", "agents.x-k8s.io/launch-type": "warm"});
+    adopted["metadata"]["labels"] =
+        json!({"hearth.dev/node": "n1", "agents.x-k8s.io/launch-type": "warm"});
     adopted["metadata"]["ownerReferences"] = json!([{"apiVersion": "extensions.agents.x-k8s.io/v1beta1",
         "kind": "SandboxClaim", "name": "c", "uid": "uid-c", "controller": true}]);
     adopted["status"] = json!({"conditions": [{"type": "Ready", "status": "False", "reason": "DependenciesNotReady",
         "message": "Pod exists with phase: Pending", "lastTransitionTime": "2027-01-15T07:00:00Z"}]});
     index.apply_sandbox(created(&adopted, 40), at(110));
     let statuses = |effects| {
-        let all = writes(effects).into_iter().filter(|w| w.receipt.intent == Intent::ClaimStatus);
+        let all = writes(effects)
+            .into_iter()
+            .filter(|w| w.receipt.intent == Intent::ClaimStatus);
         all.map(|write| ready(&write).1).collect::<Vec<_>>()
     };
     assert_eq!(statuses(settle(&mut index, at(110))), Vec::<String>::new());
-    assert_eq!(statuses(settle(&mut index, at(5_200))), ["DependenciesNotReady"], "but it is believed in the end");
+    assert_eq!(
+        statuses(settle(&mut index, at(5_200))),
+        ["DependenciesNotReady"],
+        "but it is believed in the end"
+    );
 }
 
 #[test]
@@ -456,12 +639,18 @@ fn an_expired_claim_says_so_and_then_lets_go_by_its_policy() {
     ] {
         let mut index = stocked(&["a"]);
         let mut adopted = member_object("a");
-        adopted["metadata"]["labels"] = json!({"hearth.dev/node": "n1", "agents.x-k8s.io/launch-type": "warm"});
+        adopted["metadata"]["labels"] =
+            json!({"hearth.dev/node": "n1", "agents.x-k8s.io/launch-type": "warm"});
         adopted["metadata"]["ownerReferences"][0]["kind"] = "SandboxClaim".into();
         adopted["metadata"]["ownerReferences"][0]["uid"] = "uid-c".into();
         adopted["metadata"]["annotations"] = json!({});
         index.apply_sandbox(created(&adopted, 15), at(50));
-        index.member_event(&n1(), reported("a", Phase::Running, Some("uid-c")), false, at(50));
+        index.member_event(
+            &n1(),
+            reported("a", Phase::Running, Some("uid-c")),
+            false,
+            at(50),
+        );
         let lifecycle = json!({"lifecycle": {"shutdownTime": "2027-01-15T08:00:10Z", "shutdownPolicy": policy}});
         let mut object = serde_json::to_value(claim_with("c", 20, lifecycle)).unwrap();
         object["status"] = json!({
@@ -471,20 +660,36 @@ fn an_expired_claim_says_so_and_then_lets_go_by_its_policy() {
         });
         index.apply_claim(serde_json::from_value(object.clone()).unwrap(), at(100));
         let before = writes(settle(&mut index, at(9_999)));
-        assert!(before.iter().all(|write| write.receipt.intent != Intent::ClaimStatus), "{before:?}");
-        let write = writes(settle(&mut index, at(10_000))).into_iter().find(|w| w.receipt.intent == Intent::ClaimStatus);
+        assert!(
+            before
+                .iter()
+                .all(|write| write.receipt.intent != Intent::ClaimStatus),
+            "{before:?}"
+        );
+        let write = writes(settle(&mut index, at(10_000)))
+            .into_iter()
+            .find(|w| w.receipt.intent == Intent::ClaimStatus);
         let write = write.unwrap();
         assert_eq!(ready(&write).1, "ClaimExpired");
         assert_eq!(ready(&write).2, "Claim expired. Sandbox cleanup initiated.");
         object["metadata"]["resourceVersion"] = "30".into();
         object["status"]["conditions"] = status_of(&write)["conditions"].clone();
         let object = Object::Claim(serde_json::from_value(object).unwrap());
-        index.on_outcome(&write.receipt, Outcome::Done(Some(Box::new(object))), at(10_001));
+        index.on_outcome(
+            &write.receipt,
+            Outcome::Done(Some(Box::new(object))),
+            at(10_001),
+        );
         let all = writes(settle(&mut index, at(10_001)));
-        let intents: Vec<_> =
-            all.iter().map(|w| w.receipt.intent).filter(|i| matches!(i, Intent::ClaimDelete | Intent::SandboxDelete)).collect();
+        let intents: Vec<_> = all
+            .iter()
+            .map(|w| w.receipt.intent)
+            .filter(|i| matches!(i, Intent::ClaimDelete | Intent::SandboxDelete))
+            .collect();
         assert_eq!(intents, expect, "{policy}");
-        let foreground = all.iter().any(|w| w.body == Body::Delete { foreground: true });
+        let foreground = all
+            .iter()
+            .any(|w| w.body == Body::Delete { foreground: true });
         assert_eq!(foreground, policy == "DeleteForeground");
     }
 }

@@ -136,16 +136,26 @@ impl ClaimRecord {
 
     /// Takes over what the object says; what only we know stays.
     pub(crate) fn update(&mut self, claim: SandboxClaim) {
-        let SandboxClaim { metadata, spec, status } = claim;
+        let SandboxClaim {
+            metadata,
+            spec,
+            status,
+        } = claim;
         let status = status.unwrap_or_default();
         let mut annotations = metadata.annotations.unwrap_or_default();
         self.trace_context = annotations.remove(annotation::TRACE_CONTEXT);
-        let time = |key: &str| annotations.get(key).and_then(|text| text.parse::<Timestamp>().ok());
+        let time = |key: &str| {
+            annotations
+                .get(key)
+                .and_then(|text| text.parse::<Timestamp>().ok())
+        };
         self.version = version_of(metadata.resource_version.as_ref());
         self.uid = metadata.uid.unwrap_or_default();
         self.generation = metadata.generation.unwrap_or(0);
         self.deleting = metadata.deletion_timestamp.is_some();
-        self.created_by = metadata.labels.and_then(|mut labels| labels.remove(label::CREATED_BY));
+        self.created_by = metadata
+            .labels
+            .and_then(|mut labels| labels.remove(label::CREATED_BY));
         self.requested_at = time(annotation::CLIENT_FIRST_REQUESTED_AT);
         self.admitted_at = time(annotation::WEBHOOK_FIRST_OBSERVED_AT);
         self.first_ready_noted = annotations.contains_key(annotation::CLAIM_FIRST_READY_AT);
@@ -160,7 +170,10 @@ impl ClaimRecord {
             self.unadopted_lost = false;
             self.adopted_lost = false;
         }
-        if self.outdated.is_some_and(|outdated| self.version > outdated) {
+        if self
+            .outdated
+            .is_some_and(|outdated| self.version > outdated)
+        {
             self.outdated = None;
         }
     }
@@ -175,7 +188,10 @@ impl ClaimRecord {
     }
 
     pub(crate) fn pool_key(&self) -> Key {
-        Key::new(self.key.namespace.clone(), self.spec.warm_pool_ref.name.clone())
+        Key::new(
+            self.key.namespace.clone(),
+            self.spec.warm_pool_ref.name.clone(),
+        )
     }
 
     pub(crate) fn is_answered(&self) -> bool {
@@ -187,20 +203,27 @@ impl ClaimRecord {
     }
 
     pub(crate) fn reason(&self) -> Option<&str> {
-        crate::conditions::find_condition(&self.conditions, condition::READY).map(|ready| ready.reason.as_str())
+        crate::conditions::find_condition(&self.conditions, condition::READY)
+            .map(|ready| ready.reason.as_str())
     }
-
 }
 
 /// The claim's UID in an owner key.
 #[must_use]
 pub fn claim_uid_of(owner: &OwnerKey) -> &str {
-    owner.0.split_once('.').map_or(owner.as_str(), |(uid, _)| uid)
+    owner
+        .0
+        .split_once('.')
+        .map_or(owner.as_str(), |(uid, _)| uid)
 }
 
 /// How many releases the owner key has survived.
 pub(crate) fn generation_of(owner: &OwnerKey) -> u32 {
-    owner.0.split_once('.').and_then(|(_, generation)| generation.parse().ok()).unwrap_or(0)
+    owner
+        .0
+        .split_once('.')
+        .and_then(|(_, generation)| generation.parse().ok())
+        .unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -209,11 +232,15 @@ mod tests {
 
     #[test]
     fn owner_keys_carry_the_claim_and_its_generation() {
-        let mut claim = ClaimRecord::new(Key::new("n", "c"), 0, Duration::ZERO, Timestamp::UNIX_EPOCH);
+        let mut claim =
+            ClaimRecord::new(Key::new("n", "c"), 0, Duration::ZERO, Timestamp::UNIX_EPOCH);
         claim.uid = "31172e4f-baac-4618-9b29-46fd2bc01558".into();
         assert_eq!(claim.owner_key().as_str(), claim.uid);
         claim.owner_generation = 2;
         let owner = claim.owner_key();
-        assert_eq!((claim_uid_of(&owner), generation_of(&owner)), (claim.uid.as_str(), 2));
+        assert_eq!(
+            (claim_uid_of(&owner), generation_of(&owner)),
+            (claim.uid.as_str(), 2)
+        );
     }
 }

@@ -59,7 +59,6 @@ impl Class {
     pub fn is_ready(self) -> bool {
         matches!(self, Self::Ready | Self::Reserved | Self::Away)
     }
-
 }
 
 /// Where a member stands in its pool's sets.
@@ -102,7 +101,8 @@ impl Members {
         self.remove(id);
         self.counts[standing.class as usize] += 1;
         if let (Class::Ready, Some(node)) = (standing.class, &standing.node) {
-            self.ready.insert(node, standing.pressure, standing.created, id);
+            self.ready
+                .insert(node, standing.pressure, standing.created, id);
         }
         match standing.class {
             Class::Starting | Class::Failed => drop(self.awaited.insert((standing.since, id))),
@@ -114,7 +114,9 @@ impl Members {
     }
 
     pub(crate) fn remove(&mut self, id: u64) -> bool {
-        let Some(standing) = self.standings.remove(&id) else { return false };
+        let Some(standing) = self.standings.remove(&id) else {
+            return false;
+        };
         self.counts[standing.class as usize] -= 1;
         if let (Class::Ready, Some(node)) = (standing.class, &standing.node) {
             self.ready.remove(node, standing.created, id);
@@ -129,11 +131,19 @@ impl Members {
     }
 
     pub(crate) fn active(&self) -> usize {
-        Class::ALL.into_iter().filter(|class| class.is_active()).map(|class| self.count(class)).sum()
+        Class::ALL
+            .into_iter()
+            .filter(|class| class.is_active())
+            .map(|class| self.count(class))
+            .sum()
     }
 
     pub(crate) fn ready(&self) -> usize {
-        Class::ALL.into_iter().filter(|class| class.is_ready()).map(|class| self.count(class)).sum()
+        Class::ALL
+            .into_iter()
+            .filter(|class| class.is_ready())
+            .map(|class| self.count(class))
+            .sum()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -169,7 +179,13 @@ mod tests {
     use super::*;
 
     fn standing(class: Class, since: u64) -> Standing {
-        Standing { class, since: Duration::from_secs(since), created: 0, node: Some("n".into()), pressure: 0 }
+        Standing {
+            class,
+            since: Duration::from_secs(since),
+            created: 0,
+            node: Some("n".into()),
+            pressure: 0,
+        }
     }
 
     #[test]
@@ -177,13 +193,23 @@ mod tests {
         let mut members = Members::default();
         assert!(members.set(1, standing(Class::Starting, 1)));
         assert!(!members.set(1, standing(Class::Starting, 2)));
-        assert_eq!(members.longest_awaited(), Some((Duration::from_secs(1), 1)), "the wait goes on");
+        assert_eq!(
+            members.longest_awaited(),
+            Some((Duration::from_secs(1), 1)),
+            "the wait goes on"
+        );
         assert!(members.set(1, standing(Class::Ready, 3)));
         assert!(members.set(2, standing(Class::Taken, 3)));
-        assert_eq!((members.active(), members.ready(), members.pick()), (1, 1, Some(1)));
+        assert_eq!(
+            (members.active(), members.ready(), members.pick()),
+            (1, 1, Some(1))
+        );
         assert_eq!(members.longest_awaited(), None);
         assert!(members.set(1, standing(Class::Reserved, 4)));
-        assert_eq!((members.active(), members.pick(), members.pickable()), (1, None, 0));
+        assert_eq!(
+            (members.active(), members.pick(), members.pickable()),
+            (1, None, 0)
+        );
         assert!(members.remove(1) && members.remove(2) && !members.remove(2));
         assert!(members.is_empty());
         assert_eq!(members.counts, [0; Class::ALL.len()]);

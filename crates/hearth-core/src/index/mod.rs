@@ -43,7 +43,9 @@ pub(crate) use members::Members;
 pub(crate) use outcomes::WATCH_LAG;
 pub(crate) use sandbox::{Detail, Leaving, Owner, SandboxOp, version_of};
 
-use crate::effects::{Body, Effect, Intent, Lane, NodeRequest, Now, Observation, Receipt, Subject, Write};
+use crate::effects::{
+    Body, Effect, Intent, Lane, NodeRequest, Now, Observation, Receipt, Subject, Write,
+};
 use crate::ids::{Key, NodeName, OwnerKey, SandboxUid};
 use crate::placement::{self, NodeFacts, Shape, Unplaceable};
 use crate::pool::Template;
@@ -159,14 +161,20 @@ impl Index {
             let sandbox = Key::new(claim.key.namespace.clone(), claim.sandbox.clone());
             !claim.is_answered() || !self.by_key.contains_key(&sandbox)
         };
-        let inherited: Vec<_> = self.claims.values().filter(|c| unsettled(c)).map(|c| c.key.clone()).collect();
+        let inherited: Vec<_> = self
+            .claims
+            .values()
+            .filter(|c| unsettled(c))
+            .map(|c| c.key.clone())
+            .collect();
         for key in inherited {
             if let Some(claim) = self.claims.get_mut(&key) {
                 claim.inherited = true;
             }
         }
         self.mark_all();
-        self.timers.wake_at(Task::Nodes, now.mono + self.settings.inventory_wait);
+        self.timers
+            .wake_at(Task::Nodes, now.mono + self.settings.inventory_wait);
     }
 
     /// Whether this controller leads.
@@ -184,7 +192,9 @@ impl Index {
         if self.leading.is_none() {
             return false;
         }
-        let Some(task) = self.work.pop() else { return false };
+        let Some(task) = self.work.pop() else {
+            return false;
+        };
         match task {
             Task::Object(Subject::Claim(key)) => crate::claim::reconcile(self, &key),
             Task::Object(Subject::Sandbox(key)) => crate::assignment::reconcile(self, &key),
@@ -209,6 +219,14 @@ impl Index {
     #[must_use]
     pub fn queue_depth(&self) -> usize {
         self.work.len()
+    }
+
+    /// The member that the next claim of a pool gets.
+    #[must_use]
+    pub fn pick(&self, pool: &Key) -> Option<&SandboxUid> {
+        let pool = self.pools.get(pool)?;
+        let id = self.members_of(&pool.uid)?.pick()?;
+        self.sandboxes.get(&id).map(|sandbox| &sandbox.uid)
     }
 
     // What the rules use.
@@ -250,7 +268,11 @@ impl Index {
     fn mark_all(&mut self) {
         self.work.clear();
         let claims: Vec<_> = self.claims.keys().cloned().collect();
-        let sandboxes: Vec<_> = self.sandboxes.values().map(|sandbox| sandbox.key.clone()).collect();
+        let sandboxes: Vec<_> = self
+            .sandboxes
+            .values()
+            .map(|sandbox| sandbox.key.clone())
+            .collect();
         let pools: Vec<_> = self.pools.keys().cloned().collect();
         self.mark(Task::Nodes);
         claims.iter().for_each(|key| self.mark_claim(key));
@@ -266,9 +288,24 @@ impl Index {
         self.effects.push(effect);
     }
 
-    pub(crate) fn write(&mut self, subject: Subject, uid: &str, intent: Intent, lane: Lane, body: Body) {
-        let receipt = Receipt { subject, uid: uid.to_owned(), intent };
-        self.effects.push(Effect::Write(Box::new(Write { receipt, lane, body })));
+    pub(crate) fn write(
+        &mut self,
+        subject: Subject,
+        uid: &str,
+        intent: Intent,
+        lane: Lane,
+        body: Body,
+    ) {
+        let receipt = Receipt {
+            subject,
+            uid: uid.to_owned(),
+            intent,
+        };
+        self.effects.push(Effect::Write(Box::new(Write {
+            receipt,
+            lane,
+            body,
+        })));
     }
 
     pub(crate) fn ask(&mut self, node: NodeName, request: NodeRequest) {
@@ -298,11 +335,16 @@ impl Index {
 
     /// The Sandboxes that the claim with this UID controls.
     pub(crate) fn sandboxes_of_claim(&self, uid: &str) -> Vec<u64> {
-        self.by_claim.get(uid).map(|ids| ids.iter().copied().collect()).unwrap_or_default()
+        self.by_claim
+            .get(uid)
+            .map(|ids| ids.iter().copied().collect())
+            .unwrap_or_default()
     }
 
     pub(crate) fn claim_by_uid(&self, uid: &str) -> Option<&ClaimRecord> {
-        self.claim_keys.get(uid).and_then(|key| self.claims.get(key))
+        self.claim_keys
+            .get(uid)
+            .and_then(|key| self.claims.get(key))
     }
 
     pub(crate) fn pool_by_uid(&self, uid: &str) -> Option<&PoolRecord> {
@@ -319,12 +361,16 @@ impl Index {
 
     /// How many unanswered claims of the pool came before `claim`.
     pub(crate) fn waiting_ahead_of(&self, claim: &ClaimRecord) -> usize {
-        self.waiting.get(&claim.pool_key()).map_or(0, |waiting| waiting.ahead_of(claim.sequence))
+        self.waiting
+            .get(&claim.pool_key())
+            .map_or(0, |waiting| waiting.ahead_of(claim.sequence))
     }
 
     /// The binds that nodes hold for the claim with this UID.
     pub(crate) fn binds_of(&self, claim_uid: &str) -> Vec<Bind> {
-        let Some(binds) = self.binds.get(claim_uid) else { return Vec::new() };
+        let Some(binds) = self.binds.get(claim_uid) else {
+            return Vec::new();
+        };
         binds
             .iter()
             .filter_map(|(node, sandbox)| {
@@ -344,12 +390,18 @@ impl Index {
         if shape.runtime_class.is_empty() {
             return placement::DEFAULT_HANDLER;
         }
-        self.runtime_classes.get(&shape.runtime_class).map_or(&shape.runtime_class, String::as_str)
+        self.runtime_classes
+            .get(&shape.runtime_class)
+            .map_or(&shape.runtime_class, String::as_str)
     }
 
     /// Chooses a node.
     pub(crate) fn place(&self, shape: &Shape) -> Result<NodeName, Unplaceable> {
-        let nodes = self.nodes.values().filter(|node| node.registered).map(|node| (&node.facts, node.placed));
+        let nodes = self
+            .nodes
+            .values()
+            .filter(|node| node.registered)
+            .map(|node| (&node.facts, node.placed));
         placement::place(shape, self.handler(shape), self.settings.strategy, nodes)
             .map(|facts: &NodeFacts| node_key(&facts.name))
     }

@@ -96,7 +96,11 @@ pub struct NodeRecord {
 impl NodeRecord {
     /// Takes over what the object says. Returns whether placement may come out differently.
     pub(crate) fn update(&mut self, node: SandboxNode) -> bool {
-        let SandboxNode { metadata, spec, status } = node;
+        let SandboxNode {
+            metadata,
+            spec,
+            status,
+        } = node;
         let status = status.unwrap_or_default();
         let percent = status.pressure.values().copied().fold(0.0, f64::max);
         let facts = NodeFacts {
@@ -106,7 +110,11 @@ impl NodeRecord {
             unschedulable: spec.unschedulable,
             ready: is_true(&status.conditions, condition::READY),
             alive: self.facts.alive,
-            handlers: status.handlers.into_iter().map(|handler| handler.name).collect(),
+            handlers: status
+                .handlers
+                .into_iter()
+                .map(|handler| handler.name)
+                .collect(),
             images: status.images.into_iter().collect(),
             capacity: Amounts {
                 sandboxes: i64::from(status.capacity.sandboxes),
@@ -116,7 +124,10 @@ impl NodeRecord {
             pressure_percent: whole_percent(percent),
         };
         self.registered = true;
-        self.endpoint = Endpoint { address: status.endpoint, fingerprint: status.fingerprint };
+        self.endpoint = Endpoint {
+            address: status.endpoint,
+            fingerprint: status.fingerprint,
+        };
         let changed = facts != self.facts;
         self.facts = facts;
         changed
@@ -133,13 +144,25 @@ impl NodeRecord {
     }
 
     pub(crate) fn reported(&self, sandbox: &SandboxUid) -> Option<&Reported> {
-        if self.synced { self.reported.get(sandbox) } else { None }
+        if self.synced {
+            self.reported.get(sandbox)
+        } else {
+            None
+        }
     }
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=100 before")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "clamped to 0..=100 before"
+)]
 fn whole_percent(percent: f64) -> u32 {
-    if percent.is_nan() { 0 } else { percent.clamp(0.0, 100.0).round() as u32 }
+    if percent.is_nan() {
+        0
+    } else {
+        percent.clamp(0.0, 100.0).round() as u32
+    }
 }
 
 /// The key of a node in the index: the value of the label `hearth.dev/node`.

@@ -22,7 +22,10 @@ impl Index {
         let changed = record.update(node);
         if is_new {
             // A node that never renews is given the same grace as one that stops.
-            record.heartbeat = heartbeat.unwrap_or(Heartbeat { renewed: String::new(), seen: now.mono });
+            record.heartbeat = heartbeat.unwrap_or(Heartbeat {
+                renewed: String::new(),
+                seen: now.mono,
+            });
             record.unsynced_since = now.mono;
         }
         let endpoint = record.endpoint.clone();
@@ -44,20 +47,31 @@ impl Index {
     pub fn delete_node(&mut self, name: &str, now: Now) {
         self.now = now;
         let key = node_key(name);
-        let Some(record) = self.nodes.get_mut(&key) else { return };
+        let Some(record) = self.nodes.get_mut(&key) else {
+            return;
+        };
         record.registered = false;
         record.facts.alive = false;
         record.synced = false;
         let reported: Vec<_> = record.reported.keys().cloned().collect();
-        reported.iter().for_each(|sandbox| self.clear_report(&key, sandbox));
+        reported
+            .iter()
+            .for_each(|sandbox| self.clear_report(&key, sandbox));
         self.mark_node_sandboxes(&key);
         self.mark(Task::Nodes);
     }
 
     /// These are all the SandboxNodes that there are, by name.
     pub fn retain_nodes(&mut self, present: &HashSet<String>, now: Now) {
-        let gone = |record: &&super::NodeRecord| record.registered && !present.contains(&record.facts.name);
-        let gone: Vec<_> = self.nodes.values().filter(gone).map(|record| record.facts.name.clone()).collect();
+        let gone = |record: &&super::NodeRecord| {
+            record.registered && !present.contains(&record.facts.name)
+        };
+        let gone: Vec<_> = self
+            .nodes
+            .values()
+            .filter(gone)
+            .map(|record| record.facts.name.clone())
+            .collect();
         gone.iter().for_each(|name| self.delete_node(name, now));
     }
 
@@ -67,7 +81,10 @@ impl Index {
         let key = node_key(name);
         let seen = |heartbeat: &mut Heartbeat| {
             if heartbeat.renewed != renewed {
-                *heartbeat = Heartbeat { renewed: renewed.to_owned(), seen: now.mono };
+                *heartbeat = Heartbeat {
+                    renewed: renewed.to_owned(),
+                    seen: now.mono,
+                };
             }
         };
         match self.nodes.get_mut(&key) {
@@ -91,7 +108,9 @@ impl Index {
     pub fn heartbeats_resumed(&mut self, now: Now) {
         self.now = now;
         if !std::mem::replace(&mut self.heartbeats_trusted, true) {
-            self.nodes.values_mut().for_each(|node| node.heartbeat.seen = now.mono);
+            self.nodes
+                .values_mut()
+                .for_each(|node| node.heartbeat.seen = now.mono);
             self.mark(Task::Nodes);
         }
     }
@@ -99,14 +118,18 @@ impl Index {
     /// A node's stream is open, and this is all that the node holds.
     pub fn session_up(&mut self, node: &NodeName, inventory: Vec<Reported>, now: Now) {
         self.now = now;
-        let Some(record) = self.nodes.get_mut(node) else { return };
+        let Some(record) = self.nodes.get_mut(node) else {
+            return;
+        };
         record.synced = true;
         let mut stale: HashSet<SandboxUid> = record.reported.keys().cloned().collect();
         for reported in inventory {
             stale.remove(&reported.sandbox);
             self.set_report(node, reported);
         }
-        stale.iter().for_each(|sandbox| self.clear_report(node, sandbox));
+        stale
+            .iter()
+            .for_each(|sandbox| self.clear_report(node, sandbox));
         for id in self.sandboxes_on(node) {
             // The inventory settles what was open: a Retire is asked again, a Bind counts as told by the inventory.
             self.change_sandbox(id, |sandbox| {
@@ -125,7 +148,9 @@ impl Index {
     /// A node's stream is down. What it said last is kept but no member of it can be picked.
     pub fn session_down(&mut self, node: &NodeName, now: Now) {
         self.now = now;
-        let Some(record) = self.nodes.get_mut(node) else { return };
+        let Some(record) = self.nodes.get_mut(node) else {
+            return;
+        };
         if std::mem::replace(&mut record.synced, false) {
             record.unsynced_since = now.mono;
             // The age of a node that was alive on its stream starts when the stream ends.
@@ -149,7 +174,9 @@ impl Index {
         let sandbox = reported.sandbox.clone();
         let owner = reported.owner.clone();
         let namespace = reported.namespace.clone();
-        let Some(record) = self.nodes.get_mut(node) else { return };
+        let Some(record) = self.nodes.get_mut(node) else {
+            return;
+        };
         let before = record.reported.insert(sandbox.clone(), reported);
         if let Some(previous) = before.as_ref().and_then(|before| before.owner.as_ref())
             && Some(previous) != owner.as_ref()
@@ -158,11 +185,17 @@ impl Index {
         }
         if let Some(owner) = owner {
             let uid = claim_uid_of(&owner).to_owned();
-            self.binds.entry(uid.clone()).or_default().insert((node.clone(), sandbox.clone()));
+            self.binds
+                .entry(uid.clone())
+                .or_default()
+                .insert((node.clone(), sandbox.clone()));
             if self.claim_by_uid(&uid).is_some() {
                 self.mark_claim_uid(&uid);
             } else {
-                self.unknown_owners.entry(namespace.clone()).or_default().insert(uid);
+                self.unknown_owners
+                    .entry(namespace.clone())
+                    .or_default()
+                    .insert(uid);
                 self.confirm_claims(&namespace);
             }
         }
@@ -170,7 +203,13 @@ impl Index {
     }
 
     fn clear_report(&mut self, node: &NodeName, sandbox: &SandboxUid) {
-        let Some(before) = self.nodes.get_mut(node).and_then(|record| record.reported.remove(sandbox)) else { return };
+        let Some(before) = self
+            .nodes
+            .get_mut(node)
+            .and_then(|record| record.reported.remove(sandbox))
+        else {
+            return;
+        };
         if let Some(owner) = before.owner {
             self.unbind(&claim_uid_of(&owner).to_owned(), node, sandbox);
         }
@@ -188,9 +227,13 @@ impl Index {
     }
 
     fn report_changed(&mut self, sandbox: &SandboxUid) {
-        let Some(id) = self.sandbox_by_uid(sandbox).map(|record| record.id) else { return };
+        let Some(id) = self.sandbox_by_uid(sandbox).map(|record| record.id) else {
+            return;
+        };
         self.change_sandbox(id, |record| record.aside_until = None);
-        let Some(record) = self.sandboxes.get(&id) else { return };
+        let Some(record) = self.sandboxes.get(&id) else {
+            return;
+        };
         if !record.is_member() || record.leaving.is_some() {
             let key = record.key.clone();
             self.sandbox_changed(&key);
@@ -200,7 +243,9 @@ impl Index {
     /// Asks for a consistent read of a namespace's claims, unless one is under way.
     pub(crate) fn confirm_claims(&mut self, namespace: &str) {
         if self.leading.is_some() && self.confirming.insert(namespace.to_owned()) {
-            self.push(Effect::ConfirmClaims { namespace: namespace.to_owned() });
+            self.push(Effect::ConfirmClaims {
+                namespace: namespace.to_owned(),
+            });
         }
     }
 
@@ -227,7 +272,9 @@ impl Index {
 
     /// Marks a Sandbox for deletion.
     pub(crate) fn doom(&mut self, sandbox: &SandboxUid, leaving: Leaving) {
-        let Some(record) = self.sandbox_by_uid(sandbox) else { return };
+        let Some(record) = self.sandbox_by_uid(sandbox) else {
+            return;
+        };
         let (id, key) = (record.id, record.key.clone());
         self.doom_id(id, leaving);
         self.mark_sandbox(&key);
@@ -280,7 +327,10 @@ impl Index {
     /// Until when an inherited claim must wait for inventories; `None` when they are in, or long enough overdue.
     pub(crate) fn inventories_due(&self) -> Option<Duration> {
         let deadline = self.leading? + self.settings.inventory_wait;
-        let missing = self.nodes.values().any(|node| node.registered && !node.synced && !node.lost);
+        let missing = self
+            .nodes
+            .values()
+            .any(|node| node.registered && !node.synced && !node.lost);
         (missing && self.now.mono < deadline).then_some(deadline)
     }
 
@@ -307,7 +357,9 @@ impl Index {
         let act = 2 * silent.len() <= registered;
         let keys: Vec<_> = self.nodes.keys().cloned().collect();
         for key in keys {
-            let Some(node) = self.nodes.get_mut(&key) else { continue };
+            let Some(node) = self.nodes.get_mut(&key) else {
+                continue;
+            };
             let alive = node.registered && !silent.contains(&key);
             let lost = silent.contains(&key) && act;
             let revived = alive && !node.facts.alive;
@@ -323,11 +375,19 @@ impl Index {
             }
         }
         let placed_on = |key: &NodeName| !self.sandboxes_on(key).is_empty();
-        let forgotten: Vec<_> =
-            self.nodes.iter().filter(|(key, node)| !node.registered && !placed_on(key)).map(|(key, _)| key.clone()).collect();
-        forgotten.iter().for_each(|key| drop(self.nodes.remove(key)));
+        let forgotten: Vec<_> = self
+            .nodes
+            .iter()
+            .filter(|(key, node)| !node.registered && !placed_on(key))
+            .map(|(key, _)| key.clone())
+            .collect();
+        forgotten
+            .iter()
+            .for_each(|key| drop(self.nodes.remove(key)));
         let unconfirmed: Vec<_> = self.unknown_owners.keys().cloned().collect();
-        unconfirmed.iter().for_each(|namespace| self.confirm_claims(namespace));
+        unconfirmed
+            .iter()
+            .for_each(|namespace| self.confirm_claims(namespace));
         if let Some(next) = next {
             self.wake_nodes(next);
         }

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use hearth_api::{Sandbox, SandboxClaim, SandboxTemplate, SandboxWarmPool};
 
 use super::claim::ClaimRecord;
+use super::outcomes::WATCH_LAG;
 use super::pool::PoolRecord;
 use super::sandbox::{Retry, SandboxRecord, version_of};
 use super::spec::semantics;
-use super::outcomes::WATCH_LAG;
 use super::{Index, SandboxOp, Stage};
 use crate::effects::Now;
 use crate::ids::{Key, SandboxUid};
@@ -27,7 +27,10 @@ mod kube_meta {
 
     /// Namespace and name; nothing for an object without a name, which no API server sends.
     pub(super) fn key_of(metadata: &ObjectMeta) -> Option<Key> {
-        Some(Key::new(metadata.namespace.clone().unwrap_or_default(), metadata.name.clone()?))
+        Some(Key::new(
+            metadata.namespace.clone().unwrap_or_default(),
+            metadata.name.clone()?,
+        ))
     }
 }
 
@@ -35,10 +38,18 @@ impl Index {
     /// A Sandbox is as given.
     pub fn apply_sandbox(&mut self, sandbox: Sandbox, now: Now) {
         self.now = now;
-        let Some(key) = key_of(&sandbox.metadata) else { return };
+        let Some(key) = key_of(&sandbox.metadata) else {
+            return;
+        };
         let version = version_of(sandbox.metadata.resource_version.as_ref());
         let uid = sandbox.metadata.uid.as_deref().unwrap_or_default();
-        let known = self.sandbox(&key).map(|r| (r.id, r.exists() && r.uid.as_str() != uid, r.exists() && version <= r.version));
+        let known = self.sandbox(&key).map(|r| {
+            (
+                r.id,
+                r.exists() && r.uid.as_str() != uid,
+                r.exists() && version <= r.version,
+            )
+        });
         let id = match known {
             Some((_, _, true)) => return,
             Some((id, true, _)) => {
@@ -49,7 +60,11 @@ impl Index {
             None => None,
         };
         let spec = self.specs.facts(&sandbox.spec.pod_template.spec);
-        let semantics = semantics(spec.meaning, &sandbox.spec.volume_claim_templates, sandbox.spec.service);
+        let semantics = semantics(
+            spec.meaning,
+            &sandbox.spec.volume_claim_templates,
+            sandbox.spec.service,
+        );
         let id = id.unwrap_or_else(|| self.insert_sandbox(blank(key.clone(), now)));
         self.change_sandbox(id, |record| record.update(sandbox, spec, semantics));
         self.sandbox_changed(&key);
@@ -58,7 +73,9 @@ impl Index {
     /// The Sandbox of this name and UID is gone.
     pub fn delete_sandbox(&mut self, key: &Key, uid: &str, now: Now) {
         self.now = now;
-        let Some(record) = self.sandbox(key) else { return };
+        let Some(record) = self.sandbox(key) else {
+            return;
+        };
         // An empty UID is one whose creation we have not heard back from: it was made and deleted meanwhile.
         if record.exists() && record.uid.as_str() != uid {
             return;
@@ -70,17 +87,26 @@ impl Index {
     pub fn retain_sandboxes(&mut self, present: &HashSet<Key>, now: Now) {
         self.now = now;
         let gone = |record: &&SandboxRecord| record.exists() && !present.contains(&record.key);
-        let gone: Vec<_> = self.sandboxes.values().filter(gone).map(|record| record.id).collect();
+        let gone: Vec<_> = self
+            .sandboxes
+            .values()
+            .filter(gone)
+            .map(|record| record.id)
+            .collect();
         gone.into_iter().for_each(|id| self.forget_sandbox(id));
     }
 
     fn forget_sandbox(&mut self, id: u64) {
-        let creating = |record: &SandboxRecord| record.op == Some(SandboxOp::Creating) || record.maybe_again;
+        let creating =
+            |record: &SandboxRecord| record.op == Some(SandboxOp::Creating) || record.maybe_again;
         if self.sandboxes.get(&id).is_some_and(creating) {
             // The creation that is still under way may make it once more, so it goes on counting.
             let give_up = self.now.mono + WATCH_LAG;
             let key = self.change_sandbox(id, |record| {
-                record.dead = Some(std::mem::replace(&mut record.uid, SandboxUid(String::new())));
+                record.dead = Some(std::mem::replace(
+                    &mut record.uid,
+                    SandboxUid(String::new()),
+                ));
                 record.deleting = false;
                 record.deleted = false;
                 record.leaving = None;
@@ -93,7 +119,9 @@ impl Index {
             key.iter().for_each(|key| self.mark_sandbox(key));
             return;
         }
-        let Some(record) = self.remove_sandbox(id) else { return };
+        let Some(record) = self.remove_sandbox(id) else {
+            return;
+        };
         if let Some(claim) = self.claim_of_sandbox.get(&record.key)
             && let Some(claim) = self.claims.get_mut(claim)
         {
@@ -111,9 +139,15 @@ impl Index {
 
     /// Notes a Sandbox whose creation is about to be sent, so that it counts from now on.
     pub(crate) fn expect_sandbox(&mut self, key: &Key, object: &serde_json::Value) {
-        let Ok(sandbox) = Sandbox::deserialize(object) else { return };
+        let Ok(sandbox) = Sandbox::deserialize(object) else {
+            return;
+        };
         let spec = self.specs.facts(&sandbox.spec.pod_template.spec);
-        let semantics = semantics(spec.meaning, &sandbox.spec.volume_claim_templates, sandbox.spec.service);
+        let semantics = semantics(
+            spec.meaning,
+            &sandbox.spec.volume_claim_templates,
+            sandbox.spec.service,
+        );
         let mut record = blank(key.clone(), self.now);
         record.update(sandbox, spec, semantics);
         record.op = Some(SandboxOp::Creating);
@@ -128,7 +162,9 @@ impl Index {
     /// The template that a claim's lost Sandbox was made from.
     pub(crate) fn template_of_lost(&self, claim: &ClaimRecord) -> Option<Arc<Template>> {
         let name = claim.template.clone()?;
-        self.templates.get(&Key::new(claim.key.namespace.clone(), name)).cloned()
+        self.templates
+            .get(&Key::new(claim.key.namespace.clone(), name))
+            .cloned()
     }
 
     /// Marks what depends on a Sandbox.
@@ -139,7 +175,11 @@ impl Index {
         if let Some(claim) = self.claim_of_sandbox.get(key).cloned() {
             self.mark_claim(&claim);
         }
-        if let Some(uid) = self.sandbox(key).and_then(SandboxRecord::claim_uid).map(str::to_owned) {
+        if let Some(uid) = self
+            .sandbox(key)
+            .and_then(SandboxRecord::claim_uid)
+            .map(str::to_owned)
+        {
             self.mark_claim_uid(&uid);
         }
     }
@@ -147,10 +187,15 @@ impl Index {
     /// A claim is as given.
     pub fn apply_claim(&mut self, claim: SandboxClaim, now: Now) {
         self.now = now;
-        let Some(key) = key_of(&claim.metadata) else { return };
+        let Some(key) = key_of(&claim.metadata) else {
+            return;
+        };
         let version = version_of(claim.metadata.resource_version.as_ref());
         let uid = claim.metadata.uid.clone().unwrap_or_default();
-        let known = self.claims.get(&key).map(|record| (record.uid == uid, version <= record.version));
+        let known = self
+            .claims
+            .get(&key)
+            .map(|record| (record.uid == uid, version <= record.version));
         match known {
             Some((_, true)) => return,
             Some((false, _)) => self.forget_claim(&key),
@@ -158,7 +203,10 @@ impl Index {
         }
         if !self.claims.contains_key(&key) {
             let sequence = self.next_sequence();
-            self.claims.insert(key.clone(), ClaimRecord::new(key.clone(), sequence, now.mono, now.wall));
+            self.claims.insert(
+                key.clone(),
+                ClaimRecord::new(key.clone(), sequence, now.mono, now.wall),
+            );
             self.last_claim_activity = Some(now.mono);
         }
         let is_new = known.is_none_or(|(same, _)| !same);
@@ -172,7 +220,8 @@ impl Index {
                 let sandbox_key = |name| Key::new(key.namespace.clone(), name);
                 self.claim_of_sandbox.remove(&sandbox_key(before));
                 if !after.is_empty() {
-                    self.claim_of_sandbox.insert(sandbox_key(after), key.clone());
+                    self.claim_of_sandbox
+                        .insert(sandbox_key(after), key.clone());
                 }
             }
         }
@@ -192,14 +241,22 @@ impl Index {
     /// These are all the claims that there are.
     pub fn retain_claims(&mut self, present: &HashSet<Key>, now: Now) {
         self.now = now;
-        let gone: Vec<_> = self.claims.keys().filter(|key| !present.contains(key)).cloned().collect();
+        let gone: Vec<_> = self
+            .claims
+            .keys()
+            .filter(|key| !present.contains(key))
+            .cloned()
+            .collect();
         gone.iter().for_each(|key| self.forget_claim(key));
     }
 
     fn forget_claim(&mut self, key: &Key) {
-        let Some(record) = self.claims.remove(key) else { return };
+        let Some(record) = self.claims.remove(key) else {
+            return;
+        };
         self.claim_keys.remove(&record.uid);
-        self.claim_of_sandbox.remove(&Key::new(key.namespace.clone(), record.sandbox.clone()));
+        self.claim_of_sandbox
+            .remove(&Key::new(key.namespace.clone(), record.sandbox.clone()));
         self.leave_waiting(&record);
         if self.leading.is_some() {
             crate::claim::gone(self, &record);
@@ -208,8 +265,12 @@ impl Index {
 
     /// Puts a claim into its pool's waiting list if it still needs a Sandbox, or takes it out.
     pub(crate) fn requeue_waiting(&mut self, key: &Key) {
-        let Some(record) = self.claims.get(key) else { return };
-        let namesake = self.sandbox(key).is_some_and(|sandbox| sandbox.claim_uid() == Some(&record.uid));
+        let Some(record) = self.claims.get(key) else {
+            return;
+        };
+        let namesake = self
+            .sandbox(key)
+            .is_some_and(|sandbox| sandbox.claim_uid() == Some(&record.uid));
         let waits = !record.deleting && !record.is_answered() && !namesake;
         let wanted = waits.then(|| record.pool_key());
         if record.waiting_on == wanted {
@@ -218,7 +279,10 @@ impl Index {
         let record = record.clone();
         self.leave_waiting(&record);
         if let Some(pool) = &wanted {
-            self.waiting.entry(pool.clone()).or_default().insert(record.sequence, key.clone());
+            self.waiting
+                .entry(pool.clone())
+                .or_default()
+                .insert(record.sequence, key.clone());
         }
         if let Some(record) = self.claims.get_mut(key) {
             record.waiting_on = wanted;
@@ -226,7 +290,9 @@ impl Index {
     }
 
     fn leave_waiting(&mut self, record: &ClaimRecord) {
-        let Some(pool) = &record.waiting_on else { return };
+        let Some(pool) = &record.waiting_on else {
+            return;
+        };
         if let Some(waiting) = self.waiting.get_mut(pool) {
             waiting.remove(record.sequence);
             if waiting.is_empty() {
@@ -238,10 +304,16 @@ impl Index {
     /// A pool is as given.
     pub fn apply_pool(&mut self, pool: SandboxWarmPool, now: Now) {
         self.now = now;
-        let Some(key) = key_of(&pool.metadata) else { return };
+        let Some(key) = key_of(&pool.metadata) else {
+            return;
+        };
         let version = version_of(pool.metadata.resource_version.as_ref());
         let uid = pool.metadata.uid.clone().unwrap_or_default();
-        if self.pools.get(&key).is_some_and(|record| version <= record.version) {
+        if self
+            .pools
+            .get(&key)
+            .is_some_and(|record| version <= record.version)
+        {
             return;
         }
         let mut record = match self.pools.remove(&key) {
@@ -275,13 +347,23 @@ impl Index {
 
     /// These are all the pools that there are.
     pub fn retain_pools(&mut self, present: &HashSet<Key>, now: Now) {
-        let gone = self.pools.values().filter(|record| !present.contains(&record.key));
-        let gone: Vec<_> = gone.map(|record| (record.key.clone(), record.uid.clone())).collect();
-        gone.iter().for_each(|(key, uid)| self.delete_pool(key, uid, now));
+        let gone = self
+            .pools
+            .values()
+            .filter(|record| !present.contains(&record.key));
+        let gone: Vec<_> = gone
+            .map(|record| (record.key.clone(), record.uid.clone()))
+            .collect();
+        gone.iter()
+            .for_each(|(key, uid)| self.delete_pool(key, uid, now));
     }
 
     fn mark_waiting(&mut self, pool: &Key) {
-        let keys: Vec<_> = self.waiting.get(pool).map(|w| w.iter().cloned().collect()).unwrap_or_default();
+        let keys: Vec<_> = self
+            .waiting
+            .get(pool)
+            .map(|w| w.iter().cloned().collect())
+            .unwrap_or_default();
         for key in keys {
             if let Some(claim) = self.claims.get_mut(&key) {
                 claim.retry.succeeded();
@@ -293,9 +375,15 @@ impl Index {
     /// A template is as given.
     pub fn apply_template(&mut self, template: SandboxTemplate, now: Now) {
         self.now = now;
-        let Some(key) = key_of(&template.metadata) else { return };
+        let Some(key) = key_of(&template.metadata) else {
+            return;
+        };
         let version = version_of(template.metadata.resource_version.as_ref());
-        if self.templates.get(&key).is_some_and(|known| version <= known.version) {
+        if self
+            .templates
+            .get(&key)
+            .is_some_and(|known| version <= known.version)
+        {
             return;
         }
         let template = Template::new(template, &mut self.specs);
@@ -306,7 +394,11 @@ impl Index {
     /// The template of this name and UID is gone.
     pub fn delete_template(&mut self, key: &Key, uid: &str, now: Now) {
         self.now = now;
-        if self.templates.get(key).is_some_and(|template| template.uid == uid) {
+        if self
+            .templates
+            .get(key)
+            .is_some_and(|template| template.uid == uid)
+        {
             self.templates.remove(key);
             self.template_changed(key);
         }
@@ -314,13 +406,21 @@ impl Index {
 
     /// These are all the templates that there are.
     pub fn retain_templates(&mut self, present: &HashSet<Key>, now: Now) {
-        let gone = self.templates.iter().filter(|(key, _)| !present.contains(key));
-        let gone: Vec<_> = gone.map(|(key, template)| (key.clone(), template.uid.clone())).collect();
-        gone.iter().for_each(|(key, uid)| self.delete_template(key, uid, now));
+        let gone = self
+            .templates
+            .iter()
+            .filter(|(key, _)| !present.contains(key));
+        let gone: Vec<_> = gone
+            .map(|(key, template)| (key.clone(), template.uid.clone()))
+            .collect();
+        gone.iter()
+            .for_each(|(key, uid)| self.delete_template(key, uid, now));
     }
 
     fn template_changed(&mut self, key: &Key) {
-        let uses = |pool: &&mut PoolRecord| pool.key.namespace == key.namespace && pool.template == key.name;
+        let uses = |pool: &&mut PoolRecord| {
+            pool.key.namespace == key.namespace && pool.template == key.name
+        };
         let mut pools = Vec::new();
         for pool in self.pools.values_mut().filter(uses) {
             pool.check_stale = true;

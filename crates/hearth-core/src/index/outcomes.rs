@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::sandbox::SandboxOp;
 use super::{Index, Leaving, Phase, Reported, Stage, claim_uid_of, generation_of};
-use crate::effects::{Intent, NodeReply, NodeRequest, Now, Object, Outcome, Receipt, Refusal, Subject};
+use crate::effects::{
+    Intent, NodeReply, NodeRequest, Now, Object, Outcome, Receipt, Refusal, Subject,
+};
 use crate::ids::{Key, NodeName, OwnerKey, SandboxUid};
 
 /// How long a member that could not be bound is not tried again, unless its node says something new of it first.
@@ -19,7 +21,9 @@ impl Index {
         match (&receipt.subject, receipt.intent) {
             (Subject::Claim(key), _) => self.claim_written(key, receipt, outcome),
             (Subject::Sandbox(key), Intent::ColdCreate) => self.cold_created(key, receipt, outcome),
-            (Subject::Sandbox(key), Intent::MemberCreate) => self.member_created(key, receipt, outcome),
+            (Subject::Sandbox(key), Intent::MemberCreate) => {
+                self.member_created(key, receipt, outcome)
+            }
             (Subject::Sandbox(key), _) => self.sandbox_written(key, receipt, outcome),
             (Subject::Pool(key), _) => self.pool_written(key, receipt, &outcome),
         }
@@ -27,7 +31,13 @@ impl Index {
 
     fn claim_written(&mut self, key: &Key, receipt: &Receipt, outcome: Outcome) {
         let now = self.now;
-        let Some(claim) = self.claims.get_mut(key).filter(|claim| claim.uid == receipt.uid) else { return };
+        let Some(claim) = self
+            .claims
+            .get_mut(key)
+            .filter(|claim| claim.uid == receipt.uid)
+        else {
+            return;
+        };
         if receipt.intent == Intent::ClaimAnnotations {
             // Only observers miss them; another try is made with the claim's next change.
             if !matches!(outcome, Outcome::Done(_) | Outcome::Rejected(_)) {
@@ -42,7 +52,10 @@ impl Index {
                 match object.map(|object| *object) {
                     Some(Object::Claim(claim)) => self.apply_claim(claim, now),
                     // Done, but what it looks like now only the watch can tell.
-                    _ => claim.outdated = (claim.version <= claim.written_from).then_some(claim.written_from),
+                    _ => {
+                        claim.outdated =
+                            (claim.version <= claim.written_from).then_some(claim.written_from)
+                    }
                 }
                 crate::claim::status_written(self, key);
                 None
@@ -53,7 +66,9 @@ impl Index {
                 claim.outdated = (claim.version <= from).then_some(from);
                 None
             }
-            Outcome::Exists | Outcome::Rejected(_) | Outcome::Unavailable(_) => Some(claim.retry.failed(now.mono)),
+            Outcome::Exists | Outcome::Rejected(_) | Outcome::Unavailable(_) => {
+                Some(claim.retry.failed(now.mono))
+            }
         };
         if let Some(at) = wake {
             self.wake(receipt.subject.clone(), at);
@@ -63,7 +78,9 @@ impl Index {
 
     fn cold_created(&mut self, key: &Key, receipt: &Receipt, outcome: Outcome) {
         self.end_op(key, SandboxOp::Creating);
-        let claim_key = self.claim_by_uid(&receipt.uid).map(|claim| claim.key.clone());
+        let claim_key = self
+            .claim_by_uid(&receipt.uid)
+            .map(|claim| claim.key.clone());
         let mut failed = true;
         let mut error = None;
         match outcome {
@@ -80,7 +97,11 @@ impl Index {
         }
         let Some(claim_key) = claim_key else {
             // The claim went meanwhile: its Sandbox goes the same way.
-            if let Some(id) = self.sandbox(key).filter(|s| s.claim_uid() == Some(&receipt.uid)).map(|s| s.id) {
+            if let Some(id) = self
+                .sandbox(key)
+                .filter(|s| s.claim_uid() == Some(&receipt.uid))
+                .map(|s| s.id)
+            {
                 self.doom_id(id, Leaving::Delete);
             }
             // Another claim of the same name may have been waiting for this.
@@ -138,11 +159,15 @@ impl Index {
                     self.wake(receipt.subject.clone(), at);
                 }
             }
-            Outcome::Conflict | Outcome::NotFound | Outcome::Rejected(_) => self.drop_placeholder(key),
+            Outcome::Conflict | Outcome::NotFound | Outcome::Rejected(_) => {
+                self.drop_placeholder(key)
+            }
         }
         // Whatever waited for the creation to end goes on.
         self.sandbox_changed(key);
-        let Some(pool_key) = self.pool_by_uid(&pool_uid).map(|pool| pool.key.clone()) else { return };
+        let Some(pool_key) = self.pool_by_uid(&pool_uid).map(|pool| pool.key.clone()) else {
+            return;
+        };
         let mut wake = None;
         if let Some(pool) = self.pools.get_mut(&pool_key) {
             if failed {
@@ -172,9 +197,14 @@ impl Index {
 
     /// Takes over what a creation made, unless the watch has shown it already, or even its end.
     fn apply_created(&mut self, key: &Key, object: Option<Box<Object>>) {
-        let Some(record) = self.sandbox(key) else { return };
+        let Some(record) = self.sandbox(key) else {
+            return;
+        };
         match object.map(|object| *object) {
-            Some(Object::Sandbox(sandbox)) if record.dead.as_ref().map(SandboxUid::as_str) != sandbox.metadata.uid.as_deref() => {
+            Some(Object::Sandbox(sandbox))
+                if record.dead.as_ref().map(SandboxUid::as_str)
+                    != sandbox.metadata.uid.as_deref() =>
+            {
                 self.apply_sandbox(sandbox, self.now);
             }
             // Made and deleted again.
@@ -183,14 +213,24 @@ impl Index {
     }
 
     pub(crate) fn drop_placeholder(&mut self, key: &Key) {
-        if let Some(id) = self.sandbox(key).filter(|record| !record.exists()).map(|record| record.id) {
+        if let Some(id) = self
+            .sandbox(key)
+            .filter(|record| !record.exists())
+            .map(|record| record.id)
+        {
             self.remove_sandbox(id);
         }
     }
 
     fn sandbox_written(&mut self, key: &Key, receipt: &Receipt, outcome: Outcome) {
         let now = self.now;
-        let Some(id) = self.sandbox(key).filter(|s| s.uid.as_str() == receipt.uid).map(|s| s.id) else { return };
+        let Some(id) = self
+            .sandbox(key)
+            .filter(|s| s.uid.as_str() == receipt.uid)
+            .map(|s| s.id)
+        else {
+            return;
+        };
         self.change_sandbox(id, |record| record.op = None);
         let deletes = receipt.intent == Intent::SandboxDelete;
         let wake = match outcome {
@@ -226,7 +266,13 @@ impl Index {
 
     fn pool_written(&mut self, key: &Key, receipt: &Receipt, outcome: &Outcome) {
         let now = self.now.mono;
-        let Some(pool) = self.pools.get_mut(key).filter(|pool| pool.uid == receipt.uid) else { return };
+        let Some(pool) = self
+            .pools
+            .get_mut(key)
+            .filter(|pool| pool.uid == receipt.uid)
+        else {
+            return;
+        };
         let written = pool.writing.take();
         let wake = match outcome {
             Outcome::Done(_) => {
@@ -253,7 +299,13 @@ impl Index {
         }
     }
 
-    fn bind_replied(&mut self, node: &NodeName, owner: &OwnerKey, asked: &SandboxUid, reply: NodeReply) {
+    fn bind_replied(
+        &mut self,
+        node: &NodeName,
+        owner: &OwnerKey,
+        asked: &SandboxUid,
+        reply: NodeReply,
+    ) {
         let now = self.now.mono;
         let claim_uid = claim_uid_of(owner).to_owned();
         let aside_until = match &reply {
@@ -296,8 +348,16 @@ impl Index {
     }
 
     /// Notes what a Bind's reply says as if the node had reported it.
-    fn bound(&mut self, node: &NodeName, owner: &OwnerKey, sandbox: &SandboxUid, pod_ips: Vec<String>) {
-        let key = self.sandbox_by_uid(sandbox).map(|record| record.key.clone());
+    fn bound(
+        &mut self,
+        node: &NodeName,
+        owner: &OwnerKey,
+        sandbox: &SandboxUid,
+        pod_ips: Vec<String>,
+    ) {
+        let key = self
+            .sandbox_by_uid(sandbox)
+            .map(|record| record.key.clone());
         let key = key.unwrap_or_else(|| Key::new("", ""));
         let reported = Reported {
             sandbox: sandbox.clone(),
@@ -313,9 +373,14 @@ impl Index {
     fn release_replied(&mut self, node: &NodeName, owner: &OwnerKey, reply: NodeReply) {
         self.releasing.remove(&(node.clone(), owner.clone()));
         // Anything else is brought up again by the inventory of the next stream.
-        let NodeReply::Released(sandbox) = reply else { return };
+        let NodeReply::Released(sandbox) = reply else {
+            return;
+        };
         let held = self.binds_of(claim_uid_of(owner));
-        for bind in held.into_iter().filter(|bind| bind.node == *node && bind.owner == *owner) {
+        for bind in held
+            .into_iter()
+            .filter(|bind| bind.node == *node && bind.owner == *owner)
+        {
             self.forget_owner(node, &bind.sandbox);
         }
         if let Some(sandbox) = sandbox {
@@ -325,15 +390,28 @@ impl Index {
     }
 
     fn forget_owner(&mut self, node: &NodeName, sandbox: &SandboxUid) {
-        let reported = self.nodes.get(node).and_then(|record| record.reported.get(sandbox)).cloned();
+        let reported = self
+            .nodes
+            .get(node)
+            .and_then(|record| record.reported.get(sandbox))
+            .cloned();
         if let Some(reported) = reported {
-            self.set_report(node, Reported { owner: None, phase: Phase::Stopping, ..reported });
+            self.set_report(
+                node,
+                Reported {
+                    owner: None,
+                    phase: Phase::Stopping,
+                    ..reported
+                },
+            );
         }
     }
 
     fn retire_replied(&mut self, sandbox: &SandboxUid, reply: &NodeReply) {
         let now = self.now.mono;
-        let Some(id) = self.sandbox_by_uid(sandbox).map(|record| record.id) else { return };
+        let Some(id) = self.sandbox_by_uid(sandbox).map(|record| record.id) else {
+            return;
+        };
         let wake = self.change_sandbox(id, |record| {
             record.op = None;
             match reply {

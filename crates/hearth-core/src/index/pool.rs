@@ -65,7 +65,11 @@ impl PoolRecord {
 
     /// Takes over what the object says; what only we know stays.
     pub(crate) fn update(&mut self, pool: SandboxWarmPool) {
-        let SandboxWarmPool { metadata, spec, status } = pool;
+        let SandboxWarmPool {
+            metadata,
+            spec,
+            status,
+        } = pool;
         self.version = version_of(metadata.resource_version.as_ref());
         self.uid = metadata.uid.unwrap_or_default();
         let generation = metadata.generation.unwrap_or(0);
@@ -75,8 +79,10 @@ impl PoolRecord {
         self.replicas = usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0);
         self.template = spec.sandbox_template_ref.name;
         self.strategy = spec.update_strategy.unwrap_or_default().type_;
-        self.readiness_grace =
-            spec.readiness_grace_period_seconds.and_then(|s| u64::try_from(s).ok()).map(Duration::from_secs);
+        self.readiness_grace = spec
+            .readiness_grace_period_seconds
+            .and_then(|s| u64::try_from(s).ok())
+            .map(Duration::from_secs);
         self.warmth = spec.warmth.unwrap_or_default();
         self.status = status.unwrap_or_default();
     }

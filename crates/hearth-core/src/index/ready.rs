@@ -39,7 +39,9 @@ impl ReadyQueue {
     }
 
     pub(crate) fn remove(&mut self, node: &NodeName, created: i64, id: u64) {
-        let Some(queue) = self.nodes.get_mut(node) else { return };
+        let Some(queue) = self.nodes.get_mut(node) else {
+            return;
+        };
         self.ranks.remove(&queue.rank(node));
         self.len -= usize::from(queue.members.remove(&(created, id)));
         if queue.members.is_empty() {

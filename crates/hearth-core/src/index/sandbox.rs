@@ -89,7 +89,9 @@ impl Retry {
 
     /// Notes a failure and says when to try again.
     pub(crate) fn failed(&mut self, now: Duration) -> Duration {
-        let delay = Self::FIRST.saturating_mul(1 << self.failures.min(9)).min(Self::LONGEST);
+        let delay = Self::FIRST
+            .saturating_mul(1 << self.failures.min(9))
+            .min(Self::LONGEST);
         self.failures = self.failures.saturating_add(1);
         self.not_before = now + delay;
         self.not_before
@@ -185,7 +187,9 @@ pub(crate) fn version_of(text: Option<&String>) -> u64 {
 impl SandboxRecord {
     /// Whether it is an unclaimed member of a pool.
     pub(crate) fn is_member(&self) -> bool {
-        matches!(self.owner, Owner::Pool { .. }) && self.marks.warm_pool && self.marks.template_ref_hash
+        matches!(self.owner, Owner::Pool { .. })
+            && self.marks.warm_pool
+            && self.marks.template_ref_hash
     }
 
     pub(crate) fn pool_uid(&self) -> Option<&str> {
@@ -209,12 +213,18 @@ impl SandboxRecord {
 
     /// Takes over what the object says; what only we know stays.
     pub(crate) fn update(&mut self, sandbox: Sandbox, spec: Arc<SpecFacts>, semantics: u64) {
-        let Sandbox { metadata, spec: wanted, status } = sandbox;
+        let Sandbox {
+            metadata,
+            spec: wanted,
+            status,
+        } = sandbox;
         let status = status.unwrap_or_default();
         self.version = version_of(metadata.resource_version.as_ref());
         self.uid = metadata.uid.unwrap_or_default().into();
         self.generation = metadata.generation.unwrap_or(0);
-        self.created = metadata.creation_timestamp.map_or(0, |Time(at)| at.as_second());
+        self.created = metadata
+            .creation_timestamp
+            .map_or(0, |Time(at)| at.as_second());
         self.deleting = metadata.deletion_timestamp.is_some() || self.deleted;
         self.owner = metadata
             .owner_references
@@ -222,7 +232,10 @@ impl SandboxRecord {
             .into_iter()
             .find(|reference| reference.controller == Some(true))
             .map_or(Owner::Nobody, |reference| {
-                let ours = reference.api_version.split_once('/').is_some_and(|(group, _)| group == EXTENSIONS_GROUP);
+                let ours = reference
+                    .api_version
+                    .split_once('/')
+                    .is_some_and(|(group, _)| group == EXTENSIONS_GROUP);
                 match reference.kind.as_str() {
                     "SandboxWarmPool" if ours => Owner::Pool { uid: reference.uid },
                     "SandboxClaim" if ours => Owner::Claim { uid: reference.uid },
@@ -243,14 +256,25 @@ impl SandboxRecord {
             annotations: !annotations.is_empty(),
             warmth: annotations.contains_key(annotation::WARMTH),
         };
-        self.template_hash = labels.remove(label::TEMPLATE_HASH).unwrap_or_default().into();
-        self.template_ref_hash = labels.remove(label::TEMPLATE_REF_HASH).unwrap_or_default().into();
-        self.node = labels.remove(label::NODE).filter(|node| !node.is_empty()).map(NodeName);
+        self.template_hash = labels
+            .remove(label::TEMPLATE_HASH)
+            .unwrap_or_default()
+            .into();
+        self.template_ref_hash = labels
+            .remove(label::TEMPLATE_REF_HASH)
+            .unwrap_or_default()
+            .into();
+        self.node = labels
+            .remove(label::NODE)
+            .filter(|node| !node.is_empty())
+            .map(NodeName);
         self.spec = spec;
         self.semantics = semantics;
         self.mode = wanted.operating_mode;
-        self.ready = find_condition(&status.conditions, condition::READY)
-            .map(|ready| ReadyState { is_true: ready.status == "True", since: ready.last_transition_time.0 });
+        self.ready = find_condition(&status.conditions, condition::READY).map(|ready| ReadyState {
+            is_true: ready.status == "True",
+            since: ready.last_transition_time.0,
+        });
         self.detail = if self.is_member() && self.node.is_some() {
             None
         } else {
@@ -260,7 +284,9 @@ impl SandboxRecord {
                 pod_metadata: wanted.pod_template.metadata,
                 shutdown_time: wanted.shutdown_time.map(|Time(at)| at),
                 shutdown_policy: wanted.shutdown_policy,
-                template: annotations.remove(annotation::TEMPLATE_REF).unwrap_or_default(),
+                template: annotations
+                    .remove(annotation::TEMPLATE_REF)
+                    .unwrap_or_default(),
                 claim_uid: labels.remove(label::CLAIM_UID).unwrap_or_default(),
             }))
         };

@@ -42,7 +42,11 @@ impl SpecCache {
             Ok(shape) => (shape, None),
             Err(error) => (Shape::default(), Some(error.to_string())),
         };
-        let facts = Arc::new(SpecFacts { shape, meaning: meaning_of_spec(spec), fault });
+        let facts = Arc::new(SpecFacts {
+            shape,
+            meaning: meaning_of_spec(spec),
+            fault,
+        });
         self.by_text.insert(spec.get().into(), Arc::clone(&facts));
         facts
     }
@@ -55,7 +59,11 @@ pub(crate) fn meaning_of_spec(spec: &PodSpecJson) -> u64 {
 
 /// Hash of all that makes a member stale when it differs: pod spec, volume claim templates by name and spec in order,
 /// and `service`. Labels and annotations never do.
-pub(crate) fn semantics(spec_meaning: u64, volumes: &[PersistentVolumeClaimTemplate], service: Option<bool>) -> u64 {
+pub(crate) fn semantics(
+    spec_meaning: u64,
+    volumes: &[PersistentVolumeClaimTemplate],
+    service: Option<bool>,
+) -> u64 {
     let mut hasher = DefaultHasher::new();
     hasher.write_u64(spec_meaning);
     hasher.write_u8(match service {
@@ -91,12 +99,18 @@ mod tests {
     fn equal_texts_share_their_facts_and_unused_ones_are_swept() {
         let mut cache = SpecCache::default();
         let kept = cache.facts(&spec(r#"{"containers":[]}"#));
-        assert!(Arc::ptr_eq(&kept, &cache.facts(&spec(r#"{"containers":[]}"#))));
+        assert!(Arc::ptr_eq(
+            &kept,
+            &cache.facts(&spec(r#"{"containers":[]}"#))
+        ));
         for n in 0..1000 {
             cache.facts(&spec(&format!(r#"{{"containers":[],"hostname":"h{n}"}}"#)));
         }
         assert!(cache.by_text.len() <= 128, "{}", cache.by_text.len());
-        assert!(Arc::ptr_eq(&kept, &cache.facts(&spec(r#"{"containers":[]}"#))));
+        assert!(Arc::ptr_eq(
+            &kept,
+            &cache.facts(&spec(r#"{"containers":[]}"#))
+        ));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Keeping the sets and sums over Sandboxes true whenever one changes.
 
+use super::Index;
 use super::members::{Class, Standing};
 use super::sandbox::{Leaving, SandboxRecord};
-use super::Index;
 use crate::ids::NodeName;
 use crate::placement::Amounts;
 use hearth_api::OperatingMode;
@@ -19,7 +19,11 @@ impl Index {
     }
 
     /// Changes a record and brings the sets up to date.
-    pub(crate) fn change_sandbox<T>(&mut self, id: u64, change: impl FnOnce(&mut SandboxRecord) -> T) -> Option<T> {
+    pub(crate) fn change_sandbox<T>(
+        &mut self,
+        id: u64,
+        change: impl FnOnce(&mut SandboxRecord) -> T,
+    ) -> Option<T> {
         self.sandboxes.get(&id)?;
         self.unlink(id);
         let result = self.sandboxes.get_mut(&id).map(change);
@@ -42,7 +46,9 @@ impl Index {
     }
 
     fn link(&mut self, id: u64) {
-        let Some(record) = self.sandboxes.get(&id) else { return };
+        let Some(record) = self.sandboxes.get(&id) else {
+            return;
+        };
         if record.exists() {
             self.by_uid.insert(record.uid.clone(), id);
         }
@@ -57,7 +63,9 @@ impl Index {
 
     /// Undoes [`Self::link`], except for the pool's set: a member keeps its standing while its class stays.
     fn unlink(&mut self, id: u64) {
-        let Some(record) = self.sandboxes.get(&id) else { return };
+        let Some(record) = self.sandboxes.get(&id) else {
+            return;
+        };
         self.by_uid.remove(&record.uid);
         if let Some(uid) = record.claim_uid()
             && let Some(ids) = self.by_claim.get_mut(uid)
@@ -79,9 +87,15 @@ impl Index {
 
     /// Puts a Sandbox where it belongs in its pool's sets and in its node's sum.
     pub(crate) fn refresh(&mut self, id: u64) {
-        let Some(record) = self.sandboxes.get(&id) else { return };
+        let Some(record) = self.sandboxes.get(&id) else {
+            return;
+        };
         let class = self.class(record);
-        let pressure = record.node.as_ref().and_then(|node| self.nodes.get(node)).map_or(0, |n| n.pressure_step());
+        let pressure = record
+            .node
+            .as_ref()
+            .and_then(|node| self.nodes.get(node))
+            .map_or(0, |n| n.pressure_step());
         let standing = Standing {
             class,
             since: self.now.mono,
@@ -131,7 +145,11 @@ impl Index {
             self.retry_some_unplaced();
         }
         if let Some((node, amounts)) = charge {
-            self.nodes.entry(node.clone()).or_default().placed.add(amounts);
+            self.nodes
+                .entry(node.clone())
+                .or_default()
+                .placed
+                .add(amounts);
             self.charges.insert(id, (node, amounts));
         }
     }
@@ -140,7 +158,11 @@ impl Index {
     pub(crate) fn retry_some_unplaced(&mut self) {
         const AT_ONCE: usize = 64;
         let after = self.unplaced.range(self.unplaced_cursor + 1..);
-        let ids: Vec<_> = after.chain(self.unplaced.range(..=self.unplaced_cursor)).take(AT_ONCE).copied().collect();
+        let ids: Vec<_> = after
+            .chain(self.unplaced.range(..=self.unplaced_cursor))
+            .take(AT_ONCE)
+            .copied()
+            .collect();
         self.unplaced_cursor = ids.last().copied().unwrap_or(0);
         self.mark_sandboxes(ids);
         self.mark_unplaceable_pools();
@@ -161,23 +183,37 @@ impl Index {
     }
 
     fn mark_unplaceable_pools(&mut self) {
-        let pools: Vec<_> =
-            self.pools.values().filter(|pool| pool.unplaceable.is_some()).map(|pool| pool.key.clone()).collect();
+        let pools: Vec<_> = self
+            .pools
+            .values()
+            .filter(|pool| pool.unplaceable.is_some())
+            .map(|pool| pool.key.clone())
+            .collect();
         pools.iter().for_each(|key| self.mark_pool(key));
     }
 
     /// A member became ready: the claims that can have one look again, oldest first.
     fn wake_waiting(&mut self, pool_uid: &str) {
-        let Some(pool) = self.pool_by_uid(pool_uid) else { return };
-        let Some(waiting) = self.waiting.get(&pool.key) else { return };
-        let ready = self.members.get(pool_uid).map_or(0, super::Members::pickable);
+        let Some(pool) = self.pool_by_uid(pool_uid) else {
+            return;
+        };
+        let Some(waiting) = self.waiting.get(&pool.key) else {
+            return;
+        };
+        let ready = self
+            .members
+            .get(pool_uid)
+            .map_or(0, super::Members::pickable);
         let keys: Vec<_> = waiting.iter().take(ready).cloned().collect();
         keys.iter().for_each(|key| self.mark_claim(key));
     }
 
     /// All Sandboxes of a node.
     pub(crate) fn sandboxes_on(&self, node: &NodeName) -> Vec<u64> {
-        self.by_node.get(node).map(|ids| ids.iter().copied().collect()).unwrap_or_default()
+        self.by_node
+            .get(node)
+            .map(|ids| ids.iter().copied().collect())
+            .unwrap_or_default()
     }
 
     /// How far a Sandbox is, as far as its pool is concerned.
@@ -188,7 +224,9 @@ impl Index {
         if !record.exists() {
             return Class::Creating;
         }
-        let Some(node_key) = &record.node else { return Class::Unplaced };
+        let Some(node_key) = &record.node else {
+            return Class::Unplaced;
+        };
         let node = self.nodes.get(node_key);
         let reported = node.and_then(|node| node.reported.get(&record.uid));
         if reported.is_some_and(|reported| reported.owner.is_some()) {
@@ -197,14 +235,21 @@ impl Index {
         if record.leaving.is_some() {
             return Class::Leaving;
         }
-        let Some(node) = node.filter(|node| node.registered && !node.lost) else { return Class::Lost };
+        let Some(node) = node.filter(|node| node.registered && !node.lost) else {
+            return Class::Lost;
+        };
         if record.reserved.is_some() {
             return Class::Reserved;
         }
         let settled_phase = reported.map(|reported| reported.phase);
         match settled_phase {
             Some(phase) if phase.is_ready() && !node.synced => Class::Away,
-            Some(phase) if phase.is_ready() && record.aside_until.is_none_or(|until| until <= self.now.mono) => {
+            Some(phase)
+                if phase.is_ready()
+                    && record
+                        .aside_until
+                        .is_none_or(|until| until <= self.now.mono) =>
+            {
                 Class::Ready
             }
             // After a restart of ours the stream has said nothing yet, but the status has.

@@ -13,12 +13,22 @@ use crate::ids::{Key, NodeName, OwnerKey};
 /// `ms` after the start, on both clocks.
 pub(crate) fn at(ms: u64) -> Now {
     let wall = Timestamp::from_second(1_800_000_000).unwrap() + Duration::from_millis(ms);
-    Now { wall, mono: Duration::from_millis(ms) }
+    Now {
+        wall,
+        mono: Duration::from_millis(ms),
+    }
 }
 
 /// An index that leads.
 pub(crate) fn leader() -> Index {
-    let mut index = Index::new(Settings { claim_events: false, ..Settings::default() }, 1, at(0));
+    let mut index = Index::new(
+        Settings {
+            claim_events: false,
+            ..Settings::default()
+        },
+        1,
+        at(0),
+    );
     index.lead(at(0));
     index
 }
@@ -30,18 +40,39 @@ pub(crate) fn settle(index: &mut Index, now: Now) -> Vec<Effect> {
         let looked = index.step(now);
         effects.extend(index.take_effects());
         if !looked {
-            return effects.into_iter().filter(|effect| !matches!(effect, Effect::Observe(_))).collect();
+            return effects
+                .into_iter()
+                .filter(|effect| !matches!(effect, Effect::Observe(_)))
+                .collect();
         }
     }
     panic!("the rules do not come to rest");
 }
 
 pub(crate) fn writes(effects: Vec<Effect>) -> Vec<Write> {
-    effects.into_iter().filter_map(|e| if let Effect::Write(w) = e { Some(*w) } else { None }).collect()
+    effects
+        .into_iter()
+        .filter_map(|e| {
+            if let Effect::Write(w) = e {
+                Some(*w)
+            } else {
+                None
+            }
+        })
+        .collect()
 }
 
 pub(crate) fn asks(effects: &[Effect]) -> Vec<NodeRequest> {
-    effects.iter().filter_map(|e| if let Effect::Ask { request, .. } = e { Some(request.clone()) } else { None }).collect()
+    effects
+        .iter()
+        .filter_map(|e| {
+            if let Effect::Ask { request, .. } = e {
+                Some(request.clone())
+            } else {
+                None
+            }
+        })
+        .collect()
 }
 
 pub(crate) fn metadata(name: &str, version: u64) -> Value {
@@ -71,7 +102,9 @@ pub(crate) fn claim(name: &str, version: u64) -> SandboxClaim {
 
 pub(crate) fn claim_with(name: &str, version: u64, spec: Value) -> SandboxClaim {
     let mut all = json!({"warmPoolRef": {"name": "pool"}});
-    all.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+    all.as_object_mut()
+        .unwrap()
+        .extend(spec.as_object().unwrap().clone());
     serde_json::from_value(json!({"metadata": metadata(name, version), "spec": all})).unwrap()
 }
 
@@ -81,7 +114,8 @@ pub(crate) fn node(name: &str) -> SandboxNode {
         "capacity": {"sandboxes": 100, "milliCpu": 0, "memoryBytes": 0},
         "conditions": [{"type": "Ready", "status": "True", "reason": "R", "message": "", "lastTransitionTime": "2027-01-15T08:00:00Z"}],
     });
-    serde_json::from_value(json!({"metadata": {"name": name}, "spec": {}, "status": status})).unwrap()
+    serde_json::from_value(json!({"metadata": {"name": name}, "spec": {}, "status": status}))
+        .unwrap()
 }
 
 /// A Sandbox from what was created: the API server adds UID, version and times.

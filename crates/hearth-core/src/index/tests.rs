@@ -23,9 +23,15 @@ fn a_pool_fills_and_its_claims_are_answered() {
     world.check_settled();
     let warm = |name: &str| {
         let claim = world.api.get(Kind::Claim, &key(name)).unwrap();
-        claim["status"]["sandbox"]["name"].as_str().unwrap().starts_with("pool-")
+        claim["status"]["sandbox"]["name"]
+            .as_str()
+            .unwrap()
+            .starts_with("pool-")
     };
-    assert!(warm("a") && warm("b") && warm("c"), "the three members go to the first three claims");
+    assert!(
+        warm("a") && warm("b") && warm("c"),
+        "the three members go to the first three claims"
+    );
 }
 
 #[test]
@@ -84,15 +90,22 @@ fn take(world: &mut World, step: &Step) {
     let node = |number: u8| super::node_key(&format!("n{}", number % 2));
     match *step {
         Step::CreateClaim(number) => world.create_claim(&format!("c{number}")),
-        Step::DeleteClaim(number) => drop(world.api.delete(Kind::Claim, &key(&format!("c{number}")))),
+        Step::DeleteClaim(number) => {
+            drop(world.api.delete(Kind::Claim, &key(&format!("c{number}"))))
+        }
         Step::DeleteSandbox(which) => {
             let names = world.api.sandbox_names();
             if !names.is_empty() {
-                world.api.delete(Kind::Sandbox, &key(&names[usize::from(which) % names.len()]));
+                world.api.delete(
+                    Kind::Sandbox,
+                    &key(&names[usize::from(which) % names.len()]),
+                );
             }
         }
         Step::Scale(replicas) => {
-            world.api.edit(Kind::Pool, &key("pool"), |pool| pool["spec"]["replicas"] = replicas.into());
+            world.api.edit(Kind::Pool, &key("pool"), |pool| {
+                pool["spec"]["replicas"] = replicas.into()
+            });
         }
         Step::DeletePool => drop(world.api.delete(Kind::Pool, &key("pool"))),
         Step::Deliver(kind) => drop(world.deliver(Kind::ALL[usize::from(kind)])),

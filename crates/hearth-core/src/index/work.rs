@@ -68,7 +68,10 @@ mod tests {
             work.add(task);
         }
         assert_eq!(work.len(), 3);
-        assert_eq!([work.pop(), work.pop(), work.pop(), work.pop()], [Some(claim("a")), Some(claim("b")), Some(pool), None]);
+        assert_eq!(
+            [work.pop(), work.pop(), work.pop(), work.pop()],
+            [Some(claim("a")), Some(claim("b")), Some(pool), None]
+        );
         work.add(claim("a"));
         assert_eq!(work.pop(), Some(claim("a")));
     }

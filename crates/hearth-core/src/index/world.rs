@@ -46,10 +46,17 @@ impl World {
             lives: 0,
             answers: BTreeMap::new(),
         };
-        let spec = json!({"podTemplate": {"spec": {"containers": [{"name": "main", "image": "i"}]}}});
-        world.api.create(Kind::Template, json!({"metadata": {"namespace": "n", "name": "tpl"}, "spec": spec}));
+        let spec =
+            json!({"podTemplate": {"spec": {"containers": [{"name": "main", "image": "i"}]}}});
+        world.api.create(
+            Kind::Template,
+            json!({"metadata": {"namespace": "n", "name": "tpl"}, "spec": spec}),
+        );
         let spec = json!({"sandboxTemplateRef": {"name": "tpl"}, "replicas": replicas});
-        world.api.create(Kind::Pool, json!({"metadata": {"namespace": "n", "name": "pool"}, "spec": spec}));
+        world.api.create(
+            Kind::Pool,
+            json!({"metadata": {"namespace": "n", "name": "pool"}, "spec": spec}),
+        );
         for number in 0..nodes {
             let name = format!("n{number}");
             world.nodes.insert(node_key(&name), Node::new(&name));
@@ -86,14 +93,19 @@ impl World {
     fn list(&mut self) {
         let now = self.clock();
         for name in self.nodes.keys().cloned().collect::<Vec<_>>() {
-            self.index.apply_node(super::testing::node(name.as_str()), now);
+            self.index
+                .apply_node(super::testing::node(name.as_str()), now);
         }
         for (kind, object) in self.api.all() {
             self.deliver_object(kind, object);
         }
         let present = |kind| self.api.keys(kind);
-        let (claims, sandboxes, pools, templates) =
-            (present(Kind::Claim), present(Kind::Sandbox), present(Kind::Pool), present(Kind::Template));
+        let (claims, sandboxes, pools, templates) = (
+            present(Kind::Claim),
+            present(Kind::Sandbox),
+            present(Kind::Pool),
+            present(Kind::Template),
+        );
         self.index.retain_claims(&claims, now);
         self.index.retain_sandboxes(&sandboxes, now);
         self.index.retain_pools(&pools, now);
@@ -103,10 +115,18 @@ impl World {
     fn deliver_object(&mut self, kind: Kind, object: Value) {
         let now = self.clock();
         match kind {
-            Kind::Claim => self.index.apply_claim(serde_json::from_value(object).unwrap(), now),
-            Kind::Sandbox => self.index.apply_sandbox(serde_json::from_value(object).unwrap(), now),
-            Kind::Pool => self.index.apply_pool(serde_json::from_value(object).unwrap(), now),
-            Kind::Template => self.index.apply_template(serde_json::from_value(object).unwrap(), now),
+            Kind::Claim => self
+                .index
+                .apply_claim(serde_json::from_value(object).unwrap(), now),
+            Kind::Sandbox => self
+                .index
+                .apply_sandbox(serde_json::from_value(object).unwrap(), now),
+            Kind::Pool => self
+                .index
+                .apply_pool(serde_json::from_value(object).unwrap(), now),
+            Kind::Template => self
+                .index
+                .apply_template(serde_json::from_value(object).unwrap(), now),
         }
     }
 
@@ -122,7 +142,8 @@ impl World {
                         if self.nodes.get(&node).is_some_and(|node| node.connected) {
                             self.requests.push((node, request));
                         } else {
-                            self.index.on_reply(&node, &request, NodeReply::NotSent, now);
+                            self.index
+                                .on_reply(&node, &request, NodeReply::NotSent, now);
                         }
                     }
                     Effect::ConfirmClaims { namespace } => self.confirms.push(namespace),
@@ -145,7 +166,9 @@ impl World {
 
     /// One watch event arrives.
     pub(super) fn deliver(&mut self, kind: Kind) -> bool {
-        let Some(event) = self.api.next_event(kind) else { return false };
+        let Some(event) = self.api.next_event(kind) else {
+            return false;
+        };
         let now = self.clock();
         match event {
             api::Event::Apply(object) => self.deliver_object(kind, object),
@@ -200,7 +223,8 @@ impl World {
             self.index.on_reply(&name, &request, answer, now);
             self.perform();
         } else {
-            self.index.on_reply(&name, &request, NodeReply::Unknown, now);
+            self.index
+                .on_reply(&name, &request, NodeReply::Unknown, now);
             self.disconnect(&name);
         }
         true
@@ -212,10 +236,12 @@ impl World {
         if !std::mem::replace(&mut node.connected, false) {
             return;
         }
-        let (lost, kept): (Vec<_>, Vec<_>) = self.requests.drain(..).partition(|(node, _)| node == name);
+        let (lost, kept): (Vec<_>, Vec<_>) =
+            self.requests.drain(..).partition(|(node, _)| node == name);
         self.requests = kept;
         for (node, request) in lost {
-            self.index.on_reply(&node, &request, NodeReply::Unknown, now);
+            self.index
+                .on_reply(&node, &request, NodeReply::Unknown, now);
         }
         self.index.session_down(name, now);
         self.perform();
@@ -245,7 +271,9 @@ impl World {
         if !node.connected {
             return false;
         }
-        let Some((reported, gone)) = node.events.pop_front() else { return false };
+        let Some((reported, gone)) = node.events.pop_front() else {
+            return false;
+        };
         let now = self.clock();
         self.index.member_event(name, reported, gone, now);
         self.perform();
@@ -253,7 +281,9 @@ impl World {
     }
 
     pub(super) fn confirm(&mut self) -> bool {
-        let Some(namespace) = self.confirms.pop() else { return false };
+        let Some(namespace) = self.confirms.pop() else {
+            return false;
+        };
         let uids: HashSet<String> = self
             .api
             .all()
@@ -268,7 +298,8 @@ impl World {
     }
 
     pub(super) fn create_claim(&mut self, name: &str) {
-        let mut object = json!({"metadata": metadata(name, 0), "spec": {"warmPoolRef": {"name": "pool"}}});
+        let mut object =
+            json!({"metadata": metadata(name, 0), "spec": {"warmPoolRef": {"name": "pool"}}});
         object["metadata"].as_object_mut().unwrap().remove("uid");
         self.api.create(Kind::Claim, object);
     }
@@ -305,12 +336,22 @@ impl World {
             }
             self.collect_garbage();
             self.advance(Duration::from_millis(400));
-            busy |= !self.writes.is_empty() || !self.requests.is_empty() || !self.confirms.is_empty();
-            if !busy && self.index.next_deadline().is_none_or(|next| next > Duration::from_millis(self.now + 35_000)) {
+            busy |=
+                !self.writes.is_empty() || !self.requests.is_empty() || !self.confirms.is_empty();
+            if !busy
+                && self
+                    .index
+                    .next_deadline()
+                    .is_none_or(|next| next > Duration::from_millis(self.now + 35_000))
+            {
                 return;
             }
         }
-        panic!("the world does not come to rest: {} writes, {} requests", self.writes.len(), self.requests.len());
+        panic!(
+            "the world does not come to rest: {} writes, {} requests",
+            self.writes.len(),
+            self.requests.len()
+        );
     }
 
     // What must always hold.
@@ -320,7 +361,11 @@ impl World {
         if write.receipt.intent != crate::effects::Intent::MemberCreate {
             return;
         }
-        if self.api.get(Kind::Sandbox, write.receipt.subject.key()).is_some() {
+        if self
+            .api
+            .get(Kind::Sandbox, write.receipt.subject.key())
+            .is_some()
+        {
             return;
         }
         let claimed: HashSet<_> = self.nodes.values().flat_map(Node::claimed).collect();
@@ -329,9 +374,12 @@ impl World {
             .all()
             .into_iter()
             .filter(|(kind, object)| {
-                *kind == Kind::Sandbox && object["metadata"]["ownerReferences"][0]["kind"] == "SandboxWarmPool"
+                *kind == Kind::Sandbox
+                    && object["metadata"]["ownerReferences"][0]["kind"] == "SandboxWarmPool"
             })
-            .filter(|(_, object)| !claimed.contains(&object["metadata"]["uid"].as_str().unwrap().to_owned()))
+            .filter(|(_, object)| {
+                !claimed.contains(&object["metadata"]["uid"].as_str().unwrap().to_owned())
+            })
             .count();
         let limit = self.api.most_replicas();
         assert!(members < limit, "{members} members of {limit} and one more");
@@ -345,7 +393,10 @@ impl World {
                 continue;
             }
             let uid = claim["metadata"]["uid"].as_str().unwrap().to_owned();
-            let name = claim["status"]["sandbox"]["name"].as_str().unwrap_or_default().to_owned();
+            let name = claim["status"]["sandbox"]["name"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned();
             if name.is_empty() {
                 self.answers.remove(&uid);
                 continue;
@@ -353,7 +404,10 @@ impl World {
             let other = owners.insert(name.clone(), uid.clone());
             assert_eq!(other, None, "{name} was given to two claims");
             let before = self.answers.insert(uid.clone(), name.clone());
-            assert!(before.as_ref().is_none_or(|before| *before == name), "{uid} had {before:?} and now has {name}");
+            assert!(
+                before.as_ref().is_none_or(|before| *before == name),
+                "{uid} had {before:?} and now has {name}"
+            );
         }
     }
 
@@ -367,31 +421,54 @@ impl World {
             let uid = claim["metadata"]["uid"].as_str().unwrap().to_owned();
             let ready = &claim["status"]["conditions"][0];
             let pool = self.api.get(Kind::Pool, &Key::new("n", "pool")).is_some();
-            let name = claim["status"]["sandbox"]["name"].as_str().unwrap_or_default();
+            let name = claim["status"]["sandbox"]["name"]
+                .as_str()
+                .unwrap_or_default();
             if !pool && name.is_empty() {
                 assert_eq!(ready["reason"], "WarmPoolNotFound", "{claim}");
                 continue;
             }
             let of_claim = self.api.get(Kind::Sandbox, &Key::new("n", name));
             assert_eq!(ready["status"], "True", "{claim} {of_claim:?}");
-            let sandbox = self.api.get(Kind::Sandbox, &Key::new("n", name)).expect("an answered claim has its Sandbox");
-            assert_eq!(sandbox["metadata"]["ownerReferences"][0]["uid"], uid.as_str(), "{sandbox}");
+            let sandbox = self
+                .api
+                .get(Kind::Sandbox, &Key::new("n", name))
+                .expect("an answered claim has its Sandbox");
+            assert_eq!(
+                sandbox["metadata"]["ownerReferences"][0]["uid"],
+                uid.as_str(),
+                "{sandbox}"
+            );
             expected.insert(name.to_owned(), uid);
         }
         for node in self.nodes.values() {
             for (name, owner) in node.binds() {
-                assert_eq!(expected.get(&name), Some(&owner), "node holds {name} for {owner}");
+                assert_eq!(
+                    expected.get(&name),
+                    Some(&owner),
+                    "node holds {name} for {owner}"
+                );
             }
         }
         let members = self.api.members();
         let wanted = self.api.replicas();
         assert_eq!(members.len(), wanted, "{members:?}");
         if let Some(pool) = self.api.get(Kind::Pool, &Key::new("n", "pool")) {
-            assert_eq!((&pool["status"]["replicas"], &pool["status"]["readyReplicas"]), (&json!(wanted), &json!(wanted)));
+            assert_eq!(
+                (
+                    &pool["status"]["replicas"],
+                    &pool["status"]["readyReplicas"]
+                ),
+                (&json!(wanted), &json!(wanted))
+            );
         }
     }
 }
 
 fn settings() -> Settings {
-    Settings { claim_events: false, claim_annotations: false, ..Settings::default() }
+    Settings {
+        claim_events: false,
+        claim_annotations: false,
+        ..Settings::default()
+    }
 }

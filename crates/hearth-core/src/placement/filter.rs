@@ -50,7 +50,9 @@ impl fmt::Display for Obstacle {
             Self::Silent => f.write_str("node(s) did not renew their lease"),
             Self::NotReady => f.write_str("node(s) were not ready"),
             Self::Unschedulable => f.write_str("node(s) were unschedulable"),
-            Self::Taint { key, value } => write!(f, "node(s) had untolerated taint {{{key}: {value}}}"),
+            Self::Taint { key, value } => {
+                write!(f, "node(s) had untolerated taint {{{key}: {value}}}")
+            }
             Self::Selector => f.write_str("node(s) didn't match Pod's node affinity/selector"),
             Self::Handler(name) => write!(f, "node(s) had no runtime handler {name:?}"),
             Self::Sandboxes => f.write_str("Too many sandboxes"),
@@ -61,7 +63,12 @@ impl fmt::Display for Obstacle {
 }
 
 /// The first obstacle between a sandbox and a node with `used` taken.
-pub(super) fn obstacle(shape: &Shape, handler: &str, node: &NodeFacts, used: Amounts) -> Option<Obstacle> {
+pub(super) fn obstacle(
+    shape: &Shape,
+    handler: &str,
+    node: &NodeFacts,
+    used: Amounts,
+) -> Option<Obstacle> {
     if !node.alive {
         return Some(Obstacle::Silent);
     }
@@ -71,9 +78,15 @@ pub(super) fn obstacle(shape: &Shape, handler: &str, node: &NodeFacts, used: Amo
     if node.unschedulable {
         return Some(Obstacle::Unschedulable);
     }
-    let hard = node.taints.iter().filter(|t| t.effect == "NoSchedule" || t.effect == "NoExecute");
+    let hard = node
+        .taints
+        .iter()
+        .filter(|t| t.effect == "NoSchedule" || t.effect == "NoExecute");
     if let Some(taint) = hard.into_iter().find(|taint| !tolerated(shape, taint)) {
-        return Some(Obstacle::Taint { key: taint.key.clone(), value: taint.value.clone() });
+        return Some(Obstacle::Taint {
+            key: taint.key.clone(),
+            value: taint.value.clone(),
+        });
     }
     if !selected(shape, node) {
         return Some(Obstacle::Selector);
@@ -85,14 +98,22 @@ pub(super) fn obstacle(shape: &Shape, handler: &str, node: &NodeFacts, used: Amo
 }
 
 fn lack_of_room(wanted: Amounts, capacity: Amounts, used: Amounts) -> Option<Obstacle> {
-    let exceeds = |wanted: i64, used: i64, capacity: i64| wanted > 0 && used.saturating_add(wanted) > capacity;
+    let exceeds = |wanted: i64, used: i64, capacity: i64| {
+        wanted > 0 && used.saturating_add(wanted) > capacity
+    };
     if exceeds(wanted.sandboxes, used.sandboxes, capacity.sandboxes) {
         return Some(Obstacle::Sandboxes);
     }
     if capacity.milli_cpu > 0 && exceeds(wanted.milli_cpu, used.milli_cpu, capacity.milli_cpu) {
         return Some(Obstacle::Cpu);
     }
-    if capacity.memory_bytes > 0 && exceeds(wanted.memory_bytes, used.memory_bytes, capacity.memory_bytes) {
+    if capacity.memory_bytes > 0
+        && exceeds(
+            wanted.memory_bytes,
+            used.memory_bytes,
+            capacity.memory_bytes,
+        )
+    {
         return Some(Obstacle::Memory);
     }
     None
@@ -100,11 +121,17 @@ fn lack_of_room(wanted: Amounts, capacity: Amounts, used: Amounts) -> Option<Obs
 
 /// How many `PreferNoSchedule` taints the sandbox does not tolerate.
 pub(super) fn untolerated_soft_taints(shape: &Shape, node: &NodeFacts) -> usize {
-    node.taints.iter().filter(|taint| taint.effect == "PreferNoSchedule" && !tolerated(shape, taint)).count()
+    node.taints
+        .iter()
+        .filter(|taint| taint.effect == "PreferNoSchedule" && !tolerated(shape, taint))
+        .count()
 }
 
 fn tolerated(shape: &Shape, taint: &NodeTaint) -> bool {
-    shape.tolerations.iter().any(|toleration| tolerates(toleration, taint))
+    shape
+        .tolerations
+        .iter()
+        .any(|toleration| tolerates(toleration, taint))
 }
 
 fn tolerates(toleration: &Toleration, taint: &NodeTaint) -> bool {
@@ -125,8 +152,15 @@ fn selected(shape: &Shape, node: &NodeFacts) -> bool {
     if !shape.node_name.is_empty() && shape.node_name != node.name {
         return false;
     }
-    let by_labels = shape.node_selector.iter().all(|(key, value)| node.labels.get(key) == Some(value));
-    by_labels && shape.required_terms.as_ref().is_none_or(|terms| terms.iter().any(|term| matches(term, node)))
+    let by_labels = shape
+        .node_selector
+        .iter()
+        .all(|(key, value)| node.labels.get(key) == Some(value));
+    by_labels
+        && shape
+            .required_terms
+            .as_ref()
+            .is_none_or(|terms| terms.iter().any(|term| matches(term, node)))
 }
 
 /// A term without requirements matches nothing, as in Kubernetes.
@@ -135,8 +169,13 @@ fn matches(term: &SelectorTerm, node: &NodeFacts) -> bool {
         return false;
     }
     let fields: BTreeMap<String, String> = [("metadata.name".to_owned(), node.name.clone())].into();
-    term.match_expressions.iter().all(|requirement| holds(requirement, &node.labels))
-        && term.match_fields.iter().all(|requirement| holds(requirement, &fields))
+    term.match_expressions
+        .iter()
+        .all(|requirement| holds(requirement, &node.labels))
+        && term
+            .match_fields
+            .iter()
+            .all(|requirement| holds(requirement, &fields))
 }
 
 fn holds(requirement: &Requirement, labels: &BTreeMap<String, String>) -> bool {
@@ -169,9 +208,17 @@ mod tests {
             name: "n".into(),
             ready: true,
             alive: true,
-            labels: [("zone".to_owned(), "a".to_owned()), ("size".to_owned(), "8".to_owned())].into(),
+            labels: [
+                ("zone".to_owned(), "a".to_owned()),
+                ("size".to_owned(), "8".to_owned()),
+            ]
+            .into(),
             handlers: ["runc".to_owned()].into(),
-            capacity: Amounts { sandboxes: 2, milli_cpu: 1000, memory_bytes: 100 },
+            capacity: Amounts {
+                sandboxes: 2,
+                milli_cpu: 1000,
+                memory_bytes: 100,
+            },
             ..NodeFacts::default()
         }
     }
@@ -189,12 +236,50 @@ mod tests {
         let none = Amounts::default();
         let cpu = r#"{"containers":[{"resources":{"requests":{"cpu":"600m","memory":"60"}}}]}"#;
         check(cpu, &node(), none, None);
-        check(cpu, &node(), Amounts { milli_cpu: 500, ..none }, Some(Obstacle::Cpu));
-        check(cpu, &node(), Amounts { memory_bytes: 50, ..none }, Some(Obstacle::Memory));
-        check("{}", &node(), Amounts { sandboxes: 2, ..none }, Some(Obstacle::Sandboxes));
+        check(
+            cpu,
+            &node(),
+            Amounts {
+                milli_cpu: 500,
+                ..none
+            },
+            Some(Obstacle::Cpu),
+        );
+        check(
+            cpu,
+            &node(),
+            Amounts {
+                memory_bytes: 50,
+                ..none
+            },
+            Some(Obstacle::Memory),
+        );
+        check(
+            "{}",
+            &node(),
+            Amounts {
+                sandboxes: 2,
+                ..none
+            },
+            Some(Obstacle::Sandboxes),
+        );
         // Over-committed by hand or by a smaller capacity: what asks for nothing still fits.
-        check("{}", &node(), Amounts { milli_cpu: 5000, ..none }, None);
-        let silent_about_cpu = NodeFacts { capacity: Amounts { sandboxes: 2, ..none }, ..node() };
+        check(
+            "{}",
+            &node(),
+            Amounts {
+                milli_cpu: 5000,
+                ..none
+            },
+            None,
+        );
+        let silent_about_cpu = NodeFacts {
+            capacity: Amounts {
+                sandboxes: 2,
+                ..none
+            },
+            ..node()
+        };
         check(cpu, &silent_about_cpu, none, None);
     }
 
@@ -206,8 +291,11 @@ mod tests {
                    {{"nodeSelectorTerms":[{expression}]}}}}}}}}"#
             )
         };
-        let requirement =
-            |key: &str, op: &str, values: &str| term(&format!(r#"{{"matchExpressions":[{{"key":"{key}","operator":"{op}","values":[{values}]}}]}}"#));
+        let requirement = |key: &str, op: &str, values: &str| {
+            term(&format!(
+                r#"{{"matchExpressions":[{{"key":"{key}","operator":"{op}","values":[{values}]}}]}}"#
+            ))
+        };
         for (spec, fits) in [
             (r#"{"nodeSelector":{"zone":"a"}}"#.to_owned(), true),
             (r#"{"nodeSelector":{"zone":"b"}}"#.to_owned(), false),
@@ -222,28 +310,56 @@ mod tests {
             (requirement("size", "Lt", r#""4""#), false),
             (requirement("zone", "Gt", r#""4""#), false),
             (term("{}"), false),
-            (term(r#"{},{"matchFields":[{"key":"metadata.name","operator":"In","values":["n"]}]}"#), true),
+            (
+                term(
+                    r#"{},{"matchFields":[{"key":"metadata.name","operator":"In","values":["n"]}]}"#,
+                ),
+                true,
+            ),
             (term(""), false),
         ] {
-            check(&spec, &node(), Amounts::default(), (!fits).then_some(Obstacle::Selector));
+            check(
+                &spec,
+                &node(),
+                Amounts::default(),
+                (!fits).then_some(Obstacle::Selector),
+            );
         }
     }
 
     #[test]
     fn taints_need_a_matching_toleration() {
-        let taint = NodeTaint { key: "k".into(), value: "v".into(), effect: "NoSchedule".into() };
-        let tainted = NodeFacts { taints: vec![taint], ..node() };
-        let refused = Some(Obstacle::Taint { key: "k".into(), value: "v".into() });
+        let taint = NodeTaint {
+            key: "k".into(),
+            value: "v".into(),
+            effect: "NoSchedule".into(),
+        };
+        let tainted = NodeFacts {
+            taints: vec![taint],
+            ..node()
+        };
+        let refused = Some(Obstacle::Taint {
+            key: "k".into(),
+            value: "v".into(),
+        });
         for (toleration, fits) in [
             (r#"{"key":"k","value":"v"}"#, true),
             (r#"{"key":"k","operator":"Equal","value":"w"}"#, false),
             (r#"{"key":"k","operator":"Exists"}"#, true),
             (r#"{"operator":"Exists"}"#, true),
-            (r#"{"key":"k","operator":"Exists","effect":"NoExecute"}"#, false),
+            (
+                r#"{"key":"k","operator":"Exists","effect":"NoExecute"}"#,
+                false,
+            ),
             (r#"{"key":"j","operator":"Exists"}"#, false),
         ] {
             let expect = if fits { None } else { refused.clone() };
-            check(&format!(r#"{{"tolerations":[{toleration}]}}"#), &tainted, Amounts::default(), expect);
+            check(
+                &format!(r#"{{"tolerations":[{toleration}]}}"#),
+                &tainted,
+                Amounts::default(),
+                expect,
+            );
         }
         check("{}", &tainted, Amounts::default(), refused);
     }
@@ -251,9 +367,41 @@ mod tests {
     #[test]
     fn a_node_must_be_alive_ready_and_open() {
         let none = Amounts::default();
-        check("{}", &NodeFacts { alive: false, ..node() }, none, Some(Obstacle::Silent));
-        check("{}", &NodeFacts { ready: false, ..node() }, none, Some(Obstacle::NotReady));
-        check("{}", &NodeFacts { unschedulable: true, ..node() }, none, Some(Obstacle::Unschedulable));
-        check("{}", &NodeFacts { handlers: [].into(), ..node() }, none, Some(Obstacle::Handler("runc".into())));
+        check(
+            "{}",
+            &NodeFacts {
+                alive: false,
+                ..node()
+            },
+            none,
+            Some(Obstacle::Silent),
+        );
+        check(
+            "{}",
+            &NodeFacts {
+                ready: false,
+                ..node()
+            },
+            none,
+            Some(Obstacle::NotReady),
+        );
+        check(
+            "{}",
+            &NodeFacts {
+                unschedulable: true,
+                ..node()
+            },
+            none,
+            Some(Obstacle::Unschedulable),
+        );
+        check(
+            "{}",
+            &NodeFacts {
+                handlers: [].into(),
+                ..node()
+            },
+            none,
+            Some(Obstacle::Handler("runc".into())),
+        );
     }
 }

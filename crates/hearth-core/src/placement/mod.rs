@@ -55,7 +55,11 @@ impl Amounts {
     /// What one sandbox of this shape takes.
     #[must_use]
     pub fn of(shape: &Shape) -> Self {
-        Self { sandboxes: 1, milli_cpu: shape.milli_cpu, memory_bytes: shape.memory_bytes }
+        Self {
+            sandboxes: 1,
+            milli_cpu: shape.milli_cpu,
+            memory_bytes: shape.memory_bytes,
+        }
     }
 
     /// Adds `other`.
@@ -107,7 +111,11 @@ impl fmt::Display for Unplaceable {
             return f.write_str("no SandboxNode is registered.");
         }
         for (position, (obstacle, count)) in self.obstacles.iter().enumerate() {
-            write!(f, "{}{count} {obstacle}", if position == 0 { "" } else { ", " })?;
+            write!(
+                f,
+                "{}{count} {obstacle}",
+                if position == 0 { "" } else { ", " }
+            )?;
         }
         f.write_str(".")
     }
@@ -135,7 +143,8 @@ pub fn place<'a>(
         }
         let score = score(shape, strategy, node, used);
         // On a tie the first name wins, so that the choice does not depend on the order of a hash map.
-        if best.is_none_or(|(top, chosen)| score > top || (score == top && node.name < chosen.name)) {
+        if best.is_none_or(|(top, chosen)| score > top || (score == top && node.name < chosen.name))
+        {
             best = Some((score, node));
         }
     }
@@ -156,18 +165,27 @@ fn score(shape: &Shape, strategy: Strategy, node: &NodeFacts, used: Amounts) -> 
         Strategy::Spread => 1000 - fullness,
         Strategy::Pack => fullness,
     };
-    let present = shape.images.iter().filter(|image| node.images.contains(image.as_str())).count();
+    let present = shape
+        .images
+        .iter()
+        .filter(|image| node.images.contains(image.as_str()))
+        .count();
     let images = match shape.images.len() {
         0 => 0,
         all => 500 * i64::try_from(present).unwrap_or(0) / i64::try_from(all).unwrap_or(1),
     };
     let pressure = 10 * i64::from(node.pressure_percent.min(100));
-    let soft_taints = 300 * i64::try_from(filter::untolerated_soft_taints(shape, node)).unwrap_or(0);
+    let soft_taints =
+        300 * i64::try_from(filter::untolerated_soft_taints(shape, node)).unwrap_or(0);
     room + images - pressure - soft_taints
 }
 
 fn per_mille(used: i64, capacity: i64) -> i64 {
-    if capacity <= 0 { 0 } else { i64::try_from(1000 * i128::from(used) / i128::from(capacity)).unwrap_or(1000) }
+    if capacity <= 0 {
+        0
+    } else {
+        i64::try_from(1000 * i128::from(used) / i128::from(capacity)).unwrap_or(1000)
+    }
 }
 
 #[cfg(test)]
@@ -180,40 +198,98 @@ mod tests {
             ready: true,
             alive: true,
             handlers: ["runc".to_owned()].into(),
-            capacity: Amounts { sandboxes: 10, milli_cpu: 4000, memory_bytes: 1 << 30 },
+            capacity: Amounts {
+                sandboxes: 10,
+                milli_cpu: 4000,
+                memory_bytes: 1 << 30,
+            },
             ..NodeFacts::default()
         }
     }
 
     fn used(sandboxes: i64) -> Amounts {
-        Amounts { sandboxes, ..Amounts::default() }
+        Amounts {
+            sandboxes,
+            ..Amounts::default()
+        }
     }
 
-    fn check(shape: &Shape, strategy: Strategy, nodes: &[(NodeFacts, Amounts)], expect: Result<&str, &str>) {
-        let placed = place(shape, DEFAULT_HANDLER, strategy, nodes.iter().map(|(n, u)| (n, *u)));
+    fn check(
+        shape: &Shape,
+        strategy: Strategy,
+        nodes: &[(NodeFacts, Amounts)],
+        expect: Result<&str, &str>,
+    ) {
+        let placed = place(
+            shape,
+            DEFAULT_HANDLER,
+            strategy,
+            nodes.iter().map(|(n, u)| (n, *u)),
+        );
         let placed = placed.map(|n| n.name.clone()).map_err(|e| e.to_string());
         assert_eq!(placed.as_deref().map_err(String::as_str), expect);
     }
 
     #[test]
     fn prefers_room_then_images_and_avoids_pressure() {
-        let shape = Shape { images: ["i".to_owned()].into(), ..Shape::default() };
+        let shape = Shape {
+            images: ["i".to_owned()].into(),
+            ..Shape::default()
+        };
         let nodes = [(node("a"), used(5)), (node("b"), used(1))];
         check(&shape, Strategy::Spread, &nodes, Ok("b"));
         check(&shape, Strategy::Pack, &nodes, Ok("a"));
-        let has_image = NodeFacts { images: ["i".to_owned()].into(), ..node("a") };
-        check(&shape, Strategy::Spread, &[(has_image.clone(), used(5)), (node("b"), used(1))], Ok("a"));
-        let pressed = NodeFacts { pressure_percent: 80, ..has_image };
-        check(&shape, Strategy::Spread, &[(pressed, used(5)), (node("b"), used(1))], Ok("b"));
-        check(&shape, Strategy::Spread, &[(node("b"), used(1)), (node("a"), used(1))], Ok("a"));
+        let has_image = NodeFacts {
+            images: ["i".to_owned()].into(),
+            ..node("a")
+        };
+        check(
+            &shape,
+            Strategy::Spread,
+            &[(has_image.clone(), used(5)), (node("b"), used(1))],
+            Ok("a"),
+        );
+        let pressed = NodeFacts {
+            pressure_percent: 80,
+            ..has_image
+        };
+        check(
+            &shape,
+            Strategy::Spread,
+            &[(pressed, used(5)), (node("b"), used(1))],
+            Ok("b"),
+        );
+        check(
+            &shape,
+            Strategy::Spread,
+            &[(node("b"), used(1)), (node("a"), used(1))],
+            Ok("a"),
+        );
     }
 
     #[test]
     fn a_soft_taint_only_costs_points() {
-        let taint = NodeTaint { key: "k".into(), value: String::new(), effect: "PreferNoSchedule".into() };
-        let soft = NodeFacts { taints: vec![taint], ..node("a") };
-        check(&Shape::default(), Strategy::Spread, &[(soft.clone(), used(0)), (node("b"), used(0))], Ok("b"));
-        check(&Shape::default(), Strategy::Spread, &[(soft, used(0))], Ok("a"));
+        let taint = NodeTaint {
+            key: "k".into(),
+            value: String::new(),
+            effect: "PreferNoSchedule".into(),
+        };
+        let soft = NodeFacts {
+            taints: vec![taint],
+            ..node("a")
+        };
+        check(
+            &Shape::default(),
+            Strategy::Spread,
+            &[(soft.clone(), used(0)), (node("b"), used(0))],
+            Ok("b"),
+        );
+        check(
+            &Shape::default(),
+            Strategy::Spread,
+            &[(soft, used(0))],
+            Ok("a"),
+        );
     }
 
     #[test]
@@ -224,23 +300,44 @@ mod tests {
             &[],
             Err("0/0 nodes are available: no SandboxNode is registered."),
         );
-        let silent = NodeFacts { alive: false, ..node("a") };
-        let cordoned = NodeFacts { unschedulable: true, ..node("b") };
+        let silent = NodeFacts {
+            alive: false,
+            ..node("a")
+        };
+        let cordoned = NodeFacts {
+            unschedulable: true,
+            ..node("b")
+        };
         check(
             &Shape::default(),
             Strategy::Spread,
-            &[(silent, used(0)), (cordoned, used(0)), (node("c"), used(10)), (node("d"), used(10))],
-            Err("0/4 nodes are available: 1 node(s) did not renew their lease, 1 node(s) were unschedulable, \
-                 2 Too many sandboxes."),
+            &[
+                (silent, used(0)),
+                (cordoned, used(0)),
+                (node("c"), used(10)),
+                (node("d"), used(10)),
+            ],
+            Err(
+                "0/4 nodes are available: 1 node(s) did not renew their lease, 1 node(s) were unschedulable, \
+                 2 Too many sandboxes.",
+            ),
         );
     }
 
     #[test]
     fn a_handler_that_no_node_has_is_named() {
         let nodes = [(node("a"), used(0))];
-        let refused = place(&Shape::default(), "kata", Strategy::Spread, nodes.iter().map(|(n, u)| (n, *u)));
+        let refused = place(
+            &Shape::default(),
+            "kata",
+            Strategy::Spread,
+            nodes.iter().map(|(n, u)| (n, *u)),
+        );
         let refused = refused.unwrap_err();
-        assert_eq!(refused.to_string(), "0/1 nodes are available: 1 node(s) had no runtime handler \"kata\".");
+        assert_eq!(
+            refused.to_string(),
+            "0/1 nodes are available: 1 node(s) had no runtime handler \"kata\"."
+        );
         assert!(!refused.is_lack_of_room());
     }
 }

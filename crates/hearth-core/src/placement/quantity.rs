@@ -15,11 +15,15 @@ pub fn value(text: &str) -> Option<i64> {
 }
 
 fn scaled(text: &str, unit: i128) -> Option<i64> {
-    let digits_end = text.find(|c: char| !matches!(c, '0'..='9' | '.' | '+' | '-')).unwrap_or(text.len());
+    let digits_end = text
+        .find(|c: char| !matches!(c, '0'..='9' | '.' | '+' | '-'))
+        .unwrap_or(text.len());
     let (number, suffix) = text.split_at(digits_end);
     let (numerator, denominator) = suffix_factor(suffix)?;
     let (mantissa, fraction_digits) = decimal(number)?;
-    let scale = 10_i128.checked_pow(fraction_digits)?.checked_mul(denominator)?;
+    let scale = 10_i128
+        .checked_pow(fraction_digits)?
+        .checked_mul(denominator)?;
     let product = mantissa.checked_mul(numerator)?.checked_mul(unit)?;
     let rounded = product.div_euclid(scale) + i128::from(product.rem_euclid(scale) != 0);
     Some(i64::try_from(rounded).unwrap_or(if rounded < 0 { i64::MIN } else { i64::MAX }))
@@ -62,7 +66,10 @@ fn decimal(number: &str) -> Option<(i128, u32)> {
         return None;
     }
     let mantissa: i128 = format!("0{whole}{fraction}").parse().ok()?;
-    Some((if negative { -mantissa } else { mantissa }, u32::try_from(fraction.len()).ok()?))
+    Some((
+        if negative { -mantissa } else { mantissa },
+        u32::try_from(fraction.len()).ok()?,
+    ))
 }
 
 #[cfg(test)]
@@ -85,7 +92,11 @@ mod tests {
             ("1E-1", 100, 1),
             ("100n", 1, 1),
         ] {
-            assert_eq!((milli_value(text), value(text)), (Some(milli), Some(whole)), "{text}");
+            assert_eq!(
+                (milli_value(text), value(text)),
+                (Some(milli), Some(whole)),
+                "{text}"
+            );
         }
         for text in ["", "m", "1x", "1.2.3", "Gi", "1e", "--1"] {
             assert_eq!(milli_value(text), None, "{text}");

@@ -84,7 +84,12 @@ impl Shape {
                 .and_then(|node| node.required_during_scheduling_ignored_during_execution)
                 .map(|required| required.node_selector_terms),
             tolerations: pod.tolerations.unwrap_or_default(),
-            images: pod.containers.iter().chain(pod.init_containers.iter().flatten()).map(|c| c.image.clone()).collect(),
+            images: pod
+                .containers
+                .iter()
+                .chain(pod.init_containers.iter().flatten())
+                .map(|c| c.image.clone())
+                .collect(),
         })
     }
 }
@@ -165,15 +170,24 @@ impl Amount {
 impl Resources {
     /// The request; where only a limit is set it is the request, as the API server defaults Pods.
     fn amount(&self, resource: &str) -> Option<&Amount> {
-        let of = |list: &'_ Option<BTreeMap<String, Amount>>| list.as_ref().and_then(|map| map.get(resource)).is_some();
-        if of(&self.requests) { self.requests.as_ref()?.get(resource) } else { self.limits.as_ref()?.get(resource) }
+        let of = |list: &'_ Option<BTreeMap<String, Amount>>| {
+            list.as_ref().and_then(|map| map.get(resource)).is_some()
+        };
+        if of(&self.requests) {
+            self.requests.as_ref()?.get(resource)
+        } else {
+            self.limits.as_ref()?.get(resource)
+        }
     }
 }
 
 impl Container {
     fn requests(&self) -> (i64, i64) {
         let amount = |name| self.resources.as_ref().and_then(|r| r.amount(name));
-        (amount("cpu").map_or(0, Amount::milli), amount("memory").map_or(0, Amount::whole))
+        (
+            amount("cpu").map_or(0, Amount::milli),
+            amount("memory").map_or(0, Amount::whole),
+        )
     }
 
     fn is_sidecar(&self) -> bool {
@@ -195,10 +209,20 @@ impl Pod {
             }
             start = (i64::max(start.0, moment.0), i64::max(start.1, moment.1));
         }
-        let steady = self.containers.iter().map(Container::requests).fold(sidecars, add);
+        let steady = self
+            .containers
+            .iter()
+            .map(Container::requests)
+            .fold(sidecars, add);
         let peak = (i64::max(start.0, steady.0), i64::max(start.1, steady.1));
         let overhead = |name| self.overhead.as_ref().and_then(|map| map.get(name));
-        add(peak, (overhead("cpu").map_or(0, Amount::milli), overhead("memory").map_or(0, Amount::whole)))
+        add(
+            peak,
+            (
+                overhead("cpu").map_or(0, Amount::milli),
+                overhead("memory").map_or(0, Amount::whole),
+            ),
+        )
     }
 }
 
@@ -249,7 +273,10 @@ mod tests {
         assert_eq!(shape.runtime_class, "gvisor");
         assert_eq!(shape.node_selector["disk"], "ssd");
         assert_eq!(shape.tolerations[0].key, "gpu");
-        assert_eq!(shape.required_terms.unwrap()[0].match_expressions[0].values, ["a"]);
+        assert_eq!(
+            shape.required_terms.unwrap()[0].match_expressions[0].values,
+            ["a"]
+        );
         assert_eq!(Vec::from_iter(shape.images), ["a", "b"]);
     }
 }

@@ -59,9 +59,13 @@ mod tests {
     #[test]
     fn order_and_emptiness_do_not_matter_but_lists_do() {
         let same = |a: &str, b: &str| {
-            canonical(&serde_json::from_str(a).unwrap()) == canonical(&serde_json::from_str(b).unwrap())
+            canonical(&serde_json::from_str(a).unwrap())
+                == canonical(&serde_json::from_str(b).unwrap())
         };
-        assert!(same(r#"{"a":1,"b":{"c":2}}"#, r#"{"b":{"c":2,"d":null},"a":1,"e":{},"f":[],"g":{"h":{}}}"#));
+        assert!(same(
+            r#"{"a":1,"b":{"c":2}}"#,
+            r#"{"b":{"c":2,"d":null},"a":1,"e":{},"f":[],"g":{"h":{}}}"#
+        ));
         assert!(!same(r#"{"a":[1,2]}"#, r#"{"a":[2,1]}"#));
         assert!(!same(r#"{"a":[{}]}"#, r#"{"a":[]}"#));
         assert!(!same(r#"{"a":""}"#, r#"{}"#));

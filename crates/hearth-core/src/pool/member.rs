@@ -15,16 +15,27 @@ use crate::index::{Index, PoolRecord, SandboxOp, WATCH_LAG};
 use crate::names::name_hash;
 
 /// Makes a member of the pool on `node`.
-pub(super) fn create(index: &mut Index, pool: &Key, template: &Arc<Template>, node: Option<&NodeName>) {
+pub(super) fn create(
+    index: &mut Index,
+    pool: &Key,
+    template: &Arc<Template>,
+    node: Option<&NodeName>,
+) {
     let name = index.suffixes.name(&pool.name);
     create_named(index, pool, template, node, &name);
 }
 
 /// Sends the creation of a member again whose outcome is unknown, under the same name.
 pub(crate) fn create_again(index: &mut Index, id: u64) {
-    let Some(record) = index.sandboxes.get(&id) else { return };
+    let Some(record) = index.sandboxes.get(&id) else {
+        return;
+    };
     let pool = record.pool_uid().and_then(|uid| index.pool_by_uid(uid));
-    let wanted = pool.is_some_and(|pool| index.members_of(&pool.uid).is_some_and(|m| m.active() <= pool.replicas));
+    let wanted = pool.is_some_and(|pool| {
+        index
+            .members_of(&pool.uid)
+            .is_some_and(|m| m.active() <= pool.replicas)
+    });
     let found = pool.and_then(|pool| Some((pool.key.clone(), index.template_of(pool)?)));
     let (key, node, retry) = (record.key.clone(), record.node.clone(), record.retry);
     let Some((pool, template)) = found.filter(|_| wanted) else {
@@ -41,8 +52,16 @@ pub(crate) fn create_again(index: &mut Index, id: u64) {
     }
 }
 
-fn create_named(index: &mut Index, pool: &Key, template: &Template, node: Option<&NodeName>, name: &str) {
-    let Some(record) = index.pools.get(pool) else { return };
+fn create_named(
+    index: &mut Index,
+    pool: &Key,
+    template: &Template,
+    node: Option<&NodeName>,
+    name: &str,
+) {
+    let Some(record) = index.pools.get(pool) else {
+        return;
+    };
     let uid = record.uid.clone();
     let mut object = object(record, template, name, index.settings.warm_pool_eviction);
     if let Some(node) = node {
@@ -50,8 +69,18 @@ fn create_named(index: &mut Index, pool: &Key, template: &Template, node: Option
     }
     let sandbox = Key::new(pool.namespace.clone(), name);
     index.expect_sandbox(&sandbox, &object);
-    debug_assert!(index.sandbox(&sandbox).is_some_and(|record| record.op == Some(SandboxOp::Creating)));
-    index.write(Subject::Sandbox(sandbox), &uid, Intent::MemberCreate, Lane::Refill, Body::Create(object));
+    debug_assert!(
+        index
+            .sandbox(&sandbox)
+            .is_some_and(|record| record.op == Some(SandboxOp::Creating))
+    );
+    index.write(
+        Subject::Sandbox(sandbox),
+        &uid,
+        Intent::MemberCreate,
+        Lane::Refill,
+        Body::Create(object),
+    );
 }
 
 fn object(pool: &PoolRecord, template: &Template, name: &str, evictable: bool) -> Value {
@@ -61,20 +90,30 @@ fn object(pool: &PoolRecord, template: &Template, name: &str, evictable: bool) -
         (label::TEMPLATE_HASH, template.blueprint_hash.clone()),
         (label::POD_TEMPLATE_HASH, template.pod_template_hash.clone()),
     ];
-    let mut labels: Map<String, Value> =
-        [(label::LAUNCH_TYPE.to_owned(), "warm".into()), (label::CREATED_BY.to_owned(), "controller".into())].into_iter().collect();
+    let mut labels: Map<String, Value> = [
+        (label::LAUNCH_TYPE.to_owned(), "warm".into()),
+        (label::CREATED_BY.to_owned(), "controller".into()),
+    ]
+    .into_iter()
+    .collect();
     let mut pod_metadata = template.pod_metadata.clone();
     for (key, hash) in hashes {
         labels.insert(key.to_owned(), hash.clone().into());
         pod_metadata.labels.insert(key.to_owned(), hash);
     }
     if evictable {
-        pod_metadata.annotations.entry(EVICTION_ANNOTATION.to_owned()).or_insert_with(|| "true".to_owned());
+        pod_metadata
+            .annotations
+            .entry(EVICTION_ANNOTATION.to_owned())
+            .or_insert_with(|| "true".to_owned());
     }
     let mut annotations = sandbox_annotations(template);
     annotations.insert(annotation::WARMTH.to_owned(), warmth(pool.warmth).into());
     let mut spec = Map::new();
-    spec.insert("podTemplate".into(), json!({"metadata": pod_metadata, "spec": template.pod_spec}));
+    spec.insert(
+        "podTemplate".into(),
+        json!({"metadata": pod_metadata, "spec": template.pod_spec}),
+    );
     if !template.volumes.is_empty() {
         spec.insert("volumeClaimTemplates".into(), json!(template.volumes));
     }

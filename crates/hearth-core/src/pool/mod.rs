@@ -34,7 +34,9 @@ const AT_ONCE: usize = 16;
 
 /// Looks at a pool and collects what must be done.
 pub(crate) fn reconcile(index: &mut Index, key: &Key) {
-    let Some(pool) = index.pools.get(key) else { return };
+    let Some(pool) = index.pools.get(key) else {
+        return;
+    };
     if !pool.deleting {
         remove_lost(index, key);
         match yields_until(index, key) {
@@ -54,7 +56,10 @@ pub(crate) fn reconcile(index: &mut Index, key: &Key) {
 fn yields_until(index: &mut Index, key: &Key) -> Option<Duration> {
     let now = index.now.mono;
     let settings = &index.settings;
-    let quiet_at = index.last_claim_activity.map(|at| at + settings.quiet).filter(|at| *at > now);
+    let quiet_at = index
+        .last_claim_activity
+        .map(|at| at + settings.quiet)
+        .filter(|at| *at > now);
     let longest = settings.longest_yield;
     let ready = members(index, key).map_or(0, Members::ready);
     let pool = index.pools.get_mut(key)?;
@@ -70,12 +75,21 @@ fn yields_until(index: &mut Index, key: &Key) -> Option<Duration> {
 }
 
 fn members<'a>(index: &'a Index, pool: &Key) -> Option<&'a Members> {
-    index.pools.get(pool).and_then(|pool| index.members_of(&pool.uid))
+    index
+        .pools
+        .get(pool)
+        .and_then(|pool| index.members_of(&pool.uid))
 }
 
 /// The members in these classes, with the records.
-fn in_classes<'a>(index: &'a Index, pool: &Key, classes: &[Class]) -> Vec<(Class, &'a SandboxRecord)> {
-    let Some(members) = members(index, pool) else { return Vec::new() };
+fn in_classes<'a>(
+    index: &'a Index,
+    pool: &Key,
+    classes: &[Class],
+) -> Vec<(Class, &'a SandboxRecord)> {
+    let Some(members) = members(index, pool) else {
+        return Vec::new();
+    };
     members
         .iter()
         .filter(|(_, standing)| classes.contains(&standing.class))
@@ -88,23 +102,37 @@ fn remove_lost(index: &mut Index, key: &Key) {
     if members(index, key).is_none_or(|members| members.count(Class::Lost) == 0) {
         return;
     }
-    let is_registered =
-        |record: &SandboxRecord| record.node.as_ref().and_then(|n| index.nodes.get(n)).is_some_and(|n| n.registered);
+    let is_registered = |record: &SandboxRecord| {
+        record
+            .node
+            .as_ref()
+            .and_then(|n| index.nodes.get(n))
+            .is_some_and(|n| n.registered)
+    };
     let gone: Vec<_> = in_classes(index, key, &[Class::Lost])
         .into_iter()
         .filter(|(_, record)| !is_registered(record))
         .map(|(_, record)| record.id)
         .collect();
-    gone.into_iter().for_each(|id| index.doom_id(id, Leaving::Delete));
+    gone.into_iter()
+        .for_each(|id| index.doom_id(id, Leaving::Delete));
 }
 
 /// The classes that may be asked to go.
-const UNCLAIMED: [Class; 6] =
-    [Class::Unplaced, Class::Unheard, Class::Starting, Class::Ready, Class::Away, Class::Failed];
+const UNCLAIMED: [Class; 6] = [
+    Class::Unplaced,
+    Class::Unheard,
+    Class::Starting,
+    Class::Ready,
+    Class::Away,
+    Class::Failed,
+];
 
 /// Under `Recreate`, members that no longer are what the template says.
 fn replace_stale(index: &mut Index, key: &Key) {
-    let Some(pool) = index.pools.get_mut(key) else { return };
+    let Some(pool) = index.pools.get_mut(key) else {
+        return;
+    };
     if !pool.check_stale {
         return;
     }
@@ -112,34 +140,49 @@ fn replace_stale(index: &mut Index, key: &Key) {
     if pool.strategy != UpdateStrategyType::Recreate {
         return;
     }
-    let Some(template) = index.pools.get(key).and_then(|pool| index.template_of(pool)) else { return };
+    let Some(template) = index
+        .pools
+        .get(key)
+        .and_then(|pool| index.template_of(pool))
+    else {
+        return;
+    };
     let stale: Vec<_> = in_classes(index, key, &UNCLAIMED)
         .into_iter()
         .filter(|(_, record)| is_stale(record, &template))
         .map(|(_, record)| record.id)
         .collect();
     // What is being made or bound just now is looked at again when it is neither.
-    let undecided = members(index, key).is_some_and(|m| m.count(Class::Creating) + m.count(Class::Reserved) > 0);
+    let undecided = members(index, key)
+        .is_some_and(|m| m.count(Class::Creating) + m.count(Class::Reserved) > 0);
     if let Some(pool) = index.pools.get_mut(key) {
         pool.check_stale = undecided;
     }
-    stale.into_iter().for_each(|id| index.doom_id(id, Leaving::Retire));
+    stale
+        .into_iter()
+        .for_each(|id| index.doom_id(id, Leaving::Retire));
 }
 
 fn is_stale(record: &SandboxRecord, template: &Template) -> bool {
     *record.template_ref_hash != *template.ref_hash
-        || (*record.template_hash != *template.blueprint_hash && record.semantics != template.semantics)
+        || (*record.template_hash != *template.blueprint_hash
+            && record.semantics != template.semantics)
 }
 
 /// Members that have not become ready in time.
 fn replace_stuck(index: &mut Index, key: &Key) {
     let now = index.now.mono;
-    let Some(pool) = index.pools.get(key) else { return };
-    let grace = pool.readiness_grace.unwrap_or(index.settings.readiness_grace);
+    let Some(pool) = index.pools.get(key) else {
+        return;
+    };
+    let grace = pool
+        .readiness_grace
+        .unwrap_or(index.settings.readiness_grace);
     let patience = index.settings.unheard_grace.min(grace);
-    for (longest, grace) in
-        [(Members::longest_awaited as fn(&Members) -> _, grace), (Members::longest_unheard, patience)]
-    {
+    for (longest, grace) in [
+        (Members::longest_awaited as fn(&Members) -> _, grace),
+        (Members::longest_unheard, patience),
+    ] {
         while let Some((since, id)) = members(index, key).and_then(longest) {
             if now < since + grace {
                 index.wake(Subject::Pool(key.clone()), since + grace);
@@ -152,22 +195,44 @@ fn replace_stuck(index: &mut Index, key: &Key) {
 
 /// More members than the pool asks for: those that are not ready go first, then the newest.
 fn remove_excess(index: &mut Index, key: &Key) {
-    let Some(pool) = index.pools.get(key) else { return };
+    let Some(pool) = index.pools.get(key) else {
+        return;
+    };
     let active = index.members_of(&pool.uid).map_or(0, Members::active);
-    let Some(excess) = active.checked_sub(pool.replicas).filter(|excess| *excess > 0) else { return };
+    let Some(excess) = active
+        .checked_sub(pool.replicas)
+        .filter(|excess| *excess > 0)
+    else {
+        return;
+    };
     let mut candidates = in_classes(index, key, &UNCLAIMED);
-    candidates.sort_by_key(|(class, record)| (class.is_ready(), Reverse((record.created, record.id))));
-    let going: Vec<_> = candidates.into_iter().take(excess).map(|(_, record)| record.id).collect();
-    going.into_iter().for_each(|id| index.doom_id(id, Leaving::Retire));
+    candidates
+        .sort_by_key(|(class, record)| (class.is_ready(), Reverse((record.created, record.id))));
+    let going: Vec<_> = candidates
+        .into_iter()
+        .take(excess)
+        .map(|(_, record)| record.id)
+        .collect();
+    going
+        .into_iter()
+        .for_each(|id| index.doom_id(id, Leaving::Retire));
 }
 
 /// How many members may be made now.
 fn room(index: &Index, pool: &PoolRecord) -> usize {
-    let (active, leaving, creating) = index
-        .members_of(&pool.uid)
-        .map_or((0, 0, 0), |m| (m.active(), m.count(Class::Leaving), m.count(Class::Creating)));
+    let (active, leaving, creating) = index.members_of(&pool.uid).map_or((0, 0, 0), |m| {
+        (
+            m.active(),
+            m.count(Class::Leaving),
+            m.count(Class::Creating),
+        )
+    });
     let missing = pool.replicas.saturating_sub(active + leaving);
-    let limit = if pool.yielding_since.is_some() && !is_nearly_empty(index, pool) { 1 } else { index.settings.batch };
+    let limit = if pool.yielding_since.is_some() && !is_nearly_empty(index, pool) {
+        1
+    } else {
+        index.settings.batch
+    };
     missing.min(limit.min(pool.window).saturating_sub(creating))
 }
 
@@ -177,8 +242,12 @@ fn is_nearly_empty(index: &Index, pool: &PoolRecord) -> bool {
 
 fn fill(index: &mut Index, key: &Key) {
     let now = index.now.mono;
-    let Some(pool) = index.pools.get(key) else { return };
-    let Some(template) = index.template_of(pool) else { return };
+    let Some(pool) = index.pools.get(key) else {
+        return;
+    };
+    let Some(template) = index.template_of(pool) else {
+        return;
+    };
     let room = room(index, pool);
     if room == 0 {
         return;
@@ -196,7 +265,8 @@ fn fill(index: &mut Index, key: &Key) {
             Err(refused) => {
                 // One member without a node tells users what is missing, and is placed when it comes. For mere lack
                 // of room there is nothing to tell.
-                let waiting = members(index, key).map_or(0, |m| m.count(Class::Unplaced) + m.count(Class::Creating));
+                let waiting = members(index, key)
+                    .map_or(0, |m| m.count(Class::Unplaced) + m.count(Class::Creating));
                 if !refused.is_lack_of_room() && waiting == 0 {
                     member::create(index, key, &template, None);
                 }
@@ -212,7 +282,9 @@ fn fill(index: &mut Index, key: &Key) {
 
 /// Remembers why the pool cannot grow, and tells users when that begins and ends.
 fn set_unplaceable(index: &mut Index, key: &Key, why: Option<String>) {
-    let Some(pool) = index.pools.get_mut(key) else { return };
+    let Some(pool) = index.pools.get_mut(key) else {
+        return;
+    };
     let (reason, note) = match (&pool.unplaceable, &why) {
         (None, Some(why)) => ("WarmPoolNotProgressing", why.clone()),
         (Some(_), None) => ("WarmPoolProgressing", "a node has room again".to_owned()),
@@ -224,14 +296,24 @@ fn set_unplaceable(index: &mut Index, key: &Key, why: Option<String>) {
     let (subject, uid) = (Subject::Pool(key.clone()), pool.uid.clone());
     let warning = why.is_some();
     pool.unplaceable = why;
-    let event = EventNote { subject, uid, warning, reason, action: "Refilling", note };
+    let event = EventNote {
+        subject,
+        uid,
+        warning,
+        reason,
+        action: "Refilling",
+        note,
+    };
     index.push(Effect::Event(Box::new(event)));
 }
 
 fn write_status(index: &mut Index, key: &Key) {
     let now = index.now.mono;
-    let Some(pool) = index.pools.get(key) else { return };
-    let (active, ready) = members(index, key).map_or((0, 0), |members| (members.active(), members.ready()));
+    let Some(pool) = index.pools.get(key) else {
+        return;
+    };
+    let (active, ready) =
+        members(index, key).map_or((0, 0), |members| (members.active(), members.ready()));
     let status = SandboxWarmPoolStatus {
         replicas: i32::try_from(active).unwrap_or(i32::MAX),
         ready_replicas: i32::try_from(ready).unwrap_or(i32::MAX),
@@ -241,7 +323,9 @@ fn write_status(index: &mut Index, key: &Key) {
     if pool.writing.is_some() || status == pool.status {
         return;
     }
-    let due = pool.status_sent.map_or(now, |sent| sent + index.settings.pool_status_interval);
+    let due = pool
+        .status_sent
+        .map_or(now, |sent| sent + index.settings.pool_status_interval);
     let urgent = status.observed_generation != pool.status.observed_generation;
     let blocked = pool.retry.blocked_until(now);
     if let Some(at) = blocked.or_else(|| (!urgent && due > now).then_some(due)) {
@@ -254,5 +338,11 @@ fn write_status(index: &mut Index, key: &Key) {
         pool.status_sent = Some(now);
         pool.writing = Some(status);
     }
-    index.write(Subject::Pool(key.clone()), &uid, Intent::PoolStatus, Lane::Refill, Body::MergeStatus(patch));
+    index.write(
+        Subject::Pool(key.clone()),
+        &uid,
+        Intent::PoolStatus,
+        Lane::Refill,
+        Body::MergeStatus(patch),
+    );
 }

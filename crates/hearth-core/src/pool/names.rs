@@ -54,7 +54,11 @@ mod tests {
         let mut suffixes = Suffixes::new(7);
         let names: HashSet<_> = (0..1000).map(|_| suffixes.name("pool")).collect();
         assert!(names.len() > 995, "{}", names.len());
-        assert!(names.iter().all(|name| name.len() == 10 && name.starts_with("pool-")));
+        assert!(
+            names
+                .iter()
+                .all(|name| name.len() == 10 && name.starts_with("pool-"))
+        );
         assert_eq!(suffixes.name(&"p".repeat(80)).len(), 63);
     }
 }

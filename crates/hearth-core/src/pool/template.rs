@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use hearth_api::{
-    IdlePolicy, InjectionPolicy, NetworkPolicyManagement, PersistentVolumeClaimTemplate, PodMetadata, RecreatePolicy,
-    SandboxTemplate,
+    IdlePolicy, InjectionPolicy, NetworkPolicyManagement, PersistentVolumeClaimTemplate,
+    PodMetadata, RecreatePolicy, SandboxTemplate,
 };
 use serde_json::{Value, json};
 
@@ -51,8 +51,8 @@ impl Template {
     pub(crate) fn new(template: SandboxTemplate, specs: &mut SpecCache) -> Self {
         let SandboxTemplate { metadata, spec } = template;
         let written: Value = spec.pod_template.spec.parse().unwrap_or(Value::Null);
-        let managed_closed =
-            spec.network_policy_management == NetworkPolicyManagement::Managed && spec.network_policy.is_none();
+        let managed_closed = spec.network_policy_management == NetworkPolicyManagement::Managed
+            && spec.network_policy.is_none();
         let pod_spec = with_secure_defaults(written.clone(), managed_closed);
         let facts = hearth_api::PodSpecJson::from_value(&pod_spec)
             .map_or_else(|_| Arc::default(), |secured| specs.facts(&secured));
@@ -87,14 +87,25 @@ impl Template {
 /// What every Sandbox made from a template gets unless the template says otherwise: no service account token, and with
 /// the closed default policy, which blocks the cluster's DNS on purpose, name servers outside.
 fn with_secure_defaults(mut pod_spec: Value, managed_closed: bool) -> Value {
-    let Some(fields) = pod_spec.as_object_mut() else { return pod_spec };
-    if fields.get("automountServiceAccountToken").is_none_or(Value::is_null) {
+    let Some(fields) = pod_spec.as_object_mut() else {
+        return pod_spec;
+    };
+    if fields
+        .get("automountServiceAccountToken")
+        .is_none_or(Value::is_null)
+    {
         fields.insert("automountServiceAccountToken".into(), Value::Bool(false));
     }
-    let has_policy = fields.get("dnsPolicy").and_then(Value::as_str).is_some_and(|policy| !policy.is_empty());
+    let has_policy = fields
+        .get("dnsPolicy")
+        .and_then(Value::as_str)
+        .is_some_and(|policy| !policy.is_empty());
     if managed_closed && !has_policy {
         fields.insert("dnsPolicy".into(), Value::from("None"));
-        fields.insert("dnsConfig".into(), json!({"nameservers": ["8.8.8.8", "1.1.1.1"]}));
+        fields.insert(
+            "dnsConfig".into(),
+            json!({"nameservers": ["8.8.8.8", "1.1.1.1"]}),
+        );
     }
     pod_spec
 }
@@ -105,14 +116,20 @@ mod tests {
 
     #[test]
     fn secure_defaults_fill_only_what_is_unset() {
-        let check = |spec: Value, managed, expect: Value| assert_eq!(with_secure_defaults(spec, managed), expect);
+        let check = |spec: Value, managed, expect: Value| {
+            assert_eq!(with_secure_defaults(spec, managed), expect)
+        };
         check(
             json!({}),
             true,
             json!({"automountServiceAccountToken": false, "dnsPolicy": "None",
                    "dnsConfig": {"nameservers": ["8.8.8.8", "1.1.1.1"]}}),
         );
-        check(json!({}), false, json!({"automountServiceAccountToken": false}));
+        check(
+            json!({}),
+            false,
+            json!({"automountServiceAccountToken": false}),
+        );
         check(
             json!({"automountServiceAccountToken": true, "dnsPolicy": "Default"}),
             true,
@@ -122,13 +139,18 @@ mod tests {
 
     fn template(spec: Value) -> Template {
         let object = json!({"metadata": {"name": "tpl"}, "spec": spec});
-        Template::new(serde_json::from_value(object).unwrap(), &mut SpecCache::default())
+        Template::new(
+            serde_json::from_value(object).unwrap(),
+            &mut SpecCache::default(),
+        )
     }
 
     #[test]
     fn metadata_changes_the_hash_but_not_the_semantics() {
         let a = template(json!({"podTemplate": {"spec": {"containers": []}}}));
-        let b = template(json!({"podTemplate": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": []}}}));
+        let b = template(
+            json!({"podTemplate": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": []}}}),
+        );
         let c = template(json!({"podTemplate": {"spec": {"containers": [{"name": "x"}]}}}));
         assert_eq!(a.ref_hash, "9d22159f");
         assert_ne!(a.blueprint_hash, b.blueprint_hash);

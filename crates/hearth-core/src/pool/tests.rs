@@ -18,7 +18,10 @@ fn with_node() -> Index {
 }
 
 fn creations(effects: Vec<Effect>) -> Vec<Write> {
-    writes(effects).into_iter().filter(|write| write.receipt.intent == Intent::MemberCreate).collect()
+    writes(effects)
+        .into_iter()
+        .filter(|write| write.receipt.intent == Intent::MemberCreate)
+        .collect()
 }
 
 fn object(write: &Write) -> &Value {
@@ -51,7 +54,9 @@ fn filled(replicas: i32) -> Index {
 }
 
 fn count(index: &Index, class: Class) -> usize {
-    index.members_of("uid-pool").map_or(0, |members| members.count(class))
+    index
+        .members_of("uid-pool")
+        .map_or(0, |members| members.count(class))
 }
 
 #[test]
@@ -64,20 +69,34 @@ fn a_member_is_what_the_contract_says() {
     assert!(name.starts_with("pool-") && name.len() == 10, "{name}");
     assert_eq!(object["metadata"]["generateName"], "pool-");
     let labels = &object["metadata"]["labels"];
-    let hashes = ["agents.x-k8s.io/sandbox-template-hash", "agents.x-k8s.io/sandbox-pod-template-hash"];
+    let hashes = [
+        "agents.x-k8s.io/sandbox-template-hash",
+        "agents.x-k8s.io/sandbox-pod-template-hash",
+    ];
     assert_eq!(labels["agents.x-k8s.io/warm-pool-sandbox"], "91dd7983");
-    assert_eq!(labels["agents.x-k8s.io/sandbox-template-ref-hash"], "9d22159f");
+    assert_eq!(
+        labels["agents.x-k8s.io/sandbox-template-ref-hash"],
+        "9d22159f"
+    );
     assert_eq!(labels["agents.x-k8s.io/launch-type"], "warm");
     assert_eq!(labels["agents.x-k8s.io/created-by"], "controller");
     assert_eq!(labels["hearth.dev/node"], "n1");
-    assert!(hashes.iter().all(|hash| labels[hash].as_str().is_some_and(|value| value.len() == 8)), "{labels}");
+    assert!(
+        hashes
+            .iter()
+            .all(|hash| labels[hash].as_str().is_some_and(|value| value.len() == 8)),
+        "{labels}"
+    );
     assert_eq!(
         object["metadata"]["annotations"],
         json!({"agents.x-k8s.io/sandbox-template-ref": "tpl", "hearth.dev/warmth": "Frozen"})
     );
     let pod = &object["spec"]["podTemplate"];
     assert_eq!(pod["metadata"]["labels"]["app"], "demo");
-    for key in hashes.iter().chain(&["agents.x-k8s.io/warm-pool-sandbox", "agents.x-k8s.io/sandbox-template-ref-hash"]) {
+    for key in hashes.iter().chain(&[
+        "agents.x-k8s.io/warm-pool-sandbox",
+        "agents.x-k8s.io/sandbox-template-ref-hash",
+    ]) {
         assert_eq!(pod["metadata"]["labels"][key], labels[key], "{key}");
     }
     assert_eq!(
@@ -87,7 +106,10 @@ fn a_member_is_what_the_contract_says() {
     assert_eq!(pod["spec"]["automountServiceAccountToken"], false);
     assert_eq!(pod["spec"]["dnsPolicy"], "None");
     let owner = &object["metadata"]["ownerReferences"][0];
-    assert_eq!((&owner["kind"], &owner["uid"], &owner["controller"]), (&json!("SandboxWarmPool"), &json!("uid-pool"), &json!(true)));
+    assert_eq!(
+        (&owner["kind"], &owner["uid"], &owner["controller"]),
+        (&json!("SandboxWarmPool"), &json!("uid-pool"), &json!(true))
+    );
 }
 
 #[test]
@@ -95,8 +117,15 @@ fn the_status_says_what_there_is() {
     let mut index = with_node();
     index.apply_pool(pool("pool", 2, 2), at(0));
     let effects = writes(settle(&mut index, at(0)));
-    let made: Vec<_> = effects.iter().filter(|w| w.receipt.intent == Intent::MemberCreate).cloned().collect();
-    let first = effects.iter().find(|write| write.receipt.intent == Intent::PoolStatus).unwrap();
+    let made: Vec<_> = effects
+        .iter()
+        .filter(|w| w.receipt.intent == Intent::MemberCreate)
+        .cloned()
+        .collect();
+    let first = effects
+        .iter()
+        .find(|write| write.receipt.intent == Intent::PoolStatus)
+        .unwrap();
     let status = |replicas: i32, ready: i32| {
         let selector = "agents.x-k8s.io/warm-pool-sandbox=91dd7983";
         let status = json!({"replicas": replicas, "readyReplicas": ready, "selector": selector, "observedGeneration": 1});
@@ -105,25 +134,51 @@ fn the_status_says_what_there_is() {
     assert_eq!(first.body, status(2, 0));
     index.on_outcome(&first.receipt, Outcome::Done(None), at(10));
     make(&mut index, &made, Phase::Frozen, 20);
-    assert_eq!(writes(settle(&mut index, at(20))), [], "the next one waits, so that changes gather");
+    assert_eq!(
+        writes(settle(&mut index, at(20))),
+        [],
+        "the next one waits, so that changes gather"
+    );
     let next = writes(settle(&mut index, at(600)));
-    assert_eq!(next.iter().map(|write| write.body.clone()).collect::<Vec<_>>(), [status(2, 2)]);
+    assert_eq!(
+        next.iter()
+            .map(|write| write.body.clone())
+            .collect::<Vec<_>>(),
+        [status(2, 2)]
+    );
 }
 
 #[test]
 fn members_that_are_going_still_count() {
     let mut index = filled(2);
-    let names: Vec<_> = index.sandboxes.values().map(|record| record.key.name.clone()).collect();
+    let names: Vec<_> = index
+        .sandboxes
+        .values()
+        .map(|record| record.key.name.clone())
+        .collect();
     index.apply_pool(pool("pool", 1, 300), at(10));
     let retire = asks(&settle(&mut index, at(10)));
     assert_eq!(retire.len(), 1);
     index.apply_pool(pool("pool", 2, 301), at(20));
-    assert_eq!(creations(settle(&mut index, at(20))), [], "one active and one going make two");
+    assert_eq!(
+        creations(settle(&mut index, at(20))),
+        [],
+        "one active and one going make two"
+    );
     index.on_reply(&n1(), &retire[0], NodeReply::Retired, at(30));
-    let delete = writes(settle(&mut index, at(30))).into_iter().find(|w| w.receipt.intent == Intent::SandboxDelete).unwrap();
+    let delete = writes(settle(&mut index, at(30)))
+        .into_iter()
+        .find(|w| w.receipt.intent == Intent::SandboxDelete)
+        .unwrap();
     assert_eq!(creations(settle(&mut index, at(30))), []);
-    let NodeRequest::Retire { sandbox } = &retire[0] else { panic!("{retire:?}") };
-    assert_eq!(delete.receipt.uid, sandbox.as_str(), "only the one that the node agreed to: {names:?}");
+    let NodeRequest::Retire { sandbox } = &retire[0] else {
+        panic!("{retire:?}")
+    };
+    assert_eq!(
+        delete.receipt.uid,
+        sandbox.as_str(),
+        "only the one that the node agreed to: {names:?}"
+    );
     index.on_outcome(&delete.receipt, Outcome::Done(None), at(40));
     index.delete_sandbox(delete.receipt.subject.key(), sandbox.as_str(), at(40));
     assert_eq!(creations(settle(&mut index, at(40))).len(), 1);
@@ -132,7 +187,11 @@ fn members_that_are_going_still_count() {
 #[test]
 fn what_is_not_ready_goes_before_what_is_and_the_newest_before_the_oldest() {
     let mut index = filled(3);
-    let ids: Vec<_> = { let mut ids: Vec<_> = index.sandboxes.keys().copied().collect(); ids.sort_unstable(); ids };
+    let ids: Vec<_> = {
+        let mut ids: Vec<_> = index.sandboxes.keys().copied().collect();
+        ids.sort_unstable();
+        ids
+    };
     let uid = |index: &Index, id: u64| index.sandboxes[&id].uid.clone();
     let (oldest, newest) = (uid(&index, ids[0]), uid(&index, ids[2]));
     let name = index.sandboxes[&ids[0]].key.name.clone();
@@ -140,7 +199,10 @@ fn what_is_not_ready_goes_before_what_is_and_the_newest_before_the_oldest() {
     index.apply_pool(pool("pool", 1, 300), at(20));
     let mut retired = asks(&settle(&mut index, at(20)));
     retired.sort_by_key(|request| format!("{request:?}"));
-    let mut expected = [NodeRequest::Retire { sandbox: oldest }, NodeRequest::Retire { sandbox: newest }];
+    let mut expected = [
+        NodeRequest::Retire { sandbox: oldest },
+        NodeRequest::Retire { sandbox: newest },
+    ];
     expected.sort_by_key(|request| format!("{request:?}"));
     assert_eq!(retired, expected);
 }
@@ -166,7 +228,10 @@ fn a_member_that_its_node_never_mentions_is_asked_about_soon() {
     index.on_outcome(&made[0].receipt, done, at(10));
     settle(&mut index, at(10));
     assert_eq!(asks(&settle(&mut index, at(30_009))), []);
-    assert!(matches!(&asks(&settle(&mut index, at(30_011)))[..], [NodeRequest::Retire { .. }]));
+    assert!(matches!(
+        &asks(&settle(&mut index, at(30_011)))[..],
+        [NodeRequest::Retire { .. }]
+    ));
 }
 
 #[test]
@@ -186,12 +251,20 @@ fn recreate_replaces_stale_members_and_on_replenish_keeps_them() {
         object["metadata"]["generation"] = version.into();
         serde_json::from_value(object).unwrap()
     };
-    for (type_, metadata_only, retired) in [("Recreate", false, 2), ("Recreate", true, 0), ("OnReplenish", false, 0)] {
+    for (type_, metadata_only, retired) in [
+        ("Recreate", false, 2),
+        ("Recreate", true, 0),
+        ("OnReplenish", false, 0),
+    ] {
         let mut index = filled(2);
         index.apply_pool(strategy(type_, 150), at(10));
         settle(&mut index, at(10));
         index.apply_template(changed(metadata_only), at(20));
-        assert_eq!(asks(&settle(&mut index, at(20))).len(), retired, "{type_}, metadata only: {metadata_only}");
+        assert_eq!(
+            asks(&settle(&mut index, at(20))).len(),
+            retired,
+            "{type_}, metadata only: {metadata_only}"
+        );
     }
 }
 
@@ -203,20 +276,37 @@ fn refilling_yields_to_claims_unless_the_pool_is_nearly_empty() {
         }
         let asked = asks(&settle(index, at(ms)));
         for request in &asked {
-            let NodeRequest::Bind { sandbox, .. } = request else { continue };
-            let bound = NodeReply::Bound { sandbox: sandbox.clone(), pod_ips: vec!["10.0.0.1".into()] };
+            let NodeRequest::Bind { sandbox, .. } = request else {
+                continue;
+            };
+            let bound = NodeReply::Bound {
+                sandbox: sandbox.clone(),
+                pod_ips: vec!["10.0.0.1".into()],
+            };
             index.on_reply(&n1(), request, bound, at(ms));
         }
     };
     let mut index = filled(16);
     taken(&mut index, 0..4, 1_000);
-    assert_eq!(creations(settle(&mut index, at(1_100))), [], "claims come first");
-    assert_eq!(creations(settle(&mut index, at(1_500))).len(), 4, "then the pool");
+    assert_eq!(
+        creations(settle(&mut index, at(1_100))),
+        [],
+        "claims come first"
+    );
+    assert_eq!(
+        creations(settle(&mut index, at(1_500))).len(),
+        4,
+        "then the pool"
+    );
 
     let mut index = filled(16);
     taken(&mut index, 0..14, 1_000);
     assert_eq!(count(&index, Class::Ready), 2);
-    assert_eq!(creations(settle(&mut index, at(1_001))).len(), 14, "nearly empty does not wait");
+    assert_eq!(
+        creations(settle(&mut index, at(1_001))).len(),
+        14,
+        "nearly empty does not wait"
+    );
 
     let mut index = filled(16);
     let mut made = Vec::new();
@@ -230,7 +320,11 @@ fn refilling_yields_to_claims_unless_the_pool_is_nearly_empty() {
         }
         made.extend(creations(settle(&mut index, at(ms))));
     }
-    assert_eq!(made.len(), 1, "and for ever it waits for nobody, but goes one at a time");
+    assert_eq!(
+        made.len(),
+        1,
+        "and for ever it waits for nobody, but goes one at a time"
+    );
 }
 
 #[test]
@@ -243,26 +337,64 @@ fn a_pool_that_no_node_can_take_says_why_with_one_member() {
     index.session_up(&n1(), Vec::new(), at(0));
     index.apply_pool(pool("pool", 5, 2), at(0));
     let effects = settle(&mut index, at(0));
-    let note = effects.iter().find_map(|e| if let Effect::Event(note) = e { Some(note.clone()) } else { None }).unwrap();
-    assert_eq!((note.reason, note.warning), ("WarmPoolNotProgressing", true));
+    let note = effects
+        .iter()
+        .find_map(|e| {
+            if let Effect::Event(note) = e {
+                Some(note.clone())
+            } else {
+                None
+            }
+        })
+        .unwrap();
+    assert_eq!(
+        (note.reason, note.warning),
+        ("WarmPoolNotProgressing", true)
+    );
     let made = creations(effects);
     assert_eq!(made.len(), 1);
-    assert_eq!(object(&made[0])["metadata"]["labels"]["hearth.dev/node"], Value::Null);
+    assert_eq!(
+        object(&made[0])["metadata"]["labels"]["hearth.dev/node"],
+        Value::Null
+    );
     let sandbox = created(object(&made[0]), 100);
-    index.on_outcome(&made[0].receipt, Outcome::Done(Some(Box::new(crate::effects::Object::Sandbox(sandbox)))), at(10));
-    let status = writes(settle(&mut index, at(10))).into_iter().find(|w| w.receipt.intent == Intent::SandboxStatus).unwrap();
-    let Body::MergeStatus(patch) = &status.body else { panic!("{status:?}") };
+    index.on_outcome(
+        &made[0].receipt,
+        Outcome::Done(Some(Box::new(crate::effects::Object::Sandbox(sandbox)))),
+        at(10),
+    );
+    let status = writes(settle(&mut index, at(10)))
+        .into_iter()
+        .find(|w| w.receipt.intent == Intent::SandboxStatus)
+        .unwrap();
+    let Body::MergeStatus(patch) = &status.body else {
+        panic!("{status:?}")
+    };
     let conditions = &patch["status"]["conditions"];
     assert_eq!(conditions[1]["type"], "PodScheduled");
     assert_eq!(conditions[1]["reason"], "Unschedulable");
-    assert_eq!(conditions[1]["message"], "0/1 nodes are available: 1 node(s) had no runtime handler \"kata\".");
-    assert_eq!((&conditions[2]["type"], &conditions[2]["reason"]), (&json!("Ready"), &json!("DependenciesNotReady")));
+    assert_eq!(
+        conditions[1]["message"],
+        "0/1 nodes are available: 1 node(s) had no runtime handler \"kata\"."
+    );
+    assert_eq!(
+        (&conditions[2]["type"], &conditions[2]["reason"]),
+        (&json!("Ready"), &json!("DependenciesNotReady"))
+    );
     assert_eq!(conditions[2]["message"], "Pod exists with phase: Pending");
 
     index.apply_runtime_class("kata".into(), "runc".into(), at(20));
     index.on_outcome(&status.receipt, Outcome::Done(None), at(20));
-    let placed = writes(settle(&mut index, at(1_000))).into_iter().find(|w| w.receipt.intent == Intent::Place).unwrap();
-    assert_eq!(placed.body, Body::Merge(json!({"metadata": {"uid": placed.receipt.uid, "labels": {"hearth.dev/node": "n1"}}})));
+    let placed = writes(settle(&mut index, at(1_000)))
+        .into_iter()
+        .find(|w| w.receipt.intent == Intent::Place)
+        .unwrap();
+    assert_eq!(
+        placed.body,
+        Body::Merge(
+            json!({"metadata": {"uid": placed.receipt.uid, "labels": {"hearth.dev/node": "n1"}}})
+        )
+    );
 }
 
 #[test]
@@ -271,7 +403,12 @@ fn a_pool_without_its_template_makes_nothing_but_has_a_status() {
     index.delete_template(&key("tpl"), "uid-tpl", at(0));
     index.apply_pool(pool("pool", 3, 2), at(0));
     let all = writes(settle(&mut index, at(0)));
-    assert_eq!(all.iter().map(|write| write.receipt.intent).collect::<Vec<_>>(), [Intent::PoolStatus]);
+    assert_eq!(
+        all.iter()
+            .map(|write| write.receipt.intent)
+            .collect::<Vec<_>>(),
+        [Intent::PoolStatus]
+    );
 }
 
 #[test]

@@ -372,7 +372,11 @@ fn a_restarted_daemon_adopts_what_runs_and_touches_nothing() {
             assert_eq!(world.state.phase, Phase::Unknown(Unsettled::Adoption));
             world.settle();
             assert_eq!(world.state.phase, Phase::Ready(residency), "{goal:?}");
-            assert!(world.steps().iter().all(|step| *step == Step::Look), "{goal:?}: {:?}", world.steps());
+            assert!(
+                world.steps().iter().all(|step| *step == Step::Look),
+                "{goal:?}: {:?}",
+                world.steps()
+            );
             let after = world.state.pod.unwrap();
             assert_eq!(
                 (after.uid, after.attempt, after.sandbox),

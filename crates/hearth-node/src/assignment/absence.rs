@@ -68,7 +68,13 @@ pub(super) struct Absences {
 impl Absences {
     /// The watch does not show the object (any more).
     pub(super) fn suspect(&mut self, uid: SandboxUid, key: Key, now: Duration) {
-        let suspect = Suspect { key, since: now, asked: false, gone: false, confirmed: false };
+        let suspect = Suspect {
+            key,
+            since: now,
+            asked: false,
+            gone: false,
+            confirmed: false,
+        };
         self.suspects.entry(uid).or_insert(suspect);
     }
 
@@ -115,18 +121,36 @@ impl Absences {
 
     /// Judges all suspects. `known` is how many sandboxes the node has, suspects included; `kept` says which of the
     /// suspects are not judged by absence because somebody owns them.
-    pub(super) fn judge(&mut self, now: Duration, known: usize, kept: impl Fn(&SandboxUid) -> bool) -> Next {
-        while self.lately.front().is_some_and(|&torn_down| now.saturating_sub(torn_down) >= AT_ONCE) {
+    pub(super) fn judge(
+        &mut self,
+        now: Duration,
+        known: usize,
+        kept: impl Fn(&SandboxUid) -> bool,
+    ) -> Next {
+        while self
+            .lately
+            .front()
+            .is_some_and(|&torn_down| now.saturating_sub(torn_down) >= AT_ONCE)
+        {
             self.lately.pop_front();
         }
         let judged = |uid: &SandboxUid, suspect: &Suspect| !suspect.confirmed && !kept(uid);
-        let suspected = self.suspects.iter().filter(|(uid, suspect)| judged(uid, suspect)).count();
+        let suspected = self
+            .suspects
+            .iter()
+            .filter(|(uid, suspect)| judged(uid, suspect))
+            .count();
         let missing = suspected + self.lately.len();
         let of = known + self.lately.len();
         let too_many = missing > FEW && missing * 2 > of;
 
         let mut next = Next::default();
-        let mut room = QUESTIONS.saturating_sub(self.suspects.values().filter(|s| s.asked && !s.gone).count());
+        let mut room = QUESTIONS.saturating_sub(
+            self.suspects
+                .values()
+                .filter(|s| s.asked && !s.gone)
+                .count(),
+        );
         for (uid, suspect) in &mut self.suspects {
             if kept(uid) || now.saturating_sub(suspect.since) < SETTLE {
                 continue;
@@ -140,7 +164,11 @@ impl Absences {
             }
         }
         for uid in &next.tear_down {
-            if self.suspects.remove(uid).is_some_and(|suspect| !suspect.confirmed) {
+            if self
+                .suspects
+                .remove(uid)
+                .is_some_and(|suspect| !suspect.confirmed)
+            {
                 self.lately.push_back(now);
             }
         }
@@ -183,14 +211,20 @@ mod tests {
             if next.ask.is_empty() && next.tear_down.is_empty() {
                 return (torn_down, next.stopped);
             }
-            next.ask.iter().for_each(|(uid, _)| absences.answer(uid, Some(presence)));
+            next.ask
+                .iter()
+                .for_each(|(uid, _)| absences.answer(uid, Some(presence)));
         }
     }
 
     #[test]
     fn a_few_that_are_certainly_gone_are_torn_down() {
         let mut absences = suspects(3, Duration::ZERO);
-        assert_eq!(absences.judge(Duration::ZERO, 3, |_| false), Next::default(), "they settle first");
+        assert_eq!(
+            absences.judge(Duration::ZERO, 3, |_| false),
+            Next::default(),
+            "they settle first"
+        );
         let (torn_down, stopped) = settle(&mut absences, SECOND, 3, Presence::Gone);
         assert_eq!((torn_down.len(), stopped), (3, None));
         assert!(absences.is_empty());
@@ -199,7 +233,10 @@ mod tests {
     #[test]
     fn what_is_still_there_stays() {
         let mut absences = suspects(3, Duration::ZERO);
-        assert_eq!(settle(&mut absences, SECOND, 3, Presence::Here), (Vec::new(), None));
+        assert_eq!(
+            settle(&mut absences, SECOND, 3, Presence::Here),
+            (Vec::new(), None)
+        );
         assert!(absences.is_empty());
     }
 
@@ -220,7 +257,11 @@ mod tests {
             let (torn_down, stopped) = settle(&mut absences, SECOND, known, Presence::Gone);
             let expected = expected.map(|(missing, of)| MassDisappearance { missing, of });
             assert_eq!(stopped, expected, "{missing} of {known}");
-            assert_eq!(torn_down.is_empty(), expected.is_some(), "{missing} of {known}");
+            assert_eq!(
+                torn_down.is_empty(),
+                expected.is_some(),
+                "{missing} of {known}"
+            );
         };
         check(20, 20, None);
         check(21, 42, None);
@@ -259,8 +300,13 @@ mod tests {
         settle(&mut absences, SECOND, 30, Presence::Gone);
         absences.confirm();
         let next = absences.judge(SECOND, 30, |_| false);
-        assert!(next.tear_down.is_empty() && !next.ask.is_empty(), "asked again first: {next:?}");
-        next.ask.iter().for_each(|(uid, _)| absences.answer(uid, Some(Presence::Here)));
+        assert!(
+            next.tear_down.is_empty() && !next.ask.is_empty(),
+            "asked again first: {next:?}"
+        );
+        next.ask
+            .iter()
+            .for_each(|(uid, _)| absences.answer(uid, Some(Presence::Here)));
         let (torn_down, stopped) = settle(&mut absences, SECOND, 30, Presence::Gone);
         assert_eq!((torn_down.len(), stopped), (30 - QUESTIONS, None));
     }

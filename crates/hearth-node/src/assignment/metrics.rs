@@ -12,8 +12,16 @@ pub struct AssignmentMetrics {
 impl AssignmentMetrics {
     /// Adds the metrics to `registry`.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("watch_errors", "Interruptions of the watch of Sandboxes", self.watch_errors.clone());
-        registry.register("invalid_sandboxes", "Sandboxes seen that could not be read", self.invalid.clone());
+        registry.register(
+            "watch_errors",
+            "Interruptions of the watch of Sandboxes",
+            self.watch_errors.clone(),
+        );
+        registry.register(
+            "invalid_sandboxes",
+            "Sandboxes seen that could not be read",
+            self.invalid.clone(),
+        );
         registry.register(
             "absence_teardowns",
             "Sandboxes torn down because their object was gone without being released or retired",

@@ -23,8 +23,8 @@ use hearth_core::names::node_label_value;
 use hearth_telemetry::ErrorChain;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PartialObjectMeta;
-use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -76,7 +76,9 @@ pub struct Assignment<P: AssignedPods> {
 
 impl<P: AssignedPods> fmt::Debug for Assignment<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Assignment").field("node_label", &self.node_label).finish_non_exhaustive()
+        f.debug_struct("Assignment")
+            .field("node_label", &self.node_label)
+            .finish_non_exhaustive()
     }
 }
 
@@ -122,13 +124,17 @@ impl<P: AssignedPods> Assignment<P> {
     /// Its status, now and from now on.
     #[must_use]
     pub fn status(&self) -> AssignmentStatus {
-        AssignmentStatus { synced: self.synced.subscribe(), mass: self.mass.subscribe() }
+        AssignmentStatus {
+            synced: self.synced.subscribe(),
+            mass: self.mass.subscribe(),
+        }
     }
 
     /// Follows until `stop` is cancelled.
     pub async fn run(self, stop: CancellationToken) {
         let api = Api::<Guarded<Sandbox>>::all(self.client.clone());
-        let config = watcher::Config::default().labels(&format!("{}={}", label::NODE, self.node_label));
+        let config =
+            watcher::Config::default().labels(&format!("{}={}", label::NODE, self.node_label));
         let events = watcher(api, config).default_backoff();
         tokio::select! {
             () = stop.cancelled() => {}
@@ -136,7 +142,10 @@ impl<P: AssignedPods> Assignment<P> {
         }
     }
 
-    async fn follow(mut self, events: impl Stream<Item = watcher::Result<Event<Guarded<Sandbox>>>>) {
+    async fn follow(
+        mut self,
+        events: impl Stream<Item = watcher::Result<Event<Guarded<Sandbox>>>>,
+    ) {
         let mut events = pin!(events);
         let mut questions = JoinSet::new();
         let mut judge = tokio::time::interval(JUDGE_EVERY);
@@ -199,11 +208,21 @@ impl<P: AssignedPods> Assignment<P> {
         }
         let deleted = object.meta().deletion_timestamp.is_some();
         let (posted, sandbox) = match object.0 {
-            Ok(sandbox) => (post(&sandbox.metadata, sandbox.status.clone().unwrap_or_default(), None), Some(sandbox)),
+            Ok(sandbox) => (
+                post(
+                    &sandbox.metadata,
+                    sandbox.status.clone().unwrap_or_default(),
+                    None,
+                ),
+                Some(sandbox),
+            ),
             Err(InvalidObject { metadata, error }) => {
                 tracing::warn!(sandbox = %uid, name = %key(&metadata), error, "the Sandbox cannot be read");
                 self.metrics.invalid.inc();
-                (post(&metadata, hearth_api::SandboxStatus::default(), Some(error)), None)
+                (
+                    post(&metadata, hearth_api::SandboxStatus::default(), Some(error)),
+                    None,
+                )
             }
         };
         self.board.post(uid.clone(), posted);
@@ -216,7 +235,9 @@ impl<P: AssignedPods> Assignment<P> {
 
     /// All objects were listed: what the node has besides them is suspect.
     fn relisted(&mut self) {
-        let Some(listed) = self.listed.take() else { return };
+        let Some(listed) = self.listed.take() else {
+            return;
+        };
         let now = self.began.elapsed();
         for (uid, key) in self.pods.known() {
             if !listed.contains(&uid) {
@@ -228,15 +249,28 @@ impl<P: AssignedPods> Assignment<P> {
                 self.board.withdraw(&uid);
             }
         }
-        tracing::info!(sandboxes = listed.len(), missing = self.absences.suspects().count(), "Sandboxes listed");
+        tracing::info!(
+            sandboxes = listed.len(),
+            missing = self.absences.suspects().count(),
+            "Sandboxes listed"
+        );
         self.synced.send_replace(true);
     }
 
     fn judge(&mut self, questions: &mut JoinSet<(SandboxUid, Option<Presence>)>) {
-        let done: Vec<SandboxUid> = self.absences.suspects().filter(|uid| self.is_settled(uid)).cloned().collect();
+        let done: Vec<SandboxUid> = self
+            .absences
+            .suspects()
+            .filter(|uid| self.is_settled(uid))
+            .cloned()
+            .collect();
         done.iter().for_each(|uid| self.absences.clear(uid));
         let (pods, binder) = (&self.pods, &self.binder);
-        let next = self.absences.judge(self.began.elapsed(), pods.known().len(), |uid| binder.is_held(uid));
+        let next = self
+            .absences
+            .judge(self.began.elapsed(), pods.known().len(), |uid| {
+                binder.is_held(uid)
+            });
         for (uid, key) in next.ask {
             questions.spawn(ask(self.client.clone(), self.node_label.clone(), uid, key));
         }
@@ -251,7 +285,11 @@ impl<P: AssignedPods> Assignment<P> {
             changed
         });
         if let (true, Some(mass)) = (changed, next.stopped) {
-            tracing::error!(missing = mass.missing, of = mass.of, "too many Sandboxes vanished at once: nothing is torn down");
+            tracing::error!(
+                missing = mass.missing,
+                of = mass.of,
+                "too many Sandboxes vanished at once: nothing is torn down"
+            );
         }
     }
 
@@ -271,10 +309,16 @@ impl<P: AssignedPods> Assignment<P> {
         if let Some(sandbox) = self.adopted.get(&object) {
             return sandbox.clone();
         }
-        let adopts = meta.annotations.as_ref().and_then(|annotations| annotations.get(annotation::ADOPTS));
+        let adopts = meta
+            .annotations
+            .as_ref()
+            .and_then(|annotations| annotations.get(annotation::ADOPTS));
         if let Some(sandbox) = adopts.map(|uid| SandboxUid(uid.clone()))
             && self.binder.is_held(&sandbox)
-            && self.pods.view(&sandbox).is_some_and(|view| view.key == key(meta))
+            && self
+                .pods
+                .view(&sandbox)
+                .is_some_and(|view| view.key == key(meta))
         {
             tracing::info!(%sandbox, object, "the Sandbox was created again and keeps its pod");
             self.adopted.insert(object, sandbox.clone());
@@ -306,17 +350,40 @@ async fn ask(
     (uid, presence)
 }
 
-fn presence(object: Option<&PartialObjectMeta<Sandbox>>, uid: &SandboxUid, node_label: &str) -> Presence {
-    let Some(object) = object else { return Presence::Gone };
+fn presence(
+    object: Option<&PartialObjectMeta<Sandbox>>,
+    uid: &SandboxUid,
+    node_label: &str,
+) -> Presence {
+    let Some(object) = object else {
+        return Presence::Gone;
+    };
     let meta = &object.metadata;
     let is_it = meta.uid.as_deref() == Some(uid.as_str())
-        || meta.annotations.as_ref().and_then(|all| all.get(annotation::ADOPTS)).map(String::as_str) == Some(uid.as_str());
-    let is_ours = meta.labels.as_ref().and_then(|all| all.get(label::NODE)).map(String::as_str) == Some(node_label);
-    if is_it && is_ours { Presence::Here } else { Presence::Gone }
+        || meta
+            .annotations
+            .as_ref()
+            .and_then(|all| all.get(annotation::ADOPTS))
+            .map(String::as_str)
+            == Some(uid.as_str());
+    let is_ours = meta
+        .labels
+        .as_ref()
+        .and_then(|all| all.get(label::NODE))
+        .map(String::as_str)
+        == Some(node_label);
+    if is_it && is_ours {
+        Presence::Here
+    } else {
+        Presence::Gone
+    }
 }
 
 fn key(meta: &ObjectMeta) -> Key {
-    Key::new(meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+    Key::new(
+        meta.namespace.clone().unwrap_or_default(),
+        meta.name.clone().unwrap_or_default(),
+    )
 }
 
 fn post(meta: &ObjectMeta, status: hearth_api::SandboxStatus, invalid: Option<String>) -> Posted {

@@ -88,7 +88,16 @@ impl Node {
         let status = assignment.status();
         let (events, stream) = mpsc::unbounded_channel();
         let task = tokio::spawn(assignment.follow(UnboundedReceiverStream::new(stream)));
-        Self { pods, binder, board, status, events, task, _confirmations: confirmations, _dir: dir }
+        Self {
+            pods,
+            binder,
+            board,
+            status,
+            events,
+            task,
+            _confirmations: confirmations,
+            _dir: dir,
+        }
     }
 
     fn send(&self, event: Event<Guarded<Sandbox>>) {
@@ -97,7 +106,9 @@ impl Node {
 
     fn list(&self, objects: impl IntoIterator<Item = Guarded<Sandbox>>) {
         self.send(Event::Init);
-        objects.into_iter().for_each(|object| self.send(Event::InitApply(object)));
+        objects
+            .into_iter()
+            .for_each(|object| self.send(Event::InitApply(object)));
         self.send(Event::InitDone);
     }
 
@@ -109,7 +120,13 @@ impl Node {
     }
 
     fn removed(&self) -> Vec<SandboxUid> {
-        self.pods.0.removed.lock().iter().map(|(uid, _)| uid.clone()).collect()
+        self.pods
+            .0
+            .removed
+            .lock()
+            .iter()
+            .map(|(uid, _)| uid.clone())
+            .collect()
     }
 
     async fn until(&self, what: &str, done: impl Fn(&Self) -> bool) {
@@ -118,7 +135,9 @@ impl Node {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| panic!("not yet: {what}"));
+        tokio::time::timeout(Duration::from_secs(20), wait)
+            .await
+            .unwrap_or_else(|_| panic!("not yet: {what}"));
     }
 }
 
@@ -127,17 +146,34 @@ async fn objects_become_wishes_and_odd_ones_stall_nothing() {
     let api = ScriptedApi::new([]);
     let node = Node::start(&api).await;
     let metadata = object("odd", "u-odd").metadata;
-    let odd = Guarded(Err(InvalidObject { metadata, error: "invalid type: integer".to_owned() }));
+    let odd = Guarded(Err(InvalidObject {
+        metadata,
+        error: "invalid type: integer".to_owned(),
+    }));
     node.list([good("a", "u-a"), odd, good("b", "u-b")]);
     node.send(Event::Apply(good("c", "u-c")));
     let mut leaving = object("d", "u-d");
     leaving.metadata.deletion_timestamp = Some(hearth_api::Time(jiff::Timestamp::UNIX_EPOCH));
     node.send(Event::Apply(Guarded(Ok(leaving))));
-    assert!(*node.status.synced.clone().wait_for(|synced| *synced).await.unwrap());
+    assert!(
+        *node
+            .status
+            .synced
+            .clone()
+            .wait_for(|synced| *synced)
+            .await
+            .unwrap()
+    );
     let (pods, board) = node.finish().await;
     assert_eq!(*pods.0.wishes.lock(), [uid("u-a"), uid("u-b"), uid("u-c")]);
-    assert_eq!(*pods.0.removed.lock(), [(uid("u-d"), RemoveReason::Deleted)]);
-    assert_eq!(board.get(&uid("u-odd")).unwrap().invalid.as_deref(), Some("invalid type: integer"));
+    assert_eq!(
+        *pods.0.removed.lock(),
+        [(uid("u-d"), RemoveReason::Deleted)]
+    );
+    assert_eq!(
+        board.get(&uid("u-odd")).unwrap().invalid.as_deref(),
+        Some("invalid type: integer")
+    );
 }
 
 #[tokio::test]
@@ -148,7 +184,10 @@ async fn a_released_or_retired_sandbox_is_never_wished_for_again() {
     node.list([good("a", "u-a")]);
     let (pods, _) = node.finish().await;
     assert!(pods.0.wishes.lock().is_empty());
-    assert_eq!(*pods.0.removed.lock(), [(uid("u-a"), RemoveReason::Deleted)]);
+    assert_eq!(
+        *pods.0.removed.lock(),
+        [(uid("u-a"), RemoveReason::Deleted)]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -160,7 +199,8 @@ async fn absence_is_what_a_live_answer_says() {
         node.list([]);
         api.finish().await;
         if torn_down {
-            node.until(name, |node| node.removed() == [uid("u-a")]).await;
+            node.until(name, |node| node.removed() == [uid("u-a")])
+                .await;
         } else {
             // The answer clears the suspicion: later rounds ask nothing more, which the script would not forgive.
             tokio::time::sleep(JUDGE_EVERY * 4).await;
@@ -170,13 +210,26 @@ async fn absence_is_what_a_live_answer_says() {
     let get = || Call::get(path("u-a"));
     let elsewhere = {
         let mut object = object("u-a", "u-a");
-        object.metadata.labels = Some(BTreeMap::from([(label::NODE.to_owned(), "node-2".to_owned())]));
+        object.metadata.labels = Some(BTreeMap::from([(
+            label::NODE.to_owned(),
+            "node-2".to_owned(),
+        )]));
         object
     };
     check("not found", get().fail(404, "NotFound"), true).await;
-    check("another object", get().reply(&metadata(&object("u-a", "another"))), true).await;
+    check(
+        "another object",
+        get().reply(&metadata(&object("u-a", "another"))),
+        true,
+    )
+    .await;
     check("another node", get().reply(&metadata(&elsewhere)), true).await;
-    check("still there", get().reply(&metadata(&object("u-a", "u-a"))), false).await;
+    check(
+        "still there",
+        get().reply(&metadata(&object("u-a", "u-a"))),
+        false,
+    )
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -188,7 +241,10 @@ async fn an_error_is_no_answer() {
     node.list([good("u-a", "u-a")]);
     node.send(Event::Delete(good("u-a", "u-a")));
     api.finish().await;
-    node.until("torn down after the second answer", |node| node.removed() == [uid("u-a")]).await;
+    node.until("torn down after the second answer", |node| {
+        node.removed() == [uid("u-a")]
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -197,13 +253,18 @@ async fn an_owned_sandbox_outlives_its_object_and_serves_the_one_made_anew() {
     let node = Node::start(&api).await;
     node.pods.show(view("u-old", PodPhase::Ready));
     node.list([good("u-old", "u-old")]);
-    node.binder.bind(Fence(1), OwnerKey::from("k"), uid("u-old")).await;
+    node.binder
+        .bind(Fence(1), OwnerKey::from("k"), uid("u-old"))
+        .await;
     node.send(Event::Delete(good("u-old", "u-old")));
     tokio::time::sleep(JUDGE_EVERY * 4).await;
     assert!(node.removed().is_empty());
 
     let mut anew = object("u-old", "u-new");
-    anew.metadata.annotations = Some(BTreeMap::from([(annotation::ADOPTS.to_owned(), "u-old".to_owned())]));
+    anew.metadata.annotations = Some(BTreeMap::from([(
+        annotation::ADOPTS.to_owned(),
+        "u-old".to_owned(),
+    )]));
     node.send(Event::Apply(Guarded(Ok(anew))));
     let (pods, board) = node.finish().await;
     assert_eq!(*pods.0.wishes.lock(), [uid("u-old"), uid("u-old")]);
@@ -214,10 +275,14 @@ async fn an_owned_sandbox_outlives_its_object_and_serves_the_one_made_anew() {
 #[tokio::test(start_paused = true)]
 async fn a_mass_disappearance_stops_and_is_told() {
     let names: Vec<String> = (0..30).map(|n| format!("u-{n:02}")).collect();
-    let calls = names.iter().map(|name| Call::get(path(name)).fail(404, "NotFound"));
+    let calls = names
+        .iter()
+        .map(|name| Call::get(path(name)).fail(404, "NotFound"));
     let api = ScriptedApi::new(calls.collect::<Vec<_>>());
     let node = Node::start(&api).await;
-    names.iter().for_each(|name| node.pods.show(view(name, PodPhase::Ready)));
+    names
+        .iter()
+        .for_each(|name| node.pods.show(view(name, PodPhase::Ready)));
     node.list([]);
     let mut mass = node.status.mass.clone();
     let told = mass.wait_for(Option::is_some).await.unwrap().unwrap();

@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
 use super::{MemberPods, Thawed};
-use crate::pod::{ForStatus, PodPhase, PodView, RemoveReason, Requests, ThawRefused};
 use crate::assignment::AssignedPods;
+use crate::pod::{ForStatus, PodPhase, PodView, RemoveReason, Requests, ThawRefused};
 use crate::server::{NextChange, SessionPods};
 
 pub(crate) fn view(uid: &str, phase: PodPhase) -> PodView {
@@ -80,7 +80,12 @@ impl AssignedPods for FakePods {
     }
 
     fn known(&self) -> Vec<(SandboxUid, Key)> {
-        self.0.views.lock().values().map(|view| (view.uid.clone(), view.key.clone())).collect()
+        self.0
+            .views
+            .lock()
+            .values()
+            .map(|view| (view.uid.clone(), view.key.clone()))
+            .collect()
     }
 }
 

@@ -19,8 +19,16 @@ pub struct ReporterMetrics {
 impl ReporterMetrics {
     /// Adds the metrics to `registry`.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("status_writes", "Writes of Sandbox status, by result", self.writes.clone());
-        registry.register("status_waiting", "Sandboxes whose status waits to be written", self.waiting.clone());
+        registry.register(
+            "status_writes",
+            "Writes of Sandbox status, by result",
+            self.writes.clone(),
+        );
+        registry.register(
+            "status_waiting",
+            "Sandboxes whose status waits to be written",
+            self.waiting.clone(),
+        );
     }
 
     pub(super) fn count(&self, result: &'static str) {

@@ -46,7 +46,12 @@ pub trait StatusSource: Clone + Send + Sync + 'static {
 
     /// The whole status, given the one that the object has, and whether the sandbox is an unclaimed pool member.
     /// `None` when the node has nothing to say of it.
-    fn status(&self, uid: &SandboxUid, previous: &SandboxStatus, now: &Time) -> Option<(SandboxStatus, bool)>;
+    fn status(
+        &self,
+        uid: &SandboxUid,
+        previous: &SandboxStatus,
+        now: &Time,
+    ) -> Option<(SandboxStatus, bool)>;
 
     /// Subscribes to changes.
     fn changes(&self) -> Self::Changes;
@@ -67,7 +72,9 @@ pub struct Reporter<S: StatusSource> {
 
 impl<S: StatusSource> fmt::Debug for Reporter<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reporter").field("schedule", &self.schedule).finish_non_exhaustive()
+        f.debug_struct("Reporter")
+            .field("schedule", &self.schedule)
+            .finish_non_exhaustive()
     }
 }
 
@@ -88,7 +95,13 @@ enum WriteError {
 impl<S: StatusSource> Reporter<S> {
     /// Reports what `source` says of the objects on `board`.
     #[must_use]
-    pub fn new(client: Client, source: S, board: Board, activity: ClaimActivity, metrics: ReporterMetrics) -> Self {
+    pub fn new(
+        client: Client,
+        source: S,
+        board: Board,
+        activity: ClaimActivity,
+        metrics: ReporterMetrics,
+    ) -> Self {
         Self {
             client,
             source,
@@ -135,16 +148,23 @@ impl<S: StatusSource> Reporter<S> {
     /// Starts what may be written, and says when to look again.
     fn start_writes(&mut self, writes: &mut JoinSet<Written>) -> Option<Duration> {
         loop {
-            let last_claim = self.activity.last().map(|last| last.saturating_duration_since(self.began));
+            let last_claim = self
+                .activity
+                .last()
+                .map(|last| last.saturating_duration_since(self.began));
             match self.schedule.next(self.began.elapsed(), last_claim) {
                 Ok(uid) => match self.change(&uid) {
                     Some((posted, _, patch)) => {
                         writes.spawn(write(self.client.clone(), uid, posted, patch));
                     }
-                    None => self.schedule.ended(&uid, Outcome::Done, self.began.elapsed()),
+                    None => self
+                        .schedule
+                        .ended(&uid, Outcome::Done, self.began.elapsed()),
                 },
                 Err(look_again) => {
-                    self.metrics.waiting.set(i64::try_from(self.schedule.waiting()).unwrap_or(i64::MAX));
+                    self.metrics
+                        .waiting
+                        .set(i64::try_from(self.schedule.waiting()).unwrap_or(i64::MAX));
                     return look_again;
                 }
             }
@@ -174,10 +194,14 @@ impl<S: StatusSource> Reporter<S> {
             Some(error) if self.invalid.get(uid) == Some(error) => return None,
             Some(error) => (unreadable(&posted, error, &now), false),
         };
-        let (from, to) = (serde_json::to_value(&posted.status), serde_json::to_value(&status));
+        let (from, to) = (
+            serde_json::to_value(&posted.status),
+            serde_json::to_value(&status),
+        );
         let patch = patch::merge_patch(&from.unwrap_or_default(), &to.unwrap_or_default())?;
         let urgency = schedule::urgency(member, &posted.status, &status);
-        let patch = json!({ "metadata": { "resourceVersion": posted.resource_version }, "status": patch });
+        let patch =
+            json!({ "metadata": { "resourceVersion": posted.resource_version }, "status": patch });
         Some((posted, urgency, patch))
     }
 
@@ -199,7 +223,9 @@ impl<S: StatusSource> Reporter<S> {
     }
 
     fn accepted(&mut self, uid: &SandboxUid, sandbox: Sandbox) {
-        let Some(posted) = self.board.get(uid) else { return };
+        let Some(posted) = self.board.get(uid) else {
+            return;
+        };
         if let Some(error) = &posted.invalid {
             self.invalid.insert(uid.clone(), error.clone());
             return;
@@ -239,7 +265,11 @@ impl<S: StatusSource> Reporter<S> {
             _ if matches!(error, WriteError::Api(kube::Error::SerdeError(_))) => {
                 // It was written, but what came back cannot be read; the watch says what is wrong with it.
                 self.metrics.count("written");
-                if let Some(Posted { invalid: Some(error), .. }) = self.board.get(uid) {
+                if let Some(Posted {
+                    invalid: Some(error),
+                    ..
+                }) = self.board.get(uid)
+                {
                     self.invalid.insert(uid.clone(), error);
                 }
                 Outcome::Done

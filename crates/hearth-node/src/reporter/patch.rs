@@ -41,11 +41,31 @@ mod tests {
             assert_eq!(merge_patch(&from, &to), expected, "{from} → {to}");
         };
         check(json!({"a": 1}), json!({"a": 1}), None);
-        check(json!({"a": 1, "b": 2}), json!({"a": 1, "b": 3}), Some(json!({"b": 3})));
+        check(
+            json!({"a": 1, "b": 2}),
+            json!({"a": 1, "b": 3}),
+            Some(json!({"b": 3})),
+        );
         check(json!({"a": 1}), json!({}), Some(json!({"a": null})));
-        check(json!({}), json!({"a": {"b": 1}}), Some(json!({"a": {"b": 1}})));
-        check(json!({"a": {"b": 1, "c": 2}}), json!({"a": {"b": 1}}), Some(json!({"a": {"c": null}})));
-        check(json!({"a": [1, 2]}), json!({"a": [1]}), Some(json!({"a": [1]})));
-        check(json!({"a": {"b": 1}}), json!({"a": 5}), Some(json!({"a": 5})));
+        check(
+            json!({}),
+            json!({"a": {"b": 1}}),
+            Some(json!({"a": {"b": 1}})),
+        );
+        check(
+            json!({"a": {"b": 1, "c": 2}}),
+            json!({"a": {"b": 1}}),
+            Some(json!({"a": {"c": null}})),
+        );
+        check(
+            json!({"a": [1, 2]}),
+            json!({"a": [1]}),
+            Some(json!({"a": [1]})),
+        );
+        check(
+            json!({"a": {"b": 1}}),
+            json!({"a": 5}),
+            Some(json!({"a": 5})),
+        );
     }
 }

@@ -40,7 +40,8 @@ pub(super) enum Urgency {
 /// How soon the change from one status to another is to be seen.
 pub(super) fn urgency(member: bool, from: &SandboxStatus, to: &SandboxStatus) -> Urgency {
     let flips = |type_| is_true(&from.conditions, type_) != is_true(&to.conditions, type_);
-    let turns = flips(condition::READY) || flips(condition::SUSPENDED) || flips(condition::FINISHED);
+    let turns =
+        flips(condition::READY) || flips(condition::SUSPENDED) || flips(condition::FINISHED);
     match (turns, member) {
         (true, false) => Urgency::Now,
         (true, true) => Urgency::Soon,
@@ -98,8 +99,15 @@ pub(super) enum Outcome {
 impl Schedule {
     /// A change of `uid` waits. One that waits already keeps its place; the more urgent of the two counts.
     pub(super) fn add(&mut self, uid: SandboxUid, urgency: Urgency, now: Duration) {
-        let not_before = self.failures.get(&uid).map_or(Duration::ZERO, |&count| now + back_off(count));
-        let entry = self.waiting.entry(uid).or_insert(Entry { since: now, urgency, not_before });
+        let not_before = self
+            .failures
+            .get(&uid)
+            .map_or(Duration::ZERO, |&count| now + back_off(count));
+        let entry = self.waiting.entry(uid).or_insert(Entry {
+            since: now,
+            urgency,
+            not_before,
+        });
         entry.urgency = entry.urgency.min(urgency);
     }
 
@@ -115,20 +123,33 @@ impl Schedule {
 
     /// Takes the next sandbox that may be written, or says when to look again; `None` when nothing waits, or only
     /// for a write under way.
-    pub(super) fn next(&mut self, now: Duration, last_claim: Option<Duration>) -> Result<SandboxUid, Option<Duration>> {
+    pub(super) fn next(
+        &mut self,
+        now: Duration,
+        last_claim: Option<Duration>,
+    ) -> Result<SandboxUid, Option<Duration>> {
         self.refill(now);
         if self.in_flight.len() >= IN_FLIGHT {
             return Err(None);
         }
-        let ready = self.waiting.iter().filter(|(uid, _)| !self.in_flight.contains(*uid));
-        let next = ready.map(|(uid, entry)| (self.due(entry, last_claim), entry.urgency, uid)).min();
-        let Some((due, _, uid)) = next else { return Err(None) };
+        let ready = self
+            .waiting
+            .iter()
+            .filter(|(uid, _)| !self.in_flight.contains(*uid));
+        let next = ready
+            .map(|(uid, entry)| (self.due(entry, last_claim), entry.urgency, uid))
+            .min();
+        let Some((due, _, uid)) = next else {
+            return Err(None);
+        };
         let due = due.max(self.paused_until);
         if due > now {
             return Err(Some(due));
         }
         if self.tokens < 1.0 {
-            return Err(Some(now + Duration::from_secs_f64((1.0 - self.tokens) / RATE)));
+            return Err(Some(
+                now + Duration::from_secs_f64((1.0 - self.tokens) / RATE),
+            ));
         }
         self.tokens -= 1.0;
         let uid = uid.clone();
@@ -148,7 +169,11 @@ impl Schedule {
             Outcome::Conflict | Outcome::Refused => {
                 let count = self.failures.entry(uid.clone()).or_default();
                 *count += 1;
-                let most = if outcome == Outcome::Conflict { BACK_OFF_CONFLICT } else { BACK_OFF.1 };
+                let most = if outcome == Outcome::Conflict {
+                    BACK_OFF_CONFLICT
+                } else {
+                    BACK_OFF.1
+                };
                 let not_before = now + back_off(*count).min(most);
                 let entry = self.waiting.entry(uid.clone()).or_insert(Entry {
                     since: now,
@@ -163,7 +188,11 @@ impl Schedule {
                     self.outages += 1;
                     self.paused_until = now + back_off(self.outages);
                 }
-                let entry = Entry { since: now, urgency: Urgency::Now, not_before: Duration::ZERO };
+                let entry = Entry {
+                    since: now,
+                    urgency: Urgency::Now,
+                    not_before: Duration::ZERO,
+                };
                 self.waiting.entry(uid.clone()).or_insert(entry);
             }
         }
@@ -190,7 +219,10 @@ impl Schedule {
 }
 
 fn back_off(failures: u32) -> Duration {
-    BACK_OFF.0.saturating_mul(1 << failures.clamp(1, 16).saturating_sub(1)).min(BACK_OFF.1)
+    BACK_OFF
+        .0
+        .saturating_mul(1 << failures.clamp(1, 16).saturating_sub(1))
+        .min(BACK_OFF.1)
 }
 
 #[cfg(test)]
@@ -218,7 +250,11 @@ mod tests {
         let check = |urgency, expected: Duration| {
             let mut schedule = one(urgency);
             if expected > Duration::ZERO {
-                assert_eq!(schedule.next(ms(0), None), Err(Some(expected)), "{urgency:?}");
+                assert_eq!(
+                    schedule.next(ms(0), None),
+                    Err(Some(expected)),
+                    "{urgency:?}"
+                );
             }
             assert_eq!(schedule.next(expected, None), Ok(uid("a")), "{urgency:?}");
         };
@@ -231,7 +267,10 @@ mod tests {
     fn what_can_wait_yields_to_claims_but_not_for_ever() {
         let mut schedule = one(Urgency::Later);
         assert_eq!(schedule.next(ms(1000), Some(ms(900))), Err(Some(ms(1200))));
-        assert_eq!(schedule.next(ms(2900), Some(ms(2900))), Err(Some(YIELD_MAX)));
+        assert_eq!(
+            schedule.next(ms(2900), Some(ms(2900))),
+            Err(Some(YIELD_MAX))
+        );
         assert_eq!(schedule.next(YIELD_MAX, Some(YIELD_MAX)), Ok(uid("a")));
         assert_eq!(one(Urgency::Now).next(ms(0), Some(ms(0))), Ok(uid("a")));
     }
@@ -270,10 +309,15 @@ mod tests {
             }
             assert!(batch.len() <= IN_FLIGHT);
             written += batch.len();
-            batch.iter().for_each(|uid| schedule.ended(uid, Outcome::Done, now));
+            batch
+                .iter()
+                .for_each(|uid| schedule.ended(uid, Outcome::Done, now));
             now += ms(5);
         }
-        assert!((95..=105).contains(&written), "{written} in a second: a burst of 50 and 50 more");
+        assert!(
+            (95..=105).contains(&written),
+            "{written} in a second: a burst of 50 and 50 more"
+        );
     }
 
     #[test]
@@ -287,7 +331,11 @@ mod tests {
         assert_eq!(schedule.next(ms(200), None), Ok(uid("a")));
         schedule.ended(&uid("a"), Outcome::Refused, ms(200));
         schedule.add(uid("a"), Urgency::Now, ms(200));
-        assert_eq!(schedule.next(ms(200), None), Err(Some(ms(600))), "a new change does not jump the back-off");
+        assert_eq!(
+            schedule.next(ms(200), None),
+            Err(Some(ms(600))),
+            "a new change does not jump the back-off"
+        );
     }
 
     #[test]
@@ -297,7 +345,9 @@ mod tests {
             schedule.add(uid(name), Urgency::Now, ms(0));
             schedule.next(ms(0), None).unwrap();
         }
-        ["a", "b", "c"].iter().for_each(|name| schedule.ended(&uid(name), Outcome::Away, ms(10)));
+        ["a", "b", "c"]
+            .iter()
+            .for_each(|name| schedule.ended(&uid(name), Outcome::Away, ms(10)));
         assert_eq!(schedule.next(ms(10), None), Err(Some(ms(210))));
         assert!(schedule.next(ms(210), None).is_ok());
     }
@@ -307,14 +357,28 @@ mod tests {
         let with = |status: ConditionStatus| {
             let mut conditions = Vec::new();
             let now = hearth_api::Time(jiff::Timestamp::UNIX_EPOCH);
-            set_condition(&mut conditions, condition::READY, status, "R", "", None, &now);
-            SandboxStatus { conditions, ..SandboxStatus::default() }
+            set_condition(
+                &mut conditions,
+                condition::READY,
+                status,
+                "R",
+                "",
+                None,
+                &now,
+            );
+            SandboxStatus {
+                conditions,
+                ..SandboxStatus::default()
+            }
         };
         let (ready, not_ready) = (with(ConditionStatus::True), with(ConditionStatus::False));
         assert_eq!(urgency(false, &not_ready, &ready), Urgency::Now);
         assert_eq!(urgency(false, &ready, &not_ready), Urgency::Now);
         assert_eq!(urgency(true, &not_ready, &ready), Urgency::Soon);
         assert_eq!(urgency(false, &ready, &ready), Urgency::Later);
-        assert_eq!(urgency(false, &SandboxStatus::default(), &not_ready), Urgency::Later);
+        assert_eq!(
+            urgency(false, &SandboxStatus::default(), &not_ready),
+            Urgency::Later
+        );
     }
 }

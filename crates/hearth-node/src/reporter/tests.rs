@@ -22,19 +22,39 @@ struct FakeState {
 impl FakeSource {
     fn set(&self, uid: &SandboxUid, ready: bool) {
         self.0.ready.lock().insert(uid.clone(), ready);
-        self.0.changes.lock().retain(|changes| changes.send(uid.clone()).is_ok());
+        self.0
+            .changes
+            .lock()
+            .retain(|changes| changes.send(uid.clone()).is_ok());
     }
 }
 
 impl StatusSource for FakeSource {
     type Changes = mpsc::UnboundedReceiver<SandboxUid>;
 
-    fn status(&self, uid: &SandboxUid, previous: &SandboxStatus, _now: &Time) -> Option<(SandboxStatus, bool)> {
+    fn status(
+        &self,
+        uid: &SandboxUid,
+        previous: &SandboxStatus,
+        _now: &Time,
+    ) -> Option<(SandboxStatus, bool)> {
         let ready = *self.0.ready.lock().get(uid)?;
         let mut status = previous.clone();
         let epoch = Time(jiff::Timestamp::UNIX_EPOCH);
-        set_condition(&mut status.conditions, condition::READY, ready.into(), "R", "", Some(1), &epoch);
-        status.pod_ips = if ready { vec!["10.0.0.1".to_owned()] } else { Vec::new() };
+        set_condition(
+            &mut status.conditions,
+            condition::READY,
+            ready.into(),
+            "R",
+            "",
+            Some(1),
+            &epoch,
+        );
+        status.pod_ips = if ready {
+            vec!["10.0.0.1".to_owned()]
+        } else {
+            Vec::new()
+        };
         Some((status, false))
     }
 
@@ -55,7 +75,10 @@ fn posted(version: u64) -> Posted {
         object_uid: "u".to_owned(),
         resource_version: version.to_string(),
         generation: 1,
-        status: SandboxStatus { service: "kept".to_owned(), ..SandboxStatus::default() },
+        status: SandboxStatus {
+            service: "kept".to_owned(),
+            ..SandboxStatus::default()
+        },
         invalid: None,
     }
 }
@@ -70,7 +93,11 @@ fn ready_condition(ready: bool) -> Value {
 
 /// The object as the API server has it afterwards.
 fn object(version: u64, ready: bool) -> Value {
-    let ips = if ready { json!(["10.0.0.1"]) } else { json!([]) };
+    let ips = if ready {
+        json!(["10.0.0.1"])
+    } else {
+        json!([])
+    };
     json!({
         "apiVersion": "agents.x-k8s.io/v1beta1", "kind": "Sandbox",
         "metadata": { "name": "a", "namespace": "ns", "uid": "u", "resourceVersion": version.to_string(), "generation": 1 },
@@ -98,11 +125,22 @@ struct Running {
 fn start(api: &ScriptedApi) -> Running {
     let (source, board) = (FakeSource::default(), Board::default());
     let metrics = ReporterMetrics::default();
-    let reporter =
-        Reporter::new(api.client(), source.clone(), board.clone(), ClaimActivity::default(), metrics.clone());
+    let reporter = Reporter::new(
+        api.client(),
+        source.clone(),
+        board.clone(),
+        ClaimActivity::default(),
+        metrics.clone(),
+    );
     let stop = CancellationToken::new();
     let task = tokio::spawn(reporter.run(stop.clone()));
-    Running { source, board, metrics, stop, task }
+    Running {
+        source,
+        board,
+        metrics,
+        stop,
+        task,
+    }
 }
 
 impl Running {
@@ -135,7 +173,11 @@ async fn the_next_write_builds_on_the_answer_of_the_last() {
     let running = start(&api);
     running.source.set(&uid(), true);
     running.board.post(uid(), posted(7));
-    while running.board.get(&uid()).is_none_or(|posted| posted.resource_version != "8") {
+    while running
+        .board
+        .get(&uid())
+        .is_none_or(|posted| posted.resource_version != "8")
+    {
         tokio::task::yield_now().await;
     }
     running.source.set(&uid(), false);

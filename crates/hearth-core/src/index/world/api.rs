@@ -16,7 +16,8 @@ pub(in crate::index) enum Kind {
 }
 
 impl Kind {
-    pub(in crate::index) const ALL: [Self; 4] = [Self::Claim, Self::Sandbox, Self::Pool, Self::Template];
+    pub(in crate::index) const ALL: [Self; 4] =
+        [Self::Claim, Self::Sandbox, Self::Pool, Self::Template];
 }
 
 pub(super) enum Event {
@@ -38,11 +39,18 @@ impl Api {
     }
 
     pub(super) fn all(&self) -> Vec<(Kind, Value)> {
-        self.objects.iter().map(|((kind, _), object)| (*kind, object.clone())).collect()
+        self.objects
+            .iter()
+            .map(|((kind, _), object)| (*kind, object.clone()))
+            .collect()
     }
 
     pub(super) fn keys(&self, wanted: Kind) -> HashSet<Key> {
-        self.objects.keys().filter(|(kind, _)| *kind == wanted).map(|(_, key)| key.clone()).collect()
+        self.objects
+            .keys()
+            .filter(|(kind, _)| *kind == wanted)
+            .map(|(_, key)| key.clone())
+            .collect()
     }
 
     pub(super) fn start_watches(&mut self) {
@@ -54,22 +62,39 @@ impl Api {
     }
 
     pub(in crate::index) fn sandbox_names(&self) -> Vec<String> {
-        self.keys_sorted(Kind::Sandbox).into_iter().map(|key| key.name).collect()
+        self.keys_sorted(Kind::Sandbox)
+            .into_iter()
+            .map(|key| key.name)
+            .collect()
     }
 
     fn keys_sorted(&self, wanted: Kind) -> Vec<Key> {
-        self.objects.keys().filter(|(kind, _)| *kind == wanted).map(|(_, key)| key.clone()).collect()
+        self.objects
+            .keys()
+            .filter(|(kind, _)| *kind == wanted)
+            .map(|(_, key)| key.clone())
+            .collect()
     }
 
     pub(super) fn members(&self) -> Vec<String> {
-        let is_member = |object: &&Value| object["metadata"]["ownerReferences"][0]["kind"] == "SandboxWarmPool";
-        let sandboxes = self.objects.iter().filter(|((kind, _), _)| *kind == Kind::Sandbox).map(|(_, object)| object);
-        sandboxes.filter(is_member).map(|object| object["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+        let is_member =
+            |object: &&Value| object["metadata"]["ownerReferences"][0]["kind"] == "SandboxWarmPool";
+        let sandboxes = self
+            .objects
+            .iter()
+            .filter(|((kind, _), _)| *kind == Kind::Sandbox)
+            .map(|(_, object)| object);
+        sandboxes
+            .filter(is_member)
+            .map(|object| object["metadata"]["name"].as_str().unwrap().to_owned())
+            .collect()
     }
 
     pub(super) fn replicas(&self) -> usize {
         let pool = self.get(Kind::Pool, &Key::new("n", "pool"));
-        pool.map_or(0, |pool| usize::try_from(pool["spec"]["replicas"].as_u64().unwrap()).unwrap())
+        pool.map_or(0, |pool| {
+            usize::try_from(pool["spec"]["replicas"].as_u64().unwrap()).unwrap()
+        })
     }
 
     /// The most that the pool has asked for: a controller may not know of a smaller wish yet.
@@ -85,7 +110,10 @@ impl Api {
         if kind == Kind::Pool {
             self.most_replicas = self.most_replicas.max(self.replicas());
         }
-        self.events.entry(kind).or_default().push_back(Event::Apply(object.clone()));
+        self.events
+            .entry(kind)
+            .or_default()
+            .push_back(Event::Apply(object.clone()));
         object
     }
 
@@ -101,19 +129,30 @@ impl Api {
     }
 
     pub(in crate::index) fn delete(&mut self, kind: Kind, key: &Key) -> bool {
-        let Some(object) = self.objects.remove(&(kind, key.clone())) else { return false };
+        let Some(object) = self.objects.remove(&(kind, key.clone())) else {
+            return false;
+        };
         self.version += 1;
         let uid = object["metadata"]["uid"].as_str().unwrap().to_owned();
-        self.events.entry(kind).or_default().push_back(Event::Delete(key.clone(), uid));
+        self.events
+            .entry(kind)
+            .or_default()
+            .push_back(Event::Delete(key.clone(), uid));
         true
     }
 
-    pub(in crate::index) fn edit(&mut self, kind: Kind, key: &Key, change: impl FnOnce(&mut Value)) {
+    pub(in crate::index) fn edit(
+        &mut self,
+        kind: Kind,
+        key: &Key,
+        change: impl FnOnce(&mut Value),
+    ) {
         if let Some(mut object) = self.objects.get(&(kind, key.clone())).cloned() {
             let before = object["spec"].clone();
             change(&mut object);
             if object["spec"] != before {
-                object["metadata"]["generation"] = (object["metadata"]["generation"].as_i64().unwrap() + 1).into();
+                object["metadata"]["generation"] =
+                    (object["metadata"]["generation"].as_i64().unwrap() + 1).into();
             }
             self.store(kind, object);
         }
@@ -126,9 +165,13 @@ impl Api {
             Subject::Pool(key) => (Kind::Pool, key.clone()),
         };
         if let Body::Create(object) = &write.body {
-            return self.create(kind, object.clone()).map_or(Outcome::Exists, |object| done(kind, object));
+            return self
+                .create(kind, object.clone())
+                .map_or(Outcome::Exists, |object| done(kind, object));
         }
-        let Some(current) = self.get(kind, &key).cloned() else { return Outcome::NotFound };
+        let Some(current) = self.get(kind, &key).cloned() else {
+            return Outcome::NotFound;
+        };
         match &write.body {
             Body::Create(_) => unreachable!("handled before"),
             Body::Delete { .. } => {
@@ -170,8 +213,11 @@ impl Api {
     }
 
     pub(super) fn collect_garbage(&mut self) {
-        let uids: HashSet<String> =
-            self.objects.values().map(|object| object["metadata"]["uid"].as_str().unwrap().to_owned()).collect();
+        let uids: HashSet<String> = self
+            .objects
+            .values()
+            .map(|object| object["metadata"]["uid"].as_str().unwrap().to_owned())
+            .collect();
         let orphans: Vec<_> = self
             .objects
             .iter()
@@ -181,20 +227,31 @@ impl Api {
             })
             .map(|(key, _)| key.clone())
             .collect();
-        orphans.iter().for_each(|(kind, key)| drop(self.delete(*kind, key)));
+        orphans
+            .iter()
+            .for_each(|(kind, key)| drop(self.delete(*kind, key)));
     }
 }
 
 fn done(kind: Kind, object: Value) -> Outcome {
     match kind {
-        Kind::Claim => Outcome::Done(Some(Box::new(Object::Claim(serde_json::from_value(object).unwrap())))),
-        Kind::Sandbox => Outcome::Done(Some(Box::new(Object::Sandbox(serde_json::from_value(object).unwrap())))),
+        Kind::Claim => Outcome::Done(Some(Box::new(Object::Claim(
+            serde_json::from_value(object).unwrap(),
+        )))),
+        Kind::Sandbox => Outcome::Done(Some(Box::new(Object::Sandbox(
+            serde_json::from_value(object).unwrap(),
+        )))),
         Kind::Pool | Kind::Template => Outcome::Done(None),
     }
 }
 
 pub(super) fn key_of(object: &Value) -> Key {
-    let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+    let text = |field: &str| {
+        object["metadata"][field]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
     Key::new(text("namespace"), text("name"))
 }
 
@@ -210,7 +267,14 @@ pub(super) fn merge(target: &mut Value, patch: &Value) {
         if value.is_null() {
             target.as_object_mut().unwrap().remove(name);
         } else {
-            merge(target.as_object_mut().unwrap().entry(name.clone()).or_insert(Value::Null), value);
+            merge(
+                target
+                    .as_object_mut()
+                    .unwrap()
+                    .entry(name.clone())
+                    .or_insert(Value::Null),
+                value,
+            );
         }
     }
 }
@@ -221,14 +285,19 @@ fn operate(object: &mut Value, operation: &Value) -> bool {
     let last = last.replace("~1", "/").replace("~0", "~");
     match operation["op"].as_str().unwrap() {
         "test" => object.pointer(path) == Some(&operation["value"]),
-        "replace" => object.pointer_mut(path).map(|at| *at = operation["value"].clone()).is_some(),
+        "replace" => object
+            .pointer_mut(path)
+            .map(|at| *at = operation["value"].clone())
+            .is_some(),
         "remove" => {
             let parent = object.pointer_mut(parent).and_then(Value::as_object_mut);
             parent.and_then(|parent| parent.remove(&last)).is_some()
         }
         "add" => {
             let parent = object.pointer_mut(parent).and_then(Value::as_object_mut);
-            parent.map(|parent| parent.insert(last, operation["value"].clone())).is_some()
+            parent
+                .map(|parent| parent.insert(last, operation["value"].clone()))
+                .is_some()
         }
         other => panic!("no operation {other}"),
     }

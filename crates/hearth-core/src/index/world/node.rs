@@ -55,7 +55,10 @@ impl Node {
     }
 
     pub(super) fn inventory(&self) -> Vec<Reported> {
-        self.pods.iter().map(|(uid, pod)| Self::reported(uid, pod)).collect()
+        self.pods
+            .iter()
+            .map(|(uid, pod)| Self::reported(uid, pod))
+            .collect()
     }
 
     /// UIDs that have or had an owner: no members any more.
@@ -65,8 +68,13 @@ impl Node {
 
     /// Sandbox names and the claim UIDs that have them.
     pub(super) fn binds(&self) -> Vec<(String, String)> {
-        let bound = self.pods.values().filter_map(|pod| Some((pod.key.name.clone(), pod.owner.clone()?)));
-        bound.map(|(name, owner)| (name, claim_uid_of(&owner).to_owned())).collect()
+        let bound = self
+            .pods
+            .values()
+            .filter_map(|pod| Some((pod.key.name.clone(), pod.owner.clone()?)));
+        bound
+            .map(|(name, owner)| (name, claim_uid_of(&owner).to_owned()))
+            .collect()
     }
 
     fn say(&mut self, uid: &str) {
@@ -87,8 +95,14 @@ impl Node {
         match request {
             NodeRequest::Bind { owner, sandbox } => self.bind(owner, sandbox.as_str()),
             NodeRequest::Release { owner, sandbox } => {
-                let held = self.pods.iter().find(|(_, pod)| pod.owner.as_ref() == Some(owner)).map(|(uid, _)| uid.clone());
-                let expected = sandbox.as_ref().is_none_or(|sandbox| held.as_deref().is_none_or(|h| h == sandbox.as_str()));
+                let held = self
+                    .pods
+                    .iter()
+                    .find(|(_, pod)| pod.owner.as_ref() == Some(owner))
+                    .map(|(uid, _)| uid.clone());
+                let expected = sandbox
+                    .as_ref()
+                    .is_none_or(|sandbox| held.as_deref().is_none_or(|h| h == sandbox.as_str()));
                 if !expected {
                     return NodeReply::Released(None);
                 }
@@ -100,7 +114,11 @@ impl Node {
                 NodeReply::Released(held.map(Into::into))
             }
             NodeRequest::Retire { sandbox } => {
-                if self.pods.get(sandbox.as_str()).is_some_and(|pod| pod.owner.is_some()) {
+                if self
+                    .pods
+                    .get(sandbox.as_str())
+                    .is_some_and(|pod| pod.owner.is_some())
+                {
                     return NodeReply::RetireRefused;
                 }
                 self.disposed.insert(sandbox.0.clone());
@@ -112,17 +130,26 @@ impl Node {
 
     fn bind(&mut self, owner: &OwnerKey, sandbox: &str) -> NodeReply {
         let refused = |refusal| NodeReply::Refused(refusal, String::new());
-        let bound = |uid: &str| NodeReply::Bound { sandbox: uid.into(), pod_ips: vec!["10.0.0.1".into()] };
+        let bound = |uid: &str| NodeReply::Bound {
+            sandbox: uid.into(),
+            pod_ips: vec!["10.0.0.1".into()],
+        };
         if self.tombstones.contains(owner) {
             return refused(Refusal::Released);
         }
-        if let Some((uid, _)) = self.pods.iter().find(|(_, pod)| pod.owner.as_ref() == Some(owner)) {
+        if let Some((uid, _)) = self
+            .pods
+            .iter()
+            .find(|(_, pod)| pod.owner.as_ref() == Some(owner))
+        {
             return bound(uid);
         }
         if self.disposed.contains(sandbox) {
             return refused(Refusal::Retired);
         }
-        let Some(pod) = self.pods.get_mut(sandbox) else { return refused(Refusal::NotFound) };
+        let Some(pod) = self.pods.get_mut(sandbox) else {
+            return refused(Refusal::NotFound);
+        };
         if pod.owner.is_some() {
             return refused(Refusal::Taken);
         }
@@ -142,7 +169,8 @@ impl Node {
             .all()
             .into_iter()
             .filter(|(kind, object)| {
-                *kind == Kind::Sandbox && object["metadata"]["labels"]["hearth.dev/node"] == self.name.as_str()
+                *kind == Kind::Sandbox
+                    && object["metadata"]["labels"]["hearth.dev/node"] == self.name.as_str()
             })
             .map(|(_, object)| object)
             .collect();
@@ -150,13 +178,20 @@ impl Node {
         for object in &mine {
             let uid = object["metadata"]["uid"].as_str().unwrap();
             let adopts = object["metadata"]["annotations"]["hearth.dev/adopts"].as_str();
-            let own = adopts.filter(|old| self.pods.contains_key(*old)).unwrap_or(uid).to_owned();
+            let own = adopts
+                .filter(|old| self.pods.contains_key(*old))
+                .unwrap_or(uid)
+                .to_owned();
             seen.insert(own.clone());
             self.advance(&own, uid, object, api);
         }
         // What has no object any more is torn down, unless it has an owner.
-        let gone: Vec<_> =
-            self.pods.iter().filter(|(uid, pod)| !seen.contains(*uid) && pod.owner.is_none()).map(|(uid, _)| uid.clone()).collect();
+        let gone: Vec<_> = self
+            .pods
+            .iter()
+            .filter(|(uid, pod)| !seen.contains(*uid) && pod.owner.is_none())
+            .map(|(uid, _)| uid.clone())
+            .collect();
         gone.iter().for_each(|uid| self.drop_pod(uid));
     }
 
@@ -192,7 +227,9 @@ impl Node {
                 "type": "Ready", "status": "True", "reason": "DependenciesReady", "message": "Pod is Ready",
                 "lastTransitionTime": "2027-01-15T08:00:01Z",
             }]});
-            api.edit(Kind::Sandbox, &key, |object| merge(object, &json!({"status": status})));
+            api.edit(Kind::Sandbox, &key, |object| {
+                merge(object, &json!({"status": status}))
+            });
         }
     }
 }
