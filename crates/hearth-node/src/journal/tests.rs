@@ -396,31 +396,3 @@ async fn a_name_that_leaves_the_directory_is_refused_alone() {
     good.unwrap();
     assert!(!dir.path().join("evil").exists());
 }
-
-#[tokio::test]
-#[ignore = "temporary measurement"]
-async fn zz_measure() {
-    let dir = tempfile::tempdir_in("/tmp").unwrap();
-    let opened = open(dir.path());
-    for n in 0..200 {
-        opened
-            .journal
-            .commit(Batch::new().put_sandbox(sandbox(n), vec![b'x'; 700]))
-            .await
-            .unwrap();
-    }
-    let mut times = Vec::new();
-    let mut total = Vec::new();
-    for n in 0..200 {
-        let t = std::time::Instant::now();
-        let c = opened.journal.commit(bind(n)).await.unwrap();
-        total.push(t.elapsed());
-        times.push(c.wrote);
-    }
-    times.sort();
-    total.sort();
-    eprintln!(
-        "wrote p50 {:?} p90 {:?}; call p50 {:?} p90 {:?}",
-        times[100], times[180], total[100], total[180]
-    );
-}
