@@ -366,10 +366,18 @@ impl World {
                 self.journal = Some((*stage, pod));
             }
             Op::Forget => self.journal = None,
-            Op::Volumes => drop(self.volumes.insert(self.pod_uid())),
-            Op::Cgroup => drop(self.cgroups.insert(self.pod_uid())),
-            Op::RemoveVolumes => drop(self.volumes.remove(&self.pod_uid())),
-            Op::RemoveCgroup => drop(self.cgroups.remove(&self.pod_uid())),
+            Op::Volumes => {
+                self.volumes.insert(self.pod_uid());
+            }
+            Op::Cgroup => {
+                self.cgroups.insert(self.pod_uid());
+            }
+            Op::RemoveVolumes => {
+                self.volumes.remove(&self.pod_uid());
+            }
+            Op::RemoveCgroup => {
+                self.cgroups.remove(&self.pod_uid());
+            }
             Op::RunSandbox { attempt } => {
                 let pod_uid = self.pod_uid();
                 self.sandboxes.push(WorldSandbox {

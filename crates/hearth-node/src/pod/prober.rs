@@ -146,16 +146,16 @@ async fn http(ip: IpAddr, port: u16, path: &str, headers: &[HttpHeader]) -> Resu
         .map_err(failed)?;
     let response = sender.send_request(request);
     tokio::pin!(connection, response);
-    // Cancel-safe: the response is polled to its end; the connection only has to be polled beside it, and is dropped with
-    // the body unread, for the status is all that counts.
-    let response = loop {
-        tokio::select! {
-            response = &mut response => break response.map_err(failed)?,
-            ended = &mut connection => if let Err(error) = ended { return Err(failed(error)) } else {
-                break response.await.map_err(failed)?;
-            },
-        }
+    // Cancel-safe: whichever ends first, the other is not needed or is awaited after; the connection only has to be polled
+    // beside the response, and is dropped with the body unread, for the status is all that counts.
+    let response = tokio::select! {
+        response = &mut response => response,
+        ended = &mut connection => match ended {
+            Ok(()) => response.await,
+            Err(error) => Err(error),
+        },
     };
+    let response = response.map_err(failed)?;
     let status = response.status().as_u16();
     if (200..400).contains(&status) {
         Ok(())

@@ -275,7 +275,7 @@ impl Runner {
             return;
         };
         self.last_change = Instant::now();
-        self.slot = done.slot.or(self.slot.take());
+        self.slot = done.slot.or_else(|| self.slot.take());
         let took = doing.since.elapsed();
         match &done.outcome {
             Outcome::Done(_) => {
@@ -512,7 +512,7 @@ impl Runner {
 /// Where a probe goes. A command needs no address.
 fn address(ip: Option<IpAddr>, action: &ProbeAction) -> Option<IpAddr> {
     match action {
-        ProbeAction::Exec { .. } => Some(ip.unwrap_or(IpAddr::from([0, 0, 0, 0]))),
+        ProbeAction::Exec { .. } => Some(ip.unwrap_or_else(|| IpAddr::from([0, 0, 0, 0]))),
         ProbeAction::Http { .. } | ProbeAction::Tcp { .. } => ip,
     }
 }

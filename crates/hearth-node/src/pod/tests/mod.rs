@@ -1,0 +1,17 @@
+use hearth_core::ids::SandboxUid;
+
+use super::testing::Node;
+
+mod claims;
+mod life;
+mod recovery;
+
+fn uid(text: &str) -> SandboxUid {
+    SandboxUid::from(text)
+}
+
+/// Whether another container runs than did before.
+fn is_another(node: &Node, before: &[String]) -> bool {
+    let running = node.runtime.running_containers();
+    running.len() == 1 && running != before
+}
