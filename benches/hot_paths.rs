@@ -38,7 +38,7 @@ fn pick(criterion: &mut Criterion, scene: &mut Scene, members: usize) {
                     let start = Instant::now();
                     let bind = scene.answer(black_box(claim));
                     elapsed += start.elapsed();
-                    scene.take_back(bind.expect("the pool is whole"));
+                    scene.take_back(&bind.expect("the pool is whole"));
                 }
                 elapsed
             });

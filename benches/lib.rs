@@ -81,7 +81,7 @@ impl Scene {
         );
         let probe = scene.claim();
         let bind = scene.answer(probe).expect("a ready member for a claim");
-        scene.take_back(bind);
+        scene.take_back(&bind);
         scene
     }
 
@@ -138,7 +138,7 @@ impl Scene {
     }
 
     /// Puts all back as it was before the claim.
-    pub fn take_back(&mut self, bind: Bind) {
+    pub fn take_back(&mut self, bind: &Bind) {
         self.index
             .on_reply(&bind.node, &bind.request, NodeReply::NotSent, self.now);
         self.index
@@ -302,7 +302,7 @@ mod tests {
         for _ in 0..20 {
             let claim = scene.claim();
             let bind = scene.answer(claim).unwrap();
-            scene.take_back(bind);
+            scene.take_back(&bind);
         }
     }
 

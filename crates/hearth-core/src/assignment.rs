@@ -87,9 +87,9 @@ pub(crate) fn reconcile(index: &mut Index, key: &Key) {
         }
         Decision::Unplaced(conditions) => {
             index.unplaced.insert(id);
-            write_status(index, id, conditions, PodFields::Keep);
+            write_status(index, id, &conditions, PodFields::Keep);
         }
-        Decision::Status(conditions, fields) => write_status(index, id, conditions, fields),
+        Decision::Status(conditions, fields) => write_status(index, id, &conditions, fields),
     }
 }
 
@@ -334,11 +334,11 @@ fn status(record: &SandboxRecord, conditions: Vec<Condition>, fields: PodFields)
     }
 }
 
-fn write_status(index: &mut Index, id: u64, conditions: Vec<Condition>, fields: PodFields) {
+fn write_status(index: &mut Index, id: u64, conditions: &[Condition], fields: PodFields) {
     let Some(record) = index.sandboxes.get(&id) else {
         return;
     };
-    if let Decision::Rest = status(record, conditions.clone(), fields) {
+    if let Decision::Rest = status(record, conditions.to_vec(), fields) {
         return;
     }
     let hash = name_hash(&record.key.name);

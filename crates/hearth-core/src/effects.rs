@@ -226,6 +226,7 @@ pub enum Outcome {
 
 /// An object that came back from a write.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "always boxed: see Outcome::Done")]
 pub enum Object {
     /// A claim.
     Claim(SandboxClaim),

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_api::constants::condition;
+use hearth_api::constants::{annotation, condition};
 use hearth_api::{
     Condition, HandlerStatus, NodeCapacity, NodeTaint, NodeUsage, SandboxNode, SandboxNodeStatus,
     Tier, Time,
@@ -34,8 +34,6 @@ const SPACING: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(15);
 /// How long one call may take.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// A person confirms a mass disappearance by giving this annotation a new value.
-const CONFIRM: &str = "hearth.dev/confirm-disappearance";
 
 /// What does not change while the daemon runs.
 #[derive(Clone, Debug)]
@@ -66,7 +64,6 @@ pub(crate) struct Presence {
     facts: Facts,
     sources: Sources,
     confirmations: watch::Sender<u64>,
-    confirmed: Option<String>,
     /// Status as the API server has it.
     written: Option<SandboxNodeStatus>,
     images: Vec<String>,
@@ -88,7 +85,6 @@ impl Presence {
             facts,
             sources,
             confirmations,
-            confirmed: None,
             written: None,
             images: Vec::new(),
             labels: None,
@@ -150,16 +146,24 @@ impl Presence {
             }
             Err(_) => tracing::warn!(deadline = ?DEADLINE, "reading the Node took too long"),
         }
-        if let Ok(Ok(Some(own))) = timeout(DEADLINE, self.api.get_opt(&self.facts.node_name)).await
-        {
-            let confirmed = own
-                .metadata
-                .annotations
-                .and_then(|mut annotations| annotations.remove(CONFIRM));
-            if confirmed.is_some() && confirmed != self.confirmed {
-                self.confirmed = confirmed;
-                self.confirmations.send_modify(|count| *count += 1);
-            }
+        if self.sources.assignment.mass.borrow().is_some() {
+            self.look_for_confirmation().await;
+        }
+    }
+
+    /// A person confirms a mass disappearance by an annotation, which is taken away when it is acted on: one left over
+    /// from the last time must not confirm the next.
+    async fn look_for_confirmation(&self) {
+        let name = &self.facts.node_name;
+        let own = timeout(DEADLINE, self.api.get_metadata_opt(name)).await;
+        let Ok(Ok(Some(own))) = own else { return };
+        let annotations = own.metadata.annotations.unwrap_or_default();
+        if !annotations.contains_key(annotation::CONFIRM_DISAPPEARANCE) {
+            return;
+        }
+        let patch = json!({"metadata": {"annotations": {annotation::CONFIRM_DISAPPEARANCE: null}}});
+        if self.patch_or_create(&patch).await {
+            self.confirmations.send_modify(|count| *count += 1);
         }
     }
 
@@ -271,7 +275,7 @@ impl Presence {
                 .map(|written| written.conditions.clone())
                 .unwrap_or_default(),
         };
-        let mass = self.sources.assignment.mass.borrow().clone();
+        let mass = *self.sources.assignment.mass.borrow();
         set_conditions(
             &mut status.conditions,
             &self.sources.containerd.borrow(),
@@ -332,11 +336,11 @@ fn set_conditions(
     );
     let missing = match mass {
         Some(mass) => Some(format!(
-            "{} of {} Sandboxes seem gone at once; nothing is torn down. If that is meant, annotate this SandboxNode with {CONFIRM} and a new value",
-            mass.missing, mass.of
+            "{} of {} Sandboxes seem gone at once; nothing is torn down. If that is meant, annotate this SandboxNode with {}=yes",
+            mass.missing, mass.of, annotation::CONFIRM_DISAPPEARANCE
         )),
         // Said only once there was something to say.
-        None if find_condition(conditions, "MassDisappearance").is_some() => None,
+        None if find_condition(conditions, condition::MASS_DISAPPEARANCE).is_some() => None,
         None => return,
     };
     let (reason, message) = match &missing {
@@ -346,7 +350,7 @@ fn set_conditions(
     let status = ConditionStatus::from(missing.is_some());
     set_condition(
         conditions,
-        "MassDisappearance",
+        condition::MASS_DISAPPEARANCE,
         status,
         reason,
         message,

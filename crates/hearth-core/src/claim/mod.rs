@@ -173,7 +173,7 @@ fn act(index: &mut Index, key: &Key, decision: Decision) {
         } => {
             write_sandbox(index, sandbox, Intent::PodMetadata, Lane::Adopt, operations);
         }
-        Decision::Create { object, node } => create(index, key, *object, node),
+        Decision::Create { object, node } => create(index, key, *object, node.as_ref()),
         Decision::Delete { foreground } => {
             begin_write(index, key);
             if index.settings.claim_events {
@@ -252,13 +252,13 @@ fn bind(index: &mut Index, key: &Key, node: NodeName, sandbox: SandboxUid) {
     index.ask(node, NodeRequest::Bind { owner, sandbox });
 }
 
-fn create(index: &mut Index, key: &Key, mut object: Value, node: Option<NodeName>) {
+fn create(index: &mut Index, key: &Key, mut object: Value, node: Option<&NodeName>) {
     let Some(claim) = index.claims.get_mut(key) else {
         return;
     };
     claim.stage = Stage::Writing;
     let (uid, pool) = (claim.uid.clone(), claim.pool_key());
-    if let Some(node) = &node {
+    if let Some(node) = node {
         blueprint::assign(&mut object, node);
     }
     let name = object["metadata"]["name"].as_str().unwrap_or_default();

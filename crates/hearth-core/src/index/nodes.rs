@@ -181,7 +181,7 @@ impl Index {
         if let Some(previous) = before.as_ref().and_then(|before| before.owner.as_ref())
             && Some(previous) != owner.as_ref()
         {
-            self.unbind(&claim_uid_of(previous).to_owned(), node, &sandbox);
+            self.unbind(claim_uid_of(previous), node, &sandbox);
         }
         if let Some(owner) = owner {
             let uid = claim_uid_of(&owner).to_owned();
@@ -211,7 +211,7 @@ impl Index {
             return;
         };
         if let Some(owner) = before.owner {
-            self.unbind(&claim_uid_of(&owner).to_owned(), node, sandbox);
+            self.unbind(claim_uid_of(&owner), node, sandbox);
         }
         self.report_changed(sandbox);
     }

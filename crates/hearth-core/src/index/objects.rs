@@ -129,7 +129,7 @@ impl Index {
             claim.adopted_lost |= record.claim_uid() == Some(claim.uid.as_str());
         }
         if let Some(uid) = record.claim_uid() {
-            self.mark_claim_uid(&uid.to_owned());
+            self.mark_claim_uid(uid);
         }
         if let Some(uid) = record.reserved.as_deref() {
             self.mark_claim_uid(uid);

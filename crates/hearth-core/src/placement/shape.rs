@@ -202,10 +202,9 @@ impl Pod {
         let mut sidecars = (0, 0);
         let mut start = (0, 0);
         for init in self.init_containers.iter().flatten() {
-            let mut moment = add(sidecars, init.requests());
+            let moment = add(sidecars, init.requests());
             if init.is_sidecar() {
                 sidecars = moment;
-                moment = sidecars;
             }
             start = (i64::max(start.0, moment.0), i64::max(start.1, moment.1));
         }

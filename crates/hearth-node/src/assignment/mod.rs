@@ -32,7 +32,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::binder::{Binder, MemberPods};
-use crate::pod::RemoveReason;
+use crate::pod::{PodPhase, RemoveReason};
 use absence::{Absences, Presence};
 
 pub use absence::MassDisappearance;
@@ -194,7 +194,9 @@ impl<P: AssignedPods> Assignment<P> {
                 self.adopted.retain(|_, sandbox| *sandbox != uid);
                 self.board.withdraw(&uid);
                 let key = key(object.meta());
-                tracing::info!(sandbox = %uid, name = %key, "the Sandbox is not in the watch any more");
+                if !self.binder.is_disposed(&uid) {
+                    tracing::info!(sandbox = %uid, name = %key, "the Sandbox is not in the watch any more");
+                }
                 self.absences.suspect(uid, key, self.began.elapsed());
             }
         }
@@ -265,12 +267,11 @@ impl<P: AssignedPods> Assignment<P> {
             .cloned()
             .collect();
         done.iter().for_each(|uid| self.absences.clear(uid));
+        let known = self.staying();
         let (pods, binder) = (&self.pods, &self.binder);
         let next = self
             .absences
-            .judge(self.began.elapsed(), pods.known().len(), |uid| {
-                binder.is_held(uid)
-            });
+            .judge(self.began.elapsed(), known, |uid| binder.is_held(uid));
         for (uid, key) in next.ask {
             questions.spawn(ask(self.client.clone(), self.node_label.clone(), uid, key));
         }
@@ -291,6 +292,17 @@ impl<P: AssignedPods> Assignment<P> {
                 "too many Sandboxes vanished at once: nothing is torn down"
             );
         }
+    }
+
+    /// How many sandboxes the node has that are not on their way out already.
+    fn staying(&self) -> usize {
+        let staying = |uid: &SandboxUid| {
+            let view = self.pods.view(uid);
+            view.is_some_and(|view| view.phase != PodPhase::Stopping)
+                && !self.binder.is_disposed(uid)
+        };
+        let known = self.pods.known();
+        known.iter().filter(|(uid, _)| staying(uid)).count()
     }
 
     /// Whether there is nothing to judge: it was announced, or nothing of it is left.

@@ -81,7 +81,7 @@ pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), HostError> {
     file.write_all(content).map_err(failed)?;
     file.sync_all().map_err(failed)?;
     fs::rename(&new, path).map_err(failed)?;
-    let parent = path.parent().unwrap_or(Path::new("/"));
+    let parent = path.parent().unwrap_or_else(|| Path::new("/"));
     File::open(parent)
         .and_then(|directory| directory.sync_all())
         .map_err(failed)

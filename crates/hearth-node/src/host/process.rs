@@ -129,7 +129,7 @@ pub(super) fn acquire(host: &Host) -> Result<Running, StartError> {
     stop_strays(host, current.as_ref().map(Process::id))?;
     if let Some(process) = current {
         info!(pid = process.id().pid, "found containerd running");
-        let log_start = fs::metadata(&paths.containerd_log()).map_or(0, |log| log.len());
+        let log_start = fs::metadata(paths.containerd_log()).map_or(0, |log| log.len());
         return Ok(Running {
             process,
             log_start,

@@ -109,6 +109,9 @@ pub(super) struct Store {
     database: Database,
 }
 
+/// Takes one row of a table into what was read.
+type Visit<'a> = dyn FnMut(&mut Contents, String, &[u8]) -> Result<(), OpenError> + 'a;
+
 impl Store {
     /// Opens the database and reads all of it.
     pub(super) fn open(medium: &mut dyn Medium) -> Result<(Self, Contents), OpenError> {
@@ -167,12 +170,7 @@ impl Store {
     fn read(&self) -> Result<Contents, OpenError> {
         let mut contents = Contents::default();
         let read = self.database.begin_read().map_err(reading)?;
-        let mut walk = |table: Bytes,
-                        visit: &mut dyn FnMut(
-            &mut Contents,
-            String,
-            &[u8],
-        ) -> Result<(), OpenError>| {
+        let mut walk = |table: Bytes, visit: &mut Visit<'_>| {
             for entry in read
                 .open_table(table)
                 .map_err(reading)?

@@ -103,11 +103,12 @@ impl Gate {
 
     /// Makes what is reported agree with the gate; says whether it has changed.
     fn show(&mut self, mut view: PodView) -> bool {
-        view.tier = view.tier.and_then(|_| match self.residency {
+        let tier = match self.residency {
             Residency::Running => Some(Tier::Running),
             Residency::Frozen => Some(Tier::Frozen),
             Residency::Unclear => None,
-        });
+        };
+        view.tier = view.tier.and(tier);
         view.member &= !self.bound;
         view.phases.thaw = self.thaw_ms;
         let changed = view != *self.view;
