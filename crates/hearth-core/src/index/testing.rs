@@ -6,7 +6,7 @@ use hearth_api::{Sandbox, SandboxClaim, SandboxNode, SandboxTemplate, SandboxWar
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Index, NodeRecord, Phase, Reported, Settings, node_key};
+use super::{Index, Phase, Reported, Settings, node_key};
 use crate::effects::{Effect, NodeRequest, Now, Write};
 use crate::ids::{Key, NodeName, OwnerKey};
 
@@ -146,10 +146,4 @@ pub(crate) fn key(name: &str) -> Key {
 
 pub(crate) fn n1() -> NodeName {
     node_key("n1")
-}
-
-impl Index {
-    pub(crate) fn node_record(&self, name: &str) -> &NodeRecord {
-        &self.nodes[&node_key(name)]
-    }
 }

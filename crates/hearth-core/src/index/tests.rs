@@ -91,7 +91,7 @@ fn take(world: &mut World, step: &Step) {
     match *step {
         Step::CreateClaim(number) => world.create_claim(&format!("c{number}")),
         Step::DeleteClaim(number) => {
-            drop(world.api.delete(Kind::Claim, &key(&format!("c{number}"))))
+            world.api.delete(Kind::Claim, &key(&format!("c{number}")));
         }
         Step::DeleteSandbox(which) => {
             let names = world.api.sandbox_names();

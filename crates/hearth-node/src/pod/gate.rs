@@ -59,6 +59,8 @@ pub(super) struct Gate {
     counted_free: bool,
     /// How long the last bind's thaw took, in milliseconds.
     thaw_ms: Option<f64>,
+    /// Goes up whenever somebody starts to need the processes: a freeze that was decided before is void.
+    asked: u64,
 }
 
 /// What the runner sees of the gate.
@@ -67,6 +69,7 @@ pub(super) struct GateState {
     pub(super) residency: Residency,
     pub(super) held: bool,
     pub(super) bound: bool,
+    pub(super) asked: u64,
 }
 
 impl Gate {
@@ -82,6 +85,7 @@ impl Gate {
             view: Arc::new(view),
             counted_free: false,
             thaw_ms: None,
+            asked: 0,
         }
     }
 
@@ -90,10 +94,12 @@ impl Gate {
     }
 
     pub(super) fn state(&self) -> GateState {
+        let (residency, held) = (self.residency, self.held());
         GateState {
-            residency: self.residency,
-            held: self.held(),
+            residency,
+            held,
             bound: self.bound,
+            asked: self.asked,
         }
     }
 
@@ -164,7 +170,10 @@ impl Cell {
 
     /// From now on it belongs to an owner and is not frozen as a member.
     pub(super) fn bound(&self) {
-        self.change(|gate| gate.bound = true);
+        self.change(|gate| {
+            gate.bound = true;
+            gate.asked += 1;
+        });
         self.poke();
     }
 
@@ -183,17 +192,19 @@ impl Cell {
         }
     }
 
-    /// Freezes, unless somebody needs the processes; `false` when somebody does.
+    /// Freezes, unless somebody needs the processes, or has needed them since this was decided (`asked` says when):
+    /// `false` then.
     ///
     /// On an error the processes run, unless it was not possible to undo what was done.
     pub(super) async fn freeze(
         self: &Arc<Self>,
         freezer: Arc<dyn Freezer>,
         within: Duration,
+        asked: u64,
     ) -> Result<bool, GateError> {
         {
             let mut gate = self.gate.lock();
-            if gate.busy || gate.held() {
+            if gate.busy || gate.held() || gate.asked != asked {
                 return Ok(false);
             }
             gate.freezer = Some(Arc::clone(&freezer));
@@ -289,7 +300,10 @@ impl Cell {
             let mut gate = self.gate.lock();
             match gate.offer {
                 Offer::Ready if gate.reserved || gate.bound => return Err(ThawRefused::Held),
-                Offer::Ready => gate.reserved = true,
+                Offer::Ready => {
+                    gate.reserved = true;
+                    gate.asked += 1;
+                }
                 Offer::NotReady => return Err(ThawRefused::NotReady),
                 Offer::Ending => return Err(ThawRefused::Ending),
             }
@@ -314,7 +328,11 @@ impl Cell {
 
     /// Keeps the processes running while the guard lives.
     pub(super) async fn hold(self: &Arc<Self>, within: Duration) -> Result<Hold, GateError> {
-        self.gate.lock().holds += 1;
+        {
+            let mut gate = self.gate.lock();
+            gate.holds += 1;
+            gate.asked += 1;
+        }
         let hold = Hold(Arc::clone(self));
         self.thaw(within).await?;
         Ok(hold)

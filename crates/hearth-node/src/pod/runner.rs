@@ -332,7 +332,7 @@ impl Runner {
         for effect in effects {
             match effect {
                 Effect::Cancel => self.doing = None,
-                Effect::Do(op) => self.start(op, &desired),
+                Effect::Do(op) => self.start(op, &desired, gate.asked),
                 Effect::Probe { container, attempt } => self.probe(container, attempt),
                 Effect::ReleaseSlot => self.slot = None,
             }
@@ -421,7 +421,7 @@ impl Runner {
             .handler(plan.map_or("", |plan| plan.runtime_class.as_str()))
     }
 
-    fn start(&mut self, op: Op, desired: &Desired) {
+    fn start(&mut self, op: Op, desired: &Desired, asked: u64) {
         let subject = Subject {
             shared: Arc::clone(&self.shared),
             cell: Arc::clone(&self.cell),
@@ -429,6 +429,7 @@ impl Runner {
             member: desired.member,
             handler: self.handler(),
             pod: self.state.pod.clone(),
+            asked,
         };
         let step = op.step();
         self.doing = Some(Doing {

@@ -30,6 +30,8 @@ pub(super) struct Subject {
     pub(super) member: bool,
     pub(super) handler: Handler,
     pub(super) pod: Option<Pod>,
+    /// How often the pod's processes had been asked for when this was decided.
+    pub(super) asked: u64,
 }
 
 /// How an operation ended, and the turn it has got.
@@ -382,7 +384,7 @@ impl Subject {
         let freezer = blocking(&self.shared, move |host| host.freezer(&pod)).await?;
         // Somebody who needs the processes is no failure: what follows is decided by who holds the pod then.
         self.cell
-            .freeze(freezer, self.shared.config.freeze_within)
+            .freeze(freezer, self.shared.config.freeze_within, self.asked)
             .await
             .map_err(|error| Problem::of(&error))?;
         NOTHING

@@ -227,9 +227,9 @@ impl Api {
             })
             .map(|(key, _)| key.clone())
             .collect();
-        orphans
-            .iter()
-            .for_each(|(kind, key)| drop(self.delete(*kind, key)));
+        for (kind, key) in &orphans {
+            self.delete(*kind, key);
+        }
     }
 }
 
