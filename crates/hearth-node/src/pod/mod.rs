@@ -35,6 +35,8 @@ mod view;
 mod work;
 
 #[cfg(test)]
+mod gate_tests;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,161 @@
+//! The gate by itself.
+
+use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use hearth_api::Tier;
+use hearth_core::ids::{Key, SandboxUid};
+use hearth_core::sandbox::Residency;
+use hearth_sys::cgroup::Version;
+use hearth_sys::fake::FakeFreezer;
+use hearth_sys::{FreezeError, Freezer};
+use parking_lot::Mutex;
+
+use super::activity::ClaimActivity;
+use super::cell::Cell;
+use super::changes::Hub;
+use super::config::PodConfig;
+use super::gate::Offer;
+use super::show;
+use super::slots::Slots;
+use super::view::PodPhase;
+
+const WITHIN: Duration = Duration::from_secs(5);
+
+/// A freezer whose freeze takes until it is let go.
+#[derive(Debug)]
+struct SlowFreezer {
+    inner: FakeFreezer,
+    begun: mpsc::Sender<()>,
+    go: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Freezer for SlowFreezer {
+    fn freeze(&self, within: Duration) -> Result<(), FreezeError> {
+        self.begun.send(()).unwrap();
+        self.go.lock().recv_timeout(WITHIN).unwrap();
+        self.inner.freeze(within)
+    }
+
+    fn thaw(&self, within: Duration) -> Result<(), FreezeError> {
+        self.inner.thaw(within)
+    }
+
+    fn is_frozen(&self) -> Result<bool, FreezeError> {
+        self.inner.is_frozen()
+    }
+
+    fn version(&self) -> Version {
+        Version::V2
+    }
+}
+
+/// A member that is ready and runs.
+fn ready_member() -> Arc<Cell> {
+    let slots = Slots::new(
+        ClaimActivity::default(),
+        &PodConfig::new("t", "n", PathBuf::new()),
+    );
+    let uid = SandboxUid::from("a");
+    let mut view = show::nothing(&uid, &Key::new("n", "a"), true);
+    let cell = Cell::new(uid, view.clone(), Hub::default(), slots);
+    view.phase = PodPhase::Ready;
+    view.tier = Some(Tier::Running);
+    view.member = true;
+    cell.publish(view, Offer::Ready);
+    cell
+}
+
+#[tokio::test]
+async fn a_freeze_that_was_decided_before_a_bind_does_not_happen() {
+    let cell = ready_member();
+    let freezer = FakeFreezer::new();
+    let decided = cell.gate_state().asked;
+    cell.thaw_for_bind(WITHIN).await.unwrap().commit();
+    assert!(
+        !cell
+            .freeze(Arc::new(freezer.clone()), WITHIN, decided)
+            .await
+            .unwrap()
+    );
+    assert_eq!(freezer.freezes(), 0);
+    assert_eq!(cell.view().tier, Some(Tier::Running));
+}
+
+#[tokio::test]
+async fn a_bind_during_a_freeze_waits_for_it_and_thaws() {
+    let cell = ready_member();
+    let inner = FakeFreezer::new();
+    let ((begun, has_begun), (go, wait)) = (mpsc::channel(), mpsc::channel());
+    let freezer = Arc::new(SlowFreezer {
+        inner: inner.clone(),
+        begun,
+        go: Mutex::new(wait),
+    });
+    let decided = cell.gate_state().asked;
+    let freeze = tokio::spawn({
+        let cell = Arc::clone(&cell);
+        async move { cell.freeze(freezer, WITHIN, decided).await }
+    });
+    tokio::task::spawn_blocking(move || has_begun.recv_timeout(WITHIN).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(
+        cell.view().tier,
+        Some(Tier::Running),
+        "not frozen before it is confirmed"
+    );
+    let bind = tokio::spawn({
+        let cell = Arc::clone(&cell);
+        async move { cell.thaw_for_bind(WITHIN).await }
+    });
+    go.send(()).unwrap();
+    assert!(freeze.await.unwrap().unwrap());
+    bind.await.unwrap().unwrap().commit();
+    assert!(!inner.is_frozen().unwrap());
+    assert_eq!(cell.gate_state().residency, Residency::Running);
+    assert_eq!(cell.view().tier, Some(Tier::Running));
+}
+
+#[tokio::test]
+async fn what_is_held_is_not_frozen_and_what_is_frozen_is_thawed_by_a_hold() {
+    let cell = ready_member();
+    let freezer = FakeFreezer::new();
+    let freeze = async || {
+        let asked = cell.gate_state().asked;
+        cell.freeze(Arc::new(freezer.clone()), WITHIN, asked)
+            .await
+            .unwrap()
+    };
+    let (first, second) = (
+        cell.hold(WITHIN).await.unwrap(),
+        cell.hold(WITHIN).await.unwrap(),
+    );
+    assert!(!freeze().await);
+    drop(first);
+    assert!(!freeze().await, "one holder is left");
+    drop(second);
+    assert!(freeze().await);
+    assert_eq!(cell.view().tier, Some(Tier::Frozen));
+    let _hold = cell.hold(WITHIN).await.unwrap();
+    assert!(!freezer.is_frozen().unwrap());
+    assert_eq!(cell.view().tier, Some(Tier::Running));
+}
+
+#[tokio::test]
+async fn a_thaw_that_the_kernel_confirms_late_goes_on_elsewhere() {
+    let cell = ready_member();
+    let freezer = FakeFreezer::new();
+    let asked = cell.gate_state().asked;
+    assert!(
+        cell.freeze(Arc::new(freezer.clone()), WITHIN, asked)
+            .await
+            .unwrap()
+    );
+    freezer.fail_next_thaw();
+    let bound = cell.thaw_for_bind(WITHIN).await.unwrap();
+    assert!(!freezer.is_frozen().unwrap());
+    drop(bound);
+    assert!(!cell.gate_state().bound);
+}
