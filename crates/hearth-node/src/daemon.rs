@@ -31,8 +31,7 @@ use crate::binder::Binder;
 use crate::config::{Config, ConfigError};
 use crate::heartbeat;
 use crate::host::{
-    ContainerdHost, ContainerdState, Host, HostError, ImportOutcome, RUNC, import_images,
-    probe_freeze, wait_up,
+    ContainerdHost, ContainerdState, Host, HostError, RUNC, import_images, probe_freeze, wait_up,
 };
 use crate::journal::{Batch, Contents, Found, Journal, OpenError};
 use crate::metrics::Metrics;
@@ -40,7 +39,7 @@ use crate::pod::{
     Adopted, ClaimActivity, Handler, PodConfig, PodDeps, PodManager, PodRecord, RemoveReason,
     RunnerPanicked, SysHost, WallClock,
 };
-use crate::presence::{Facts, Presence, Sources};
+use crate::presence::{self, Facts, Presence, Sources};
 use crate::reporter::Reporter;
 use crate::server::{KubeLease, LeaderGate, LeaderRecord, NodeApi, ServeError};
 
@@ -221,6 +220,7 @@ impl Parts {
 
     /// Brings everything up.
     async fn start(&mut self, readiness: &Readiness) -> Result<(), DaemonError> {
+        self.start_heartbeat();
         let containerd = self.start_containerd(readiness);
         let opened = self.open_journal().await?;
         let journal = opened.journal;
@@ -230,7 +230,17 @@ impl Parts {
             Ok(())
         });
         let mut up = containerd.clone();
-        if !wait_up(&mut up).await {
+        let not_ready = presence::say_why_not_ready(
+            self.client.clone(),
+            &self.config.node_name,
+            containerd.clone(),
+        );
+        // Cancel-safe: a condition that is not written is written when containerd is up.
+        let up = tokio::select! {
+            up = wait_up(&mut up) => up,
+            () = not_ready => false,
+        };
+        if !up {
             return Err(DaemonError::Ended("containerd host"));
         }
         self.import_images().await;
@@ -274,6 +284,15 @@ impl Parts {
             readiness,
         );
         Ok(())
+    }
+
+    fn start_heartbeat(&mut self) {
+        let (client, node) = (self.client.clone(), self.config.node_name.clone());
+        let (period, stop) = (self.config.heartbeat, self.token.clone());
+        self.never_ends("heartbeat", async move {
+            heartbeat::run(client, node, period, stop).await;
+            Ok(())
+        });
     }
 
     fn start_containerd(&mut self, readiness: &Readiness) -> watch::Receiver<ContainerdState> {
@@ -521,12 +540,6 @@ impl Parts {
             reporter.run(stop).await;
             Ok(())
         });
-        let (client, node) = (self.client.clone(), self.config.node_name.clone());
-        let (period, stop) = (self.config.heartbeat, self.token.clone());
-        self.never_ends("heartbeat", async move {
-            heartbeat::run(client, node, period, stop).await;
-            Ok(())
-        });
         let blocker = readiness.block("first list of Sandboxes");
         let mut synced = status.synced.clone();
         self.tracker.spawn(async move {
@@ -555,22 +568,9 @@ async fn import(host: &Host, images: &dyn ImageStore, config: &Config) {
     let Some(dir) = &config.images_dir else {
         return;
     };
-    match import_images(host, images, dir).await {
-        Ok(imports) => {
-            for import in imports {
-                let archive = import.archive.display();
-                match import.outcome {
-                    ImportOutcome::Imported => {
-                        tracing::info!(%archive, images = ?import.images, "image archive imported");
-                    }
-                    ImportOutcome::Unchanged => {}
-                    ImportOutcome::Failed(error) => {
-                        tracing::error!(%archive, error = %ErrorChain(&error), "cannot import the image archive");
-                    }
-                }
-            }
-        }
-        Err(error) => tracing::error!(error = %ErrorChain(&error), "cannot import image archives"),
+    // What became of each archive is logged where it is imported.
+    if let Err(error) = import_images(host, images, dir).await {
+        tracing::error!(error = %ErrorChain(&error), "cannot import image archives");
     }
 }
 

@@ -21,17 +21,20 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::{Client, Error};
 use serde_json::json;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::assignment::{AssignmentStatus, MassDisappearance};
 use crate::host::ContainerdState;
 use crate::pod::{PodManager, PodPhase};
+use crate::reporter::merge_patch;
 
 /// The least time between two writes.
 const SPACING: Duration = Duration::from_secs(1);
 /// How often what no event tells is looked at.
 const LOOK: Duration = Duration::from_secs(15);
+/// How soon a write that failed is tried again.
+const AGAIN: Duration = Duration::from_secs(3);
 /// How long one call may take.
 const DEADLINE: Duration = Duration::from_secs(5);
 
@@ -99,10 +102,12 @@ impl Presence {
         let mut mass = self.sources.assignment.mass.clone();
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut complete = true;
         loop {
             // Cancel-safe: each arm waits for a value that stays where it is until it is taken.
             let look = tokio::select! {
                 () = stop.cancelled() => return,
+                () = sleep(AGAIN), if !complete => false,
                 _ = looks.tick() => true,
                 _ = changes.next() => false,
                 changed = containerd.changed() => if changed.is_err() { return } else { false },
@@ -113,12 +118,12 @@ impl Presence {
                 if look {
                     self.look().await;
                 }
-                self.write().await;
+                self.write().await
             };
             // Cancel-safe: a write that is dropped is made anew by the next daemon.
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = work => {}
+                written = work => complete = written,
             }
             // What changes meanwhile is one write later.
             tokio::select! {
@@ -162,7 +167,7 @@ impl Presence {
             return;
         }
         let patch = json!({"metadata": {"annotations": {annotation::CONFIRM_DISAPPEARANCE: null}}});
-        if self.patch_or_create(&patch).await {
+        if self.patch_or_create(&patch).await.is_some() {
             self.confirmations.send_modify(|count| *count += 1);
         }
     }
@@ -185,41 +190,46 @@ impl Presence {
             return;
         }
         let patch = json!({"metadata": {"labels": labels}, "spec": {"taints": taints}});
-        if self.patch_or_create(&patch).await {
+        if self.patch_or_create(&patch).await.is_some() {
             self.labels = Some(labels);
             self.taints = Some(taints);
         }
     }
 
-    /// Writes the status if it changed.
-    async fn write(&mut self) {
+    /// Writes what changed of the status. Whether the API server has all of it.
+    async fn write(&mut self) -> bool {
+        if self.written.is_none() {
+            let Some(own) = self.patch_or_create(&json!({})).await else { return false };
+            self.written = Some(own.status.unwrap_or_default());
+        }
         let status = self.status();
-        if self.written.as_ref() == Some(&status) {
-            return;
-        }
-        if self.written.is_none() && !self.patch_or_create(&json!({})).await {
-            return;
-        }
-        let patch = Patch::Merge(json!({ "status": status }));
-        let params = PatchParams::default();
-        let write = self
-            .api
-            .patch_status(&self.facts.node_name, &params, &patch);
+        let Some(patch) = self.changes_to(&status) else { return true };
+        let (params, patch) = (PatchParams::default(), Patch::Merge(json!({ "status": patch })));
+        let write = self.api.patch_status(&self.facts.node_name, &params, &patch);
         match timeout(DEADLINE, write).await {
-            Ok(Ok(_)) => self.written = Some(status),
+            Ok(Ok(_)) => {
+                self.written = Some(status);
+                return true;
+            }
             Ok(Err(error)) => {
-                // Deleted meanwhile: made anew with the next write.
-                self.written = None;
                 tracing::warn!(error = %ErrorChain(&error), "cannot write the SandboxNode");
             }
-            Err(_) => {
-                tracing::warn!(deadline = ?DEADLINE, "writing the SandboxNode took too long");
-            }
+            Err(_) => tracing::warn!(deadline = ?DEADLINE, "writing the SandboxNode took too long"),
         }
+        // It may have been written all the same, or the object may be gone: looked at before the next write.
+        self.written = None;
+        false
     }
 
-    /// Merges `patch` into the object, which is made if it is not there. Whether that was done.
-    async fn patch_or_create(&self, patch: &serde_json::Value) -> bool {
+    /// The merge patch that makes `status` of what was written last.
+    fn changes_to(&self, status: &SandboxNodeStatus) -> Option<serde_json::Value> {
+        let before = serde_json::to_value(&self.written).unwrap_or_default();
+        let after = serde_json::to_value(status).unwrap_or_default();
+        merge_patch(&before, &after)
+    }
+
+    /// Merges `patch` into the object, which is made if it is not there, and returns it.
+    async fn patch_or_create(&self, patch: &serde_json::Value) -> Option<SandboxNode> {
         let name = &self.facts.node_name;
         let mut body = json!({"spec": {"podCIDR": self.facts.pod_cidr}});
         merge(&mut body, patch);
@@ -228,34 +238,22 @@ impl Presence {
             match self.api.patch(name, &PatchParams::default(), &patch).await {
                 Err(Error::Api(status)) if status.code == 404 => {
                     let mut object = body.clone();
-                    merge(
-                        &mut object,
-                        &json!({
-                            "apiVersion": "hearth.dev/v1alpha1",
-                            "kind": "SandboxNode",
-                            "metadata": {"name": name},
-                        }),
-                    );
+                    let head = json!({
+                        "apiVersion": "hearth.dev/v1alpha1", "kind": "SandboxNode", "metadata": {"name": name},
+                    });
+                    merge(&mut object, &head);
                     let object = serde_json::from_value(object).map_err(Error::SerdeError)?;
-                    self.api
-                        .create(&PostParams::default(), &object)
-                        .await
-                        .map(drop)
+                    self.api.create(&PostParams::default(), &object).await
                 }
-                result => result.map(drop),
+                result => result,
             }
         };
         match timeout(DEADLINE * 2, write).await {
-            Ok(Ok(())) => true,
-            Ok(Err(error)) => {
-                tracing::warn!(error = %ErrorChain(&error), "cannot write the SandboxNode");
-                false
-            }
-            Err(_) => {
-                tracing::warn!("writing the SandboxNode took too long");
-                false
-            }
+            Ok(Ok(object)) => return Some(object),
+            Ok(Err(error)) => tracing::warn!(error = %ErrorChain(&error), "cannot write the SandboxNode"),
+            Err(_) => tracing::warn!("writing the SandboxNode took too long"),
         }
+        None
     }
 
     fn status(&self) -> SandboxNodeStatus {
@@ -304,6 +302,43 @@ impl Presence {
         }
         usage
     }
+}
+
+/// While a starting daemon waits for containerd: says on a SandboxNode that is there already why it does not come up.
+/// Never ends.
+pub(crate) async fn say_why_not_ready(
+    client: Client,
+    node_name: &str,
+    mut containerd: watch::Receiver<ContainerdState>,
+) {
+    let api: Api<SandboxNode> = Api::all(client);
+    loop {
+        let state = containerd.borrow_and_update().clone();
+        if matches!(state, ContainerdState::Down { .. }) {
+            match timeout(DEADLINE * 2, say(&api, node_name, &state)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(error = %ErrorChain(&error), "cannot write the SandboxNode");
+                }
+                Err(_) => tracing::warn!("writing the SandboxNode took too long"),
+            }
+        }
+        if containerd.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+async fn say(
+    api: &Api<SandboxNode>,
+    node_name: &str,
+    state: &ContainerdState,
+) -> Result<(), Error> {
+    let Some(own) = api.get_opt(node_name).await? else { return Ok(()) };
+    let mut conditions = own.status.unwrap_or_default().conditions;
+    set_conditions(&mut conditions, state, None);
+    let patch = Patch::Merge(json!({ "status": { "conditions": conditions } }));
+    api.patch_status(node_name, &PatchParams::default(), &patch).await.map(drop)
 }
 
 fn set_conditions(

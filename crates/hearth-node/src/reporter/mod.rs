@@ -33,6 +33,7 @@ use crate::server::NextChange;
 use schedule::{Outcome, Schedule};
 
 pub use metrics::ReporterMetrics;
+pub(crate) use patch::merge_patch;
 
 /// How long one write may take.
 const WRITE_DEADLINE: Duration = Duration::from_secs(10);
@@ -198,7 +199,7 @@ impl<S: StatusSource> Reporter<S> {
             serde_json::to_value(&posted.status),
             serde_json::to_value(&status),
         );
-        let patch = patch::merge_patch(&from.unwrap_or_default(), &to.unwrap_or_default())?;
+        let patch = merge_patch(&from.unwrap_or_default(), &to.unwrap_or_default())?;
         let urgency = schedule::urgency(member, &posted.status, &status);
         let patch =
             json!({ "metadata": { "resourceVersion": posted.resource_version }, "status": patch });

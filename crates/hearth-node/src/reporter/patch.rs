@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 /// What turns `from` into `to` as an RFC 7386 merge patch; `None` when they are equal. Lists are replaced as a whole.
-pub(super) fn merge_patch(from: &Value, to: &Value) -> Option<Value> {
+pub(crate) fn merge_patch(from: &Value, to: &Value) -> Option<Value> {
     match (from, to) {
         _ if from == to => None,
         (Value::Object(from), Value::Object(to)) => {
