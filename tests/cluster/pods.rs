@@ -75,10 +75,10 @@ fn containers_of_a_pod_share_volumes_and_network_and_have_their_own_environment(
                 },
                 {
                     "name": "server", "image": IMAGE,
-                    "command": ["/bin/httpd"], "args": ["-f", "-p", "8888", "-h", "/shared"],
+                    "command": ["httpd"], "args": ["-f", "-p", "8888", "-h", "/shared"],
                     "volumeMounts": mount,
                     "readinessProbe": {
-                        "exec": {"command": ["/bin/wget", "-q", "-O", "/dev/null", "http://127.0.0.1:8888/"]},
+                        "exec": {"command": ["wget", "-q", "-O", "/dev/null", "http://127.0.0.1:8888/"]},
                         "periodSeconds": 1,
                     },
                 },

@@ -330,8 +330,8 @@ fn a_container_that_cannot_start_is_named_and_tried_again_with_growing_pauses() 
         until_node_says(scene, "broken", "main").await?;
         let text = until_node_says(scene, "crashing", "main").await?;
         ensure!(
-            text.contains("back-off"),
-            "the message says nothing of a back-off: {text}"
+            text.contains("code 7"),
+            "the message says nothing of the exit code: {text}"
         );
         for name in ["broken", "crashing"] {
             scene

@@ -209,8 +209,25 @@ fn node_info(facts: &Facts) -> SandboxNodeInfo {
             } else {
                 message
             },
-            phases: Some(facts.phases.clone()).filter(|phases| *phases != PhaseTimes::default()),
+            phases: Some(in_microseconds(&facts.phases))
+                .filter(|phases| *phases != PhaseTimes::default()),
         },
+    }
+}
+
+/// The times in whole microseconds. Few digits are read back as exactly the number that was written; with all that a
+/// float can have, the status read from the API server would differ from ours for ever, and be written for ever.
+fn in_microseconds(phases: &PhaseTimes) -> PhaseTimes {
+    let round =
+        |time: Option<f64>| time.map(|milliseconds| (milliseconds * 1000.0).round() / 1000.0);
+    PhaseTimes {
+        pick: round(phases.pick),
+        bind: round(phases.bind),
+        thaw: round(phases.thaw),
+        sandbox: round(phases.sandbox),
+        create: round(phases.create),
+        start: round(phases.start),
+        ready: round(phases.ready),
     }
 }
 
@@ -412,6 +429,25 @@ mod tests {
 
     const NOT_SUSPENDED: &str = "Suspended False NotSuspended: Sandbox is not suspended";
     const SCHEDULED: &str = "PodScheduled True PodScheduled: ";
+
+    #[test]
+    fn what_is_written_is_read_back_as_it_was() {
+        for nanoseconds in (1..2_000_000_000).step_by(1_234_567) {
+            let mut facts = facts(
+                OperatingMode::Running,
+                Some(pod(PodPhase::Running, true, None)),
+            );
+            let took = std::time::Duration::from_nanos(nanoseconds);
+            facts.phases.start = Some(took.as_secs_f64() * 1000.0);
+            let status = status(&SandboxStatus::default(), "plain", &facts, &at(1));
+            let text = serde_json::to_string(&status).unwrap();
+            assert_eq!(
+                serde_json::from_str::<SandboxStatus>(&text).unwrap(),
+                status,
+                "{text}"
+            );
+        }
+    }
 
     #[test]
     fn a_running_sandbox_that_is_ready() {
