@@ -37,6 +37,8 @@ enum Decision {
     Rest,
     /// Nothing before then.
     Until(Duration),
+    /// Nothing before then, or before a member of the pool gets ready.
+    Await(Duration),
     /// Nothing before then: the Sandbox's status is behind what its node says.
     Lag(Duration),
     /// Give back all that it has.
@@ -85,6 +87,8 @@ pub(crate) fn reconcile(index: &mut Index, key: &Key) {
     let expiry = expiry::claim_deadline(claim.spec.lifecycle.as_ref(), &claim.conditions)
         .and_then(|deadline| expiry::sleep_towards(deadline, index.now.wall));
     let decision = decide(index, claim);
+    let (pool, sequence) = (claim.pool_key(), claim.sequence);
+    index.leave_hungry(&pool, sequence);
     if let Some(left) = expiry {
         index.wake(Subject::Claim(key.clone()), now + left);
     }
@@ -143,6 +147,10 @@ fn act(index: &mut Index, key: &Key, decision: Decision) {
     match decision {
         Decision::Rest => {}
         Decision::Until(at) | Decision::Lag(at) => index.wake(subject(), at),
+        Decision::Await(at) => {
+            index.join_hungry(key);
+            index.wake(subject(), at);
+        }
         Decision::LetGo => let_go(index, &uid),
         Decision::Write(status) => write_status(index, key, &status),
         Decision::WriteAndRetry(status) => {

@@ -121,7 +121,7 @@ fn warm(index: &Index, claim: &ClaimRecord, pool: &PoolRecord) -> Option<Decisio
             sandbox: sandbox.uid.clone(),
         });
     }
-    let ahead = index.waiting_ahead_of(claim);
+    let ahead = index.hungry_ahead_of(claim);
     let wait = if ahead < soon_ready(members) {
         index.settings.starting_wait
     } else if ahead < soon_ready(members) + members.count(Class::Away) {
@@ -130,7 +130,7 @@ fn warm(index: &Index, claim: &ClaimRecord, pool: &PoolRecord) -> Option<Decisio
         return None;
     };
     let until = claim.first_seen + wait;
-    (index.now.mono < until).then_some(Decision::Until(until))
+    (index.now.mono < until).then_some(Decision::Await(until))
 }
 
 /// How many members are worth waiting for: those that are being bound may come back, and a few that are being made are

@@ -80,7 +80,10 @@ pub struct Index {
     claim_keys: HashMap<String, Key>,
     /// Claims by the Sandbox that their status names.
     claim_of_sandbox: HashMap<Key, Key>,
+    /// Claims without a Sandbox, by pool.
     waiting: HashMap<Key, pool::Waiting>,
+    /// Of these, the ones that wait for a member to get ready.
+    hungry: HashMap<Key, pool::Waiting>,
     /// When a claim last arrived or moved.
     pub(crate) last_claim_activity: Option<Duration>,
 
@@ -132,6 +135,7 @@ impl Index {
             claim_keys: HashMap::new(),
             claim_of_sandbox: HashMap::new(),
             waiting: HashMap::new(),
+            hungry: HashMap::new(),
             last_claim_activity: None,
             pools: HashMap::new(),
             pool_keys: HashMap::new(),
@@ -359,11 +363,32 @@ impl Index {
         self.members.get(pool_uid)
     }
 
-    /// How many unanswered claims of the pool came before `claim`.
-    pub(crate) fn waiting_ahead_of(&self, claim: &ClaimRecord) -> usize {
-        self.waiting
-            .get(&claim.pool_key())
-            .map_or(0, |waiting| waiting.ahead_of(claim.sequence))
+    /// How many claims that wait for a member of the pool came before `claim`.
+    pub(crate) fn hungry_ahead_of(&self, claim: &ClaimRecord) -> usize {
+        let hungry = self.hungry.get(&claim.pool_key());
+        hungry.map_or(0, |hungry| hungry.ahead_of(claim.sequence))
+    }
+
+    /// Wakes the claim when a member of its pool gets ready.
+    pub(crate) fn join_hungry(&mut self, key: &Key) {
+        let Some(claim) = self.claims.get(key) else {
+            return;
+        };
+        let (pool, sequence) = (claim.pool_key(), claim.sequence);
+        self.hungry
+            .entry(pool)
+            .or_default()
+            .insert(sequence, key.clone());
+    }
+
+    /// Undoes [`Self::join_hungry`].
+    pub(crate) fn leave_hungry(&mut self, pool: &Key, sequence: u64) {
+        if let Some(hungry) = self.hungry.get_mut(pool) {
+            hungry.remove(sequence);
+            if hungry.is_empty() {
+                self.hungry.remove(pool);
+            }
+        }
     }
 
     /// The binds that nodes hold for the claim with this UID.

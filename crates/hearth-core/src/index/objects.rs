@@ -293,6 +293,7 @@ impl Index {
         let Some(pool) = &record.waiting_on else {
             return;
         };
+        self.leave_hungry(pool, record.sequence);
         if let Some(waiting) = self.waiting.get_mut(pool) {
             waiting.remove(record.sequence);
             if waiting.is_empty() {

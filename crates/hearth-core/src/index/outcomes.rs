@@ -314,6 +314,17 @@ impl Index {
             NodeReply::Unknown => Some(Duration::MAX),
             _ => Some(now + ASIDE),
         };
+        // Before the reservation ends, so that the member is not ready in between.
+        let bound = match reply {
+            NodeReply::Bound {
+                ref sandbox,
+                ref pod_ips,
+            } => {
+                self.bound(node, owner, sandbox, pod_ips.clone());
+                Some(sandbox.clone())
+            }
+            _ => None,
+        };
         let id = self.sandbox_by_uid(asked).map(|record| record.id);
         if let Some(id) = id {
             self.change_sandbox(id, |record| {
@@ -335,12 +346,9 @@ impl Index {
                 claim.owner_generation = claim.owner_generation.max(generation_of(owner) + 1);
             }
         }
-        if let NodeReply::Bound { sandbox, pod_ips } = reply {
-            self.bound(node, owner, &sandbox, pod_ips);
-            if claim_key.is_none() {
-                self.release(node.clone(), owner.clone(), Some(sandbox.clone()));
-                self.doom(&sandbox, Leaving::Delete);
-            }
+        if let (Some(sandbox), None) = (bound, &claim_key) {
+            self.release(node.clone(), owner.clone(), Some(sandbox.clone()));
+            self.doom(&sandbox, Leaving::Delete);
         }
         if let Some(key) = claim_key {
             self.mark_claim(&key);

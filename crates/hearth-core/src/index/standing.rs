@@ -118,7 +118,7 @@ impl Index {
         if members.set(id, standing) {
             self.mark_pool_uid(&uid);
             if class == Class::Ready {
-                self.wake_waiting(&uid);
+                self.wake_hungry(&uid);
             }
         }
     }
@@ -193,18 +193,18 @@ impl Index {
     }
 
     /// A member became ready: the claims that can have one look again, oldest first.
-    fn wake_waiting(&mut self, pool_uid: &str) {
+    fn wake_hungry(&mut self, pool_uid: &str) {
         let Some(pool) = self.pool_by_uid(pool_uid) else {
             return;
         };
-        let Some(waiting) = self.waiting.get(&pool.key) else {
+        let Some(hungry) = self.hungry.get(&pool.key) else {
             return;
         };
         let ready = self
             .members
             .get(pool_uid)
             .map_or(0, super::Members::pickable);
-        let keys: Vec<_> = waiting.iter().take(ready).cloned().collect();
+        let keys: Vec<_> = hungry.iter().take(ready).cloned().collect();
         keys.iter().for_each(|key| self.mark_claim(key));
     }
 
