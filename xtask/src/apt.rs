@@ -40,6 +40,10 @@ const PACKAGES: &[Package] = &[
         purpose: "the contents of the example image",
     },
     Package {
+        name: "iproute2",
+        purpose: "network namespaces of tests",
+    },
+    Package {
         name: "nftables",
         purpose: "keeps sandboxes away from the node's own addresses",
     },
@@ -103,7 +107,7 @@ fn apt_get(args: &[&str]) -> Result<()> {
 
 /// On another distribution the tools themselves are looked for.
 fn without_apt() -> Result<()> {
-    let absent: Vec<_> = ["gcc", "pkg-config", "protoc", "busybox", "nft"]
+    let absent: Vec<_> = ["gcc", "pkg-config", "protoc", "busybox", "ip", "nft"]
         .into_iter()
         .filter(|tool| system::find_on_path(tool).is_none())
         .collect();

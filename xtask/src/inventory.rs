@@ -37,6 +37,9 @@ pub(crate) struct Inventory {
     sysctls: BTreeMap<String, String>,
 }
 
+/// Where `ip netns` keeps the names of network namespaces.
+const NAMED_NAMESPACES: &str = "/run/netns";
+
 /// Whose things are looked at.
 struct Owner {
     id: String,
@@ -74,10 +77,13 @@ impl Owner {
         let in_other_run_dir = path
             .strip_prefix("/run/hearth")
             .is_ok_and(|rest| rest != Path::new("") && rest != Path::new("sysctls.json"));
+        let is_other_namespace = path
+            .strip_prefix(NAMED_NAMESPACES)
+            .is_ok_and(|name| self.is_foreign(&name.to_string_lossy(), "hearth-"));
         let in_other_cluster = path
             .ancestors()
             .any(|dir| dir.join("instance.json").exists());
-        in_other_run_dir || in_other_cluster
+        in_other_run_dir || is_other_namespace || in_other_cluster
     }
 }
 
@@ -97,9 +103,11 @@ impl Inventory {
             mounts: mounts
                 .iter()
                 .filter(|mount| !owner.is_foreign_path(&mount.point))
+                // `ip netns` mounts it onto itself at its first use and for good.
+                .filter(|mount| mount.point != Path::new(NAMED_NAMESPACES))
                 .map(|mount| format!("{} {}", mount.point.display(), mount.kind))
                 .collect(),
-            network_namespaces: list(Path::new("/run/netns"))
+            network_namespaces: list(Path::new(NAMED_NAMESPACES))
                 .into_iter()
                 .filter(|name| !owner.is_foreign(name, "hearth-"))
                 .collect(),
@@ -402,6 +410,8 @@ mod tests {
             ("/run/hearth/abc123/containerd", false),
             ("/run/hearth/fed987/containerd", true),
             ("/run/hearth/sysctls.json", false),
+            ("/run/netns/hearth-abc123-test", false),
+            ("/run/netns/hearth-fed987-test", true),
             ("/x/.hearth/node", false),
             ("/proc", false),
         ] {

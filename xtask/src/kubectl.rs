@@ -7,12 +7,14 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::paths::Layout;
+use crate::process;
 use crate::system;
 
 /// Runs kubectl as the administrator of a cluster.
 #[derive(Debug, Clone)]
 pub(crate) struct Kubectl {
     program: PathBuf,
+    root: PathBuf,
     kubeconfig: PathBuf,
     cache: PathBuf,
 }
@@ -22,18 +24,27 @@ impl Kubectl {
     pub(crate) fn new(layout: &Layout) -> Self {
         Self {
             program: layout.program("kubectl"),
+            root: layout.root().to_owned(),
             kubeconfig: layout.kubeconfig(),
             cache: layout.root().join("cache/kubectl"),
         }
     }
 
     fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.unlimited(args);
+        command.arg("--request-timeout=30s");
+        command
+    }
+
+    /// Without a limit on requests, which a watch outlives.
+    fn unlimited(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command
-            .arg("--request-timeout=30s")
             .args(args)
             .env("KUBECONFIG", &self.kubeconfig)
-            .env("KUBECACHEDIR", &self.cache);
+            .env("KUBECACHEDIR", &self.cache)
+            // A killed `up` leaves it behind, and `down` must find it.
+            .env(process::MARK, &self.root);
         command
     }
 
@@ -56,12 +67,6 @@ impl Kubectl {
         let timeout = format!("--timeout={}s", limit.as_secs());
         let mut args = vec!["wait", &condition, &timeout];
         args.extend(object);
-        let mut command = Command::new(&self.program);
-        // A watch outlives any single request's timeout, so there is none here.
-        command
-            .args(args)
-            .env("KUBECONFIG", &self.kubeconfig)
-            .env("KUBECACHEDIR", &self.cache);
-        system::capture(&mut command).map(drop)
+        system::capture(&mut self.unlimited(&args)).map(drop)
     }
 }
