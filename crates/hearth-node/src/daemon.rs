@@ -34,6 +34,7 @@ use crate::host::{
     ContainerdHost, ContainerdState, Host, HostError, RUNC, import_images, probe_freeze, wait_up,
 };
 use crate::journal::{Batch, Contents, Found, Journal, OpenError};
+use crate::metered::Metered;
 use crate::metrics::Metrics;
 use crate::pod::{
     Adopted, ClaimActivity, Handler, PodConfig, PodDeps, PodManager, PodRecord, RemoveReason,
@@ -116,7 +117,7 @@ struct Parts {
     config: Config,
     client: Client,
     host: Host,
-    runtime: Arc<CriClient>,
+    runtime: Arc<Metered<CriClient>>,
     metrics: Metrics,
     tracker: TaskTracker,
     token: CancellationToken,
@@ -150,7 +151,10 @@ pub async fn run(
     let host = Host::prepare(&config).await.map_err(DaemonError::Host)?;
     let socket = host.paths().containerd_socket();
     let mut parts = Parts {
-        runtime: Arc::new(CriClient::new(&socket, Deadlines::default())),
+        runtime: Arc::new(Metered::new(
+            CriClient::new(&socket, Deadlines::default()),
+            metrics.cri.clone(),
+        )),
         config,
         client,
         host,
@@ -249,6 +253,7 @@ impl Parts {
 
         let activity = ClaimActivity::default();
         let pods = self.pod_manager(journal.clone(), activity.clone(), &runc)?;
+        self.metrics.census.of(pods.clone());
         let manager = pods.clone();
         let stop = self.token.clone();
         self.never_ends("pod manager", async move {

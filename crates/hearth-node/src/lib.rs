@@ -3,12 +3,14 @@
 mod adapters;
 pub mod assignment;
 pub mod binder;
+mod census;
 pub mod cleanup;
 pub mod config;
 pub mod daemon;
 mod heartbeat;
 pub mod host;
 pub mod journal;
+mod metered;
 mod metrics;
 pub mod paths;
 pub mod pod;

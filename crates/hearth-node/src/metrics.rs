@@ -4,8 +4,10 @@ use prometheus_client::registry::Registry;
 
 use crate::assignment::AssignmentMetrics;
 use crate::binder::BinderMetrics;
+use crate::census::Census;
 use crate::host::ContainerdMetrics;
 use crate::journal::JournalMetrics;
+use crate::metered::CriMetrics;
 use crate::pod::PodMetrics;
 use crate::reporter::ReporterMetrics;
 use crate::server::ServerMetrics;
@@ -15,7 +17,9 @@ use crate::server::ServerMetrics;
 pub(crate) struct Metrics {
     pub(crate) assignment: AssignmentMetrics,
     pub(crate) binder: BinderMetrics,
+    pub(crate) census: Census,
     pub(crate) containerd: ContainerdMetrics,
+    pub(crate) cri: CriMetrics,
     pub(crate) journal: JournalMetrics,
     pub(crate) pods: PodMetrics,
     pub(crate) reporter: ReporterMetrics,
@@ -28,7 +32,9 @@ impl Metrics {
         let metrics = Self::default();
         metrics.assignment.register(registry);
         metrics.binder.register(registry);
+        metrics.census.register(registry);
         metrics.containerd.register(registry);
+        metrics.cri.register(registry);
         metrics.journal.register(registry);
         metrics.pods.register(registry);
         metrics.reporter.register(registry);

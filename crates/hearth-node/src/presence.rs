@@ -199,13 +199,22 @@ impl Presence {
     /// Writes what changed of the status. Whether the API server has all of it.
     async fn write(&mut self) -> bool {
         if self.written.is_none() {
-            let Some(own) = self.patch_or_create(&json!({})).await else { return false };
+            let Some(own) = self.patch_or_create(&json!({})).await else {
+                return false;
+            };
             self.written = Some(own.status.unwrap_or_default());
         }
         let status = self.status();
-        let Some(patch) = self.changes_to(&status) else { return true };
-        let (params, patch) = (PatchParams::default(), Patch::Merge(json!({ "status": patch })));
-        let write = self.api.patch_status(&self.facts.node_name, &params, &patch);
+        let Some(patch) = self.changes_to(&status) else {
+            return true;
+        };
+        let (params, patch) = (
+            PatchParams::default(),
+            Patch::Merge(json!({ "status": patch })),
+        );
+        let write = self
+            .api
+            .patch_status(&self.facts.node_name, &params, &patch);
         match timeout(DEADLINE, write).await {
             Ok(Ok(_)) => {
                 self.written = Some(status);
@@ -250,7 +259,9 @@ impl Presence {
         };
         match timeout(DEADLINE * 2, write).await {
             Ok(Ok(object)) => return Some(object),
-            Ok(Err(error)) => tracing::warn!(error = %ErrorChain(&error), "cannot write the SandboxNode"),
+            Ok(Err(error)) => {
+                tracing::warn!(error = %ErrorChain(&error), "cannot write the SandboxNode")
+            }
             Err(_) => tracing::warn!("writing the SandboxNode took too long"),
         }
         None
@@ -334,11 +345,15 @@ async fn say(
     node_name: &str,
     state: &ContainerdState,
 ) -> Result<(), Error> {
-    let Some(own) = api.get_opt(node_name).await? else { return Ok(()) };
+    let Some(own) = api.get_opt(node_name).await? else {
+        return Ok(());
+    };
     let mut conditions = own.status.unwrap_or_default().conditions;
     set_conditions(&mut conditions, state, None);
     let patch = Patch::Merge(json!({ "status": { "conditions": conditions } }));
-    api.patch_status(node_name, &PatchParams::default(), &patch).await.map(drop)
+    api.patch_status(node_name, &PatchParams::default(), &patch)
+        .await
+        .map(drop)
 }
 
 fn set_conditions(
@@ -372,7 +387,9 @@ fn set_conditions(
     let missing = match mass {
         Some(mass) => Some(format!(
             "{} of {} Sandboxes seem gone at once; nothing is torn down. If that is meant, annotate this SandboxNode with {}=yes",
-            mass.missing, mass.of, annotation::CONFIRM_DISAPPEARANCE
+            mass.missing,
+            mass.of,
+            annotation::CONFIRM_DISAPPEARANCE
         )),
         // Said only once there was something to say.
         None if find_condition(conditions, condition::MASS_DISAPPEARANCE).is_some() => None,

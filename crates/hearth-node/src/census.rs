@@ -1,0 +1,87 @@
+//! How many sandboxes there are, counted when somebody asks.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use hearth_api::Tier;
+use parking_lot::Mutex;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use crate::pod::{PodManager, PodPhase, PodView};
+
+/// Counts the sandboxes of a pod manager that comes later than the registry.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Census {
+    pods: Arc<Mutex<Option<PodManager>>>,
+}
+
+/// What sandboxes are told apart by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Group {
+    phase: &'static str,
+    tier: &'static str,
+    member: bool,
+}
+
+impl Census {
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        registry.register_collector(Box::new(self.clone()));
+    }
+
+    pub(crate) fn of(&self, pods: PodManager) {
+        *self.pods.lock() = Some(pods);
+    }
+}
+
+impl Collector for Census {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let Some(pods) = self.pods.lock().clone() else {
+            return Ok(());
+        };
+        let mut groups: BTreeMap<Group, i64> = BTreeMap::new();
+        for view in pods.views() {
+            *groups.entry(group(&view)).or_default() += 1;
+        }
+        let help = "Sandboxes by phase, tier, and whether they are unclaimed members of a pool";
+        let kind = ConstGauge::new(0_i64).metric_type();
+        let mut family = encoder.encode_descriptor("sandboxes", help, None, kind)?;
+        for (group, count) in groups {
+            let member = if group.member { "true" } else { "false" };
+            let labels = [
+                ("phase", group.phase),
+                ("tier", group.tier),
+                ("member", member),
+            ];
+            ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+fn group(view: &PodView) -> Group {
+    let phase = match view.phase {
+        PodPhase::Pending => "pending",
+        PodPhase::NotReady => "not_ready",
+        PodPhase::Ready => "ready",
+        PodPhase::Stopping => "stopping",
+        PodPhase::Stopped => "stopped",
+        PodPhase::Failed => "failed",
+        PodPhase::Unknown => "unknown",
+        PodPhase::Finished => "finished",
+    };
+    let tier = match view.tier {
+        Some(Tier::Running) => "running",
+        Some(Tier::Frozen) => "frozen",
+        Some(Tier::Reclaimed) => "reclaimed",
+        None => "none",
+    };
+    Group {
+        phase,
+        tier,
+        member: view.member,
+    }
+}
