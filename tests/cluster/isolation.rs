@@ -233,6 +233,8 @@ impl Listener {
 struct LinkLocalPeer {
     netns: String,
     server: std::process::Child,
+    /// What the server serves: nothing.
+    _directory: tempfile::TempDir,
 }
 
 impl LinkLocalPeer {
@@ -288,6 +290,8 @@ impl LinkLocalPeer {
                 &LINK_LOCAL_HOST.to_string(),
             ],
         )?;
+        let directory = tempfile::tempdir().context("no directory for a server")?;
+        let path = directory.path().display().to_string();
         let server = [
             "netns",
             "exec",
@@ -298,7 +302,7 @@ impl LinkLocalPeer {
             "-p",
             &PORT.to_string(),
             "-h",
-            "/var/empty",
+            &path,
         ];
         made.server = Command::new("ip")
             .args(server)
