@@ -140,7 +140,13 @@ fn main() -> ExitCode {
     let config = args.into_config();
     let result = runtime.block_on(async {
         let token = CancellationToken::new();
-        let (result, signals) = tokio::join!(run(config, token.clone()), shutdown_on_signal(token));
+        let controller = async {
+            let result = run(config, token.clone()).await;
+            // Nobody waits for a signal any more: a process that must not lead ends, and is started again.
+            token.cancel();
+            result
+        };
+        let (result, signals) = tokio::join!(controller, shutdown_on_signal(token.clone()));
         if let Err(error) = signals {
             tracing::error!(%error, "cannot listen for signals");
         }
