@@ -26,6 +26,9 @@ use crate::writer::{Writer, Written};
 /// that an answer never waits long.
 const BATCH: usize = 64;
 
+/// Least time between two counts of Sandboxes in the metrics.
+const CENSUS_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Where inputs come from.
 #[derive(Debug)]
 pub struct Inputs {
@@ -65,6 +68,7 @@ pub struct Engine {
     confirmer: Confirmer,
     events: mpsc::Sender<EventNote>,
     metrics: Metrics,
+    census_due: Instant,
 }
 
 impl Engine {
@@ -94,6 +98,7 @@ impl Engine {
             confirmer,
             events,
             metrics,
+            census_due: started,
         }
     }
 
@@ -101,7 +106,7 @@ impl Engine {
     pub async fn run(mut self, mut inputs: Inputs, token: CancellationToken) {
         let mut leadership = *inputs.leadership.borrow();
         loop {
-            let deadline = self.index.next_deadline().map(|at| self.started + at);
+            let deadline = self.deadline();
             let timer = async {
                 match deadline {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -181,6 +186,26 @@ impl Engine {
             effects.into_iter().for_each(|effect| self.perform(effect));
         }
         self.metrics.queue_depth(self.index.queue_depth());
+        self.publish_census();
+    }
+
+    /// Publishes the counts of Sandboxes, not more often than anybody scrapes.
+    fn publish_census(&mut self) {
+        let now = Instant::now();
+        if now < self.census_due {
+            return;
+        }
+        if let Some(counts) = self.index.take_census() {
+            self.metrics.census(counts);
+            self.census_due = now + CENSUS_INTERVAL;
+        }
+    }
+
+    /// When the loop must turn even if nothing comes in.
+    fn deadline(&self) -> Option<Instant> {
+        let rules = self.index.next_deadline().map(|at| self.started + at);
+        let census = self.index.has_new_census().then_some(self.census_due);
+        rules.into_iter().chain(census).min()
     }
 
     fn perform(&mut self, effect: Effect) {

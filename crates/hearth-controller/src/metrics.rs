@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
 use hearth_core::effects::{ClaimLabels, Lane, NodeReply, NodeRequest, Observation, Outcome};
+use hearth_core::index::Sort;
 use hearth_telemetry::LATENCY_BUCKETS;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -51,6 +52,18 @@ struct ClaimCountLabels {
     warmpool_name: String,
     pod_condition: &'static str,
     created_by: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SandboxLabels {
+    namespace: String,
+    ready_condition: String,
+    expired: &'static str,
+    launch_type: &'static str,
+    sandbox_template: String,
+    owned_by: &'static str,
+    created_by: &'static str,
+    operating_mode: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -109,6 +122,7 @@ pub struct Metrics {
     claim_requested: HistogramFamily<LaunchLabels>,
     creation: HistogramFamily<CreationLabels>,
     claims: Family<ClaimCountLabels, Counter>,
+    sandboxes: Family<SandboxLabels, Gauge<i64, AtomicI64>>,
     picks: Family<PickLabels, Counter>,
     requests: HistogramFamily<RequestLabels>,
     writes: HistogramFamily<WriteLabels>,
@@ -128,6 +142,7 @@ impl Metrics {
             claim_requested: Family::new_with_constructor(claim_histogram),
             creation: Family::new_with_constructor(|| Histogram::new(CREATION_BUCKETS_MS)),
             claims: Family::default(),
+            sandboxes: Family::default(),
             picks: Family::default(),
             requests: Family::new_with_constructor(seconds_histogram),
             writes: Family::new_with_constructor(seconds_histogram),
@@ -167,6 +182,11 @@ impl Metrics {
             "agent_sandbox_claim_creation",
             "Claims that got a Sandbox",
             self.claims.clone(),
+        );
+        registry.register(
+            "agent_sandboxes",
+            "Sandboxes by what they are and say",
+            self.sandboxes.clone(),
         );
         let build = Info::new(vec![
             ("git_version", env!("CARGO_PKG_VERSION")),
@@ -320,6 +340,27 @@ impl Metrics {
             .observe(written.queued.as_secs_f64());
     }
 
+    /// Sets how many Sandboxes there are of each sort.
+    pub(crate) fn census(&self, counts: Vec<(Sort, u64)>) {
+        // Replaced as a whole: a sort that has no Sandbox any more has no line either.
+        self.sandboxes.clear();
+        for (sort, count) in counts {
+            let labels = SandboxLabels {
+                namespace: sort.namespace,
+                ready_condition: sort.ready,
+                expired: if sort.expired { "true" } else { "false" },
+                launch_type: sort.launch_type,
+                sandbox_template: sort.template,
+                owned_by: sort.owned_by,
+                created_by: sort.created_by,
+                operating_mode: sort.operating_mode,
+            };
+            self.sandboxes
+                .get_or_create(&labels)
+                .set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
     pub(crate) fn queue_depth(&self, depth: usize) {
         self.queue.set(i64::try_from(depth).unwrap_or(i64::MAX));
     }
@@ -383,15 +424,32 @@ mod tests {
             at: jiff::Timestamp::UNIX_EPOCH,
         };
         metrics.observe(&ready);
+        let sort = Sort {
+            namespace: "n".into(),
+            ready: "True".into(),
+            launch_type: "warm",
+            template: "t".into(),
+            owned_by: "SandboxClaim",
+            created_by: "unknown",
+            operating_mode: "Running",
+            ..Sort::default()
+        };
+        metrics.census(vec![(Sort::default(), 7)]);
+        metrics.census(vec![(sort, 3)]);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for line in [
             r#"agent_sandbox_claim_creation_total{namespace="n",sandbox_template="t",launch_type="warm",warmpool_name="p",pod_condition="ready",created_by="unknown"} 1"#,
             r#"agent_sandbox_claim_controller_startup_latency_ms_bucket{le="10.0",launch_type="warm",sandbox_template="t"} 1"#,
             "agent_sandbox_build_info{git_version=",
+            r#"agent_sandboxes{namespace="n",ready_condition="True",expired="false",launch_type="warm",sandbox_template="t",owned_by="SandboxClaim",created_by="unknown",operating_mode="Running"} 3"#,
             "hearth_controller_queue_depth 0",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
+        assert!(
+            !text.contains("} 7\n"),
+            "what is counted no more has no line:\n{text}"
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! The rules of Sandboxes as objects: which node they are assigned to, what their status says while no live node owns
 //! them, and how they go.
 
-use hearth_api::constants::{condition, label, message, reason};
+use hearth_api::constants::{annotation, condition, label, message, reason};
 use hearth_api::{Condition, OperatingMode, ShutdownPolicy, Time};
 use serde_json::{Value, json};
 
@@ -82,7 +82,10 @@ pub(crate) fn reconcile(index: &mut Index, key: &Key) {
         ),
         Decision::Place(node) => {
             // The UID makes the patch fail on another object of the same name.
-            let patch = json!({"metadata": {"uid": uid, "labels": {label::NODE: node.as_str()}}});
+            let labels = json!({label::NODE: node.as_str()});
+            let annotations = json!({annotation::POD_NAME: key.name});
+            let patch =
+                json!({"metadata": {"uid": uid, "labels": labels, "annotations": annotations}});
             write(index, id, Intent::Place, Lane::Answer, Body::Merge(patch));
         }
         Decision::Unplaced(conditions) => {

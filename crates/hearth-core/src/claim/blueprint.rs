@@ -37,7 +37,7 @@ pub(super) fn sandbox(claim: &ClaimRecord, template: &Template) -> Result<Value,
     if let Some(created_by) = created_by {
         labels.insert(label::CREATED_BY.into(), created_by.into());
     }
-    let mut annotations = metadata::sandbox_annotations(template);
+    let mut annotations = metadata::sandbox_annotations(template, &claim.key.name);
     if let Some(context) = &claim.trace_context {
         annotations.insert(annotation::TRACE_CONTEXT.into(), context.clone().into());
     }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::event;
 use crate::effects::{ClaimLabels, Observation};
 use crate::ids::Key;
-use crate::index::{ClaimRecord, Index};
+use crate::index::{ClaimRecord, Index, created_by};
 
 /// The claim's status was written and the record shows it.
 pub(crate) fn status_written(index: &mut Index, key: &Key) {
@@ -23,12 +23,21 @@ pub(crate) fn status_written(index: &mut Index, key: &Key) {
     if claim.first_ready_noted {
         return;
     }
+    let warm = claim.launch_type.is_none() && claim.sandbox != claim.key.name;
+    if warm {
+        claim.launch_type = Some("warm");
+    }
     if notes {
         claim.notes_due = Some(now.wall);
     }
     let observed = now.mono.saturating_sub(claim.first_seen);
     let (requested_at, admitted_at) = (claim.requested_at, claim.admitted_at);
     let labels = labels(index, key, true);
+    if warm {
+        index.observe(Observation::Claimed {
+            labels: labels.clone(),
+        });
+    }
     index.observe(Observation::ClaimReady {
         labels,
         observed,
@@ -43,11 +52,6 @@ pub(crate) fn adopted(index: &mut Index, sandbox: &Key) {
     let Some(key) = index.claim_of_sandbox(sandbox) else {
         return;
     };
-    if let Some(claim) = index.claims.get_mut(&key) {
-        claim.launch_type = Some("warm");
-    }
-    let labels = labels(index, &key, true);
-    index.observe(Observation::Claimed { labels });
     if index.settings.claim_events {
         let note = format!("Adopted warm pool Sandbox \"{}\"", sandbox.name);
         event(index, &key, "SandboxAdopted", "Adoption", note);
@@ -84,16 +88,6 @@ fn labels(index: &Index, key: &Key, ready: bool) -> ClaimLabels {
         pool: claim.spec.warm_pool_ref.name.clone(),
         ready,
         created_by: created_by(claim.created_by.as_deref()),
-    }
-}
-
-/// `created-by` as a bounded set.
-fn created_by(label: Option<&str>) -> &'static str {
-    match label {
-        Some("go-client") => "go-client",
-        Some("python-client") => "python-client",
-        Some("controller") => "controller",
-        _ => "unknown",
     }
 }
 

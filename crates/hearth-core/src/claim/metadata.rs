@@ -175,14 +175,18 @@ pub(super) fn merge(
     Ok(merged)
 }
 
-/// Annotations of a Sandbox that was made from a template.
+/// Annotations of a Sandbox called `name` that is made from a template. Its pod is called like it.
 pub(crate) fn sandbox_annotations(
     template: &Template,
+    name: &str,
 ) -> serde_json::Map<String, serde_json::Value> {
-    [(
-        annotation::TEMPLATE_REF.to_owned(),
-        template.name.clone().into(),
-    )]
+    [
+        (
+            annotation::TEMPLATE_REF.to_owned(),
+            template.name.clone().into(),
+        ),
+        (annotation::POD_NAME.to_owned(), name.into()),
+    ]
     .into_iter()
     .collect()
 }

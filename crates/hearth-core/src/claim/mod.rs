@@ -325,12 +325,21 @@ fn event(index: &mut Index, key: &Key, reason: &'static str, action: &'static st
 
 /// Writes the annotations for observers once the claim is ready and everything else is done.
 fn note(index: &mut Index, key: &Key) {
+    let Some(claim) = index
+        .claims
+        .get(key)
+        .filter(|claim| claim.notes_due.is_some())
+    else {
+        return;
+    };
+    let sandbox = Key::new(key.namespace.clone(), claim.sandbox.clone());
+    let adopted = index.sandbox(&sandbox).and_then(SandboxRecord::claim_uid) == Some(&claim.uid);
+    if claim.is_busy() || claim.deleting || !adopted {
+        return;
+    }
     let Some(claim) = index.claims.get_mut(key) else {
         return;
     };
-    if claim.is_busy() || claim.deleting || !claim.is_answered() {
-        return;
-    }
     let Some(ready_at) = claim.notes_due.take() else {
         return;
     };

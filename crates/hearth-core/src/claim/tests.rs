@@ -426,7 +426,7 @@ fn an_empty_pool_gives_a_sandbox_named_like_the_claim_at_once() {
     assert_eq!(object["metadata"]["labels"], labels);
     assert_eq!(
         object["metadata"]["annotations"],
-        json!({"agents.x-k8s.io/sandbox-template-ref": "tpl"})
+        json!({"agents.x-k8s.io/sandbox-template-ref": "tpl", "agents.x-k8s.io/pod-name": "c"})
     );
     assert_eq!(object["metadata"]["ownerReferences"][0]["uid"], "uid-c");
     assert_eq!(

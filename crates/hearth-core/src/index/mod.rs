@@ -5,6 +5,7 @@
 //! [`Index::step`] looks at one thing: it asks the rules ([`crate::claim`], [`crate::pool`], [`crate::assignment`])
 //! and collects their effects. No IO, no clock; whoever drives it does the effects.
 
+mod census;
 mod claim;
 mod members;
 mod node;
@@ -30,6 +31,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use census::Sort;
 pub use claim::{Bind, ClaimRecord, Stage, claim_uid_of};
 pub use members::Class;
 pub use node::{Endpoint, NodeRecord, Phase, Reported, node_key};
@@ -38,6 +40,7 @@ pub use sandbox::SandboxRecord;
 pub use settings::Settings;
 pub use work::Task;
 
+pub(crate) use census::created_by;
 pub(crate) use claim::generation_of;
 pub(crate) use members::Members;
 pub(crate) use outcomes::WATCH_LAG;
@@ -73,6 +76,7 @@ pub struct Index {
     pub(crate) unplaced: BTreeSet<u64>,
     /// Where the last look at them stopped.
     unplaced_cursor: u64,
+    census: census::Census,
     /// What each sandbox takes on which node.
     charges: HashMap<u64, (NodeName, placement::Amounts)>,
 
@@ -130,6 +134,7 @@ impl Index {
             membership: HashMap::new(),
             unplaced: BTreeSet::new(),
             unplaced_cursor: 0,
+            census: census::Census::default(),
             charges: HashMap::new(),
             claims: HashMap::new(),
             claim_keys: HashMap::new(),
@@ -223,6 +228,17 @@ impl Index {
     #[must_use]
     pub fn queue_depth(&self) -> usize {
         self.work.len()
+    }
+
+    /// Whether [`Self::take_census`] has something new.
+    #[must_use]
+    pub fn has_new_census(&self) -> bool {
+        self.census.has_changed()
+    }
+
+    /// How many Sandboxes there are of each sort, if that has changed since the last call.
+    pub fn take_census(&mut self) -> Option<Vec<(Sort, u64)>> {
+        self.census.take()
     }
 
     /// The member that the next claim of a pool gets.

@@ -5,16 +5,18 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hearth_api::{Sandbox, SandboxClaim, SandboxTemplate, SandboxWarmPool};
 
+use super::census::Sort;
 use super::claim::ClaimRecord;
 use super::outcomes::WATCH_LAG;
 use super::pool::PoolRecord;
 use super::sandbox::{Retry, SandboxRecord, version_of};
 use super::spec::semantics;
 use super::{Index, SandboxOp, Stage};
-use crate::effects::Now;
+use crate::effects::{Now, Observation};
 use crate::ids::{Key, SandboxUid};
 use crate::pool::Template;
 use kube_meta::key_of;
@@ -65,9 +67,41 @@ impl Index {
             &sandbox.spec.volume_claim_templates,
             sandbox.spec.service,
         );
+        let is_new = id.is_none();
         let id = id.unwrap_or_else(|| self.insert_sandbox(blank(key.clone(), now)));
+        self.census.set(id, Sort::of(&sandbox));
         self.change_sandbox(id, |record| record.update(sandbox, spec, semantics));
+        self.count_readiness(id, is_new);
         self.sandbox_changed(&key);
+    }
+
+    /// Counts how long a Sandbox took to become ready, once, if we saw it before it was.
+    fn count_readiness(&mut self, id: u64, is_new: bool) {
+        let Some(record) = self.sandboxes.get_mut(&id) else {
+            return;
+        };
+        let Some(ready) = record.ready.filter(|ready| ready.is_true) else {
+            return;
+        };
+        let counted = std::mem::replace(&mut record.ready_counted, true);
+        if counted || is_new {
+            return;
+        }
+        let template = self.census.template_of(id);
+        let namespace = record.key.namespace.clone();
+        let launch_type = match (record.marks.launched_warm, record.marks.launch_type) {
+            (true, _) => "warm",
+            (false, true) => "cold",
+            (false, false) => "unknown",
+        };
+        let seconds = u64::try_from(ready.since.as_second() - record.created).unwrap_or(0);
+        let since_creation = Duration::from_secs(seconds);
+        self.observe(Observation::SandboxReady {
+            namespace,
+            launch_type,
+            template,
+            since_creation,
+        });
     }
 
     /// The Sandbox of this name and UID is gone.
@@ -474,6 +508,7 @@ pub(crate) fn blank(key: Key, now: Now) -> SandboxRecord {
         aside_until: None,
         given_up_at: None,
         deleted: false,
+        ready_counted: false,
         dead: None,
         maybe_again: false,
         first_seen: now.mono,

@@ -141,6 +141,8 @@ pub struct SandboxRecord {
     pub(crate) reserved: Option<Box<str>>,
     /// The node refused to bind it: not picked until then, or until the node says something new of it.
     pub(crate) aside_until: Option<Duration>,
+    /// Whether the time to its readiness was counted.
+    pub(crate) ready_counted: bool,
     /// The API server has confirmed its deletion; older news of it may still arrive.
     pub(crate) deleted: bool,
     /// Its creation was sent once more and nobody knows what came of it.

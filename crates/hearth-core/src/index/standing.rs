@@ -38,6 +38,7 @@ impl Index {
         let record = self.sandboxes.remove(&id)?;
         self.by_key.remove(&record.key);
         self.unplaced.remove(&id);
+        self.census.remove(id);
         if let Some(uid) = self.membership.get(&id).cloned() {
             self.leave_pool(id, &uid);
         }

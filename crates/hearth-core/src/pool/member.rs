@@ -107,7 +107,7 @@ fn object(pool: &PoolRecord, template: &Template, name: &str, evictable: bool) -
             .entry(EVICTION_ANNOTATION.to_owned())
             .or_insert_with(|| "true".to_owned());
     }
-    let mut annotations = sandbox_annotations(template);
+    let mut annotations = sandbox_annotations(template, name);
     annotations.insert(annotation::WARMTH.to_owned(), warmth(pool.warmth).into());
     let mut spec = Map::new();
     spec.insert(

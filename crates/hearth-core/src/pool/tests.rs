@@ -89,7 +89,7 @@ fn a_member_is_what_the_contract_says() {
     );
     assert_eq!(
         object["metadata"]["annotations"],
-        json!({"agents.x-k8s.io/sandbox-template-ref": "tpl", "hearth.dev/warmth": "Frozen"})
+        json!({"agents.x-k8s.io/sandbox-template-ref": "tpl", "agents.x-k8s.io/pod-name": name, "hearth.dev/warmth": "Frozen"})
     );
     let pod = &object["spec"]["podTemplate"];
     assert_eq!(pod["metadata"]["labels"]["app"], "demo");
@@ -391,9 +391,11 @@ fn a_pool_that_no_node_can_take_says_why_with_one_member() {
         .unwrap();
     assert_eq!(
         placed.body,
-        Body::Merge(
-            json!({"metadata": {"uid": placed.receipt.uid, "labels": {"hearth.dev/node": "n1"}}})
-        )
+        Body::Merge(json!({"metadata": {
+            "uid": placed.receipt.uid,
+            "labels": {"hearth.dev/node": "n1"},
+            "annotations": {"agents.x-k8s.io/pod-name": placed.receipt.subject.key().name},
+        }}))
     );
 }
 
