@@ -20,10 +20,7 @@ use crate::up::{self, up};
 const CLUSTER_FEATURE: &str = "--features=hearth-tests/cluster";
 /// The parts of the cluster suite that the gate runs: those that were seen to pass again and again.
 /// `HEARTH_SUITE=all` runs all of it.
-const GATED: [&str; 3] = ["host::", "lifecycle::", "pods::"];
-/// Of these, what the gate leaves out.
-const NOT_GATED: &str =
-    "pods::containers_of_a_pod_share_volumes_and_network_and_have_their_own_environment";
+const GATED: [&str; 2] = ["host::", "lifecycle::"];
 /// How much of a log is shown when something failed.
 const TAIL: usize = 40;
 
@@ -142,7 +139,6 @@ fn cluster_suite(layout: &Layout) -> Result<()> {
             GATED.join(" ")
         ));
         args.extend(GATED);
-        args.extend(["--skip", NOT_GATED]);
     }
     system::run(
         cargo::cargo(&args)
