@@ -8,27 +8,33 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use hearth_api::constants::{CONTROLLER_NAMESPACE, LEADER_LEASE};
 use hearth_api::{Sandbox, SandboxClaim};
 use hearth_tests::fixtures;
 use hearth_tests::process::ProcessId;
 use hearth_tests::scene::{self, AWAY, Scene};
 use hearth_tests::status::{Claimed, pod_uid, ready};
-use kube::ResourceExt as _;
+use hearth_tests::wait::wait_for;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{Api, ResourceExt as _};
 use parking_lot::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::faults::check_no_claim_changed_its_sandbox;
 
 /// Kills of each component unless `HEARTH_KILLS` says otherwise.
-const KILLS: usize = 5;
+const KILLS: usize = 4;
 /// Time between two claims.
 const EVERY: Duration = Duration::from_millis(200);
 /// How long a claim is held.
 const HOLD: Duration = Duration::from_secs(3);
 /// Members of the pool.
 const MEMBERS: usize = 24;
-/// How long an answer may take while everything is being killed.
-const ANSWER: Duration = Duration::from_secs(90);
+/// How long an answer may take while everything is being killed: claims pile up for a Lease's duration each time that
+/// the leader dies, and the sandboxes for all of them have to be started.
+const ANSWER: Duration = Duration::from_secs(180);
+/// How long it may take until there is another leader. The Lease lasts 15 seconds.
+const SUCCESSION: Duration = Duration::from_secs(60);
 
 /// What the pods were started with when they were first seen ready, by pod uid.
 type FirstSeen = Mutex<BTreeMap<String, BTreeSet<ProcessId>>>;
@@ -70,33 +76,63 @@ fn kills() -> usize {
         .unwrap_or(KILLS)
 }
 
-/// Kills each component so many times, never two within half a second, and each only when it is well again.
+/// Kills each component so many times, never two within half a second, and each only when it is at work again.
 async fn kill_all(scene: &Scene, kills: usize) -> Result<()> {
     let (hearthd, controller) = (scene.cluster.hearthd(), scene.cluster.controller());
+    let mut leader = leader(scene).await?;
     for round in 0..kills {
-        for component in 0..3 {
-            // Spread, so that kills meet the claims at all stages.
-            let spread = (round * 379 + component * 737) % 1500;
-            sleep(Duration::from_millis(500 + u64::try_from(spread)?)).await;
-            match component {
-                0 => {
-                    hearthd.wait_well().await?;
-                    hearthd.kill().await?;
-                }
-                1 => {
-                    controller.wait_well().await?;
-                    controller.kill().await?;
-                }
-                _ => {
-                    scene.containerd.wait_well().await?;
-                    scene.containerd.kill().await?;
-                }
-            }
-        }
+        pause(round, 0).await;
+        hearthd.kill().await?;
+
+        pause(round, 1).await;
+        controller.kill().await?;
+
+        pause(round, 2).await;
+        scene.containerd.kill().await?;
+
+        hearthd.wait_well().await?;
+        scene.containerd.wait_well().await?;
+        controller.wait_well().await?;
+        leader = until_succeeded(scene, &leader).await?;
     }
-    hearthd.wait_well().await?;
-    controller.wait_well().await?;
-    scene.containerd.wait_well().await
+    Ok(())
+}
+
+/// Spreads the kills, so that they meet the claims at all stages.
+async fn pause(round: usize, component: usize) {
+    let spread = (round * 379 + component * 737) % 1500;
+    sleep(Duration::from_millis(
+        500 + u64::try_from(spread).unwrap_or_default(),
+    ))
+    .await;
+}
+
+/// Who holds the leader Lease.
+async fn leader(scene: &Scene) -> Result<String> {
+    let leases: Api<Lease> = Api::namespaced(scene.client.clone(), CONTROLLER_NAMESPACE);
+    let lease = leases
+        .get(LEADER_LEASE)
+        .await
+        .context("cannot read the leader Lease")?;
+    let holder = lease
+        .spec
+        .and_then(|spec| spec.holder_identity)
+        .unwrap_or_default();
+    ensure!(!holder.is_empty(), "nobody leads");
+    Ok(holder)
+}
+
+async fn until_succeeded(scene: &Scene, before: &str) -> Result<String> {
+    wait_for(
+        "another controller leads",
+        SUCCESSION,
+        async || match leader(scene).await {
+            Ok(leader) if leader != before => Ok(leader),
+            Ok(leader) => Err(format!("it is still {leader}")),
+            Err(error) => Err(format!("{error:#}")),
+        },
+    )
+    .await
 }
 
 /// Claims at a steady rate until `done`, and then until the last claim was answered and given back.

@@ -258,7 +258,9 @@ impl<S: StatusSource> Reporter<S> {
                 tracing::debug!(sandbox = %uid, "the Sandbox has changed: its status is written again");
                 Outcome::Conflict
             }
-            Some(code) if code != 429 && code < 500 => {
+            // An API server that has just started knows nobody's rights yet; besides, whoever takes them away may give
+            // them back.
+            Some(code) if !matches!(code, 401 | 403 | 429) && code < 500 => {
                 self.metrics.count("refused");
                 tracing::error!(sandbox = %uid, error = %ErrorChain(error), "the status was refused");
                 Outcome::Refused

@@ -208,3 +208,26 @@ async fn an_object_that_is_gone_is_let_go() {
     running.board.post(uid(), posted(7));
     running.finish(api).await;
 }
+
+#[tokio::test]
+async fn a_refusal_of_the_daemon_itself_is_waited_out_like_an_outage() {
+    for (code, reason) in [
+        (401, "Unauthorized"),
+        (403, "Forbidden"),
+        (503, "ServiceUnavailable"),
+    ] {
+        let api = ScriptedApi::new([
+            becomes_ready(7).fail(code, reason),
+            becomes_ready(7).reply(&object(8, true)),
+        ]);
+        let running = start(&api);
+        running.source.set(&uid(), true);
+        running.board.post(uid(), posted(7));
+        while running.metrics.counted("written") == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(running.metrics.counted("unavailable"), 1, "{code}");
+        assert_eq!(running.metrics.counted("refused"), 0, "{code}");
+        running.finish(api).await;
+    }
+}
