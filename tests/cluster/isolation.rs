@@ -11,6 +11,7 @@ use hearth_tests::fixtures::{self, PORT};
 use hearth_tests::scene::{self, COLD, Scene};
 use hearth_tests::status::pod_uid;
 use hearth_tests::wait::wait_for;
+use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -233,6 +234,8 @@ impl Listener {
 struct LinkLocalPeer {
     netns: String,
     server: std::process::Child,
+    /// What the server serves: nothing.
+    _directory: TempDir,
 }
 
 impl LinkLocalPeer {
@@ -241,9 +244,12 @@ impl LinkLocalPeer {
         let link = format!("hth-{instance}t");
         run("ip", &["netns", "add", &netns])?;
         // From here on everything goes with the namespace.
+        let directory = tempfile::tempdir().context("cannot make a directory")?;
+        let served = directory.path().display().to_string();
         let mut made = Self {
             server: Command::new("true").spawn()?,
             netns,
+            _directory: directory,
         };
         let netns = made.netns.clone();
         run(
@@ -298,7 +304,7 @@ impl LinkLocalPeer {
             "-p",
             &PORT.to_string(),
             "-h",
-            "/var/empty",
+            &served,
         ];
         made.server = Command::new("ip")
             .args(server)

@@ -71,6 +71,17 @@ pub struct Engine {
     census_due: Instant,
 }
 
+/// Why the loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was told to.
+    Cancelled,
+    /// The election ended: this process must not act any more.
+    LeadershipGone,
+    /// Nothing feeds it any more.
+    InputsGone,
+}
+
 impl Engine {
     /// A loop with an empty picture. `seed` makes the names of new members unpredictable; `events` leads to the task that
     /// publishes Kubernetes Events.
@@ -103,7 +114,7 @@ impl Engine {
     }
 
     /// Runs until `token` is cancelled, or until a source of inputs ends: without it the picture would go stale.
-    pub async fn run(mut self, mut inputs: Inputs, token: CancellationToken) {
+    pub async fn run(mut self, mut inputs: Inputs, token: CancellationToken) -> End {
         let mut leadership = *inputs.leadership.borrow();
         loop {
             let deadline = self.deadline();
@@ -115,17 +126,17 @@ impl Engine {
             };
             // Cancel-safe: each arm takes one message or none, and the timer is made anew each turn.
             tokio::select! {
-                () = token.cancelled() => return,
+                () = token.cancelled() => return End::Cancelled,
                 Some(input) = inputs.nodes.recv() => self.node(input),
                 Some(written) = inputs.written.recv() => self.written(written),
                 Some(input) = inputs.watches.recv() => self.watched(input),
                 Some(confirmed) = inputs.confirmed.recv() => self.confirmed(&confirmed),
                 changed = inputs.leadership.changed() => match changed {
                     Ok(()) => leadership = *inputs.leadership.borrow_and_update(),
-                    Err(_) => return,
+                    Err(_) => return End::LeadershipGone,
                 },
                 () = timer => {}
-                else => return,
+                else => return End::InputsGone,
             }
             self.drain(&mut inputs);
             self.lead(leadership);

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use hearth_core::index::Settings;
 use hearth_core::lease::LeaseTiming;
+use hearth_kube::ConnectError;
 use hearth_telemetry::{AdminError, AdminServer, Readiness};
 use hearth_tls::{Identity, IdentityError};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config};
+use kube::{Api, Client};
 use prometheus_client::registry::Registry;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::confirm::Confirmer;
 use crate::election::{Candidate, ElectionError, Leadership};
-use crate::engine::{Engine, Hands, Inputs};
+use crate::engine::{End, Engine, Hands, Inputs};
 use crate::metrics::Metrics;
 use crate::sessions::{Leader, SessionSettings, Sessions};
 use crate::writer::{Writer, WriterSettings};
@@ -57,21 +57,9 @@ pub struct ControllerConfig {
 /// Why the controller cannot start or go on.
 #[derive(Debug, Error)]
 pub enum RunError {
-    /// The kubeconfig cannot be used.
-    #[error("cannot read the kubeconfig {path}")]
-    Kubeconfig {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: Box<kube::config::KubeconfigError>,
-    },
-    /// Neither a kubeconfig nor a Pod's ServiceAccount.
-    #[error("no kubeconfig was given and this is not a Pod; pass --kubeconfig")]
-    NotInCluster(#[source] Box<kube::config::InClusterError>),
-    /// The client cannot be made.
-    #[error("cannot make a Kubernetes client")]
-    Client(#[source] Box<kube::Error>),
+    /// The API server cannot be reached in the way that was given.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// The certificate cannot be made.
     #[error("cannot make the controller's certificate")]
     Identity(#[source] IdentityError),
@@ -132,7 +120,10 @@ impl Work {
 }
 
 async fn supervise(config: ControllerConfig, work: &Work, election: &Work) -> Result<(), RunError> {
-    let client = client(config.kubeconfig.clone()).await?;
+    let api_server = hearth_kube::config(config.kubeconfig.as_deref()).await?;
+    let client = hearth_kube::client(&api_server)?;
+    // On a connection of their own, so that a claim never waits behind the answers to writes.
+    let watching = hearth_kube::client(&api_server)?;
     let identity = Identity::generate(&config.identity).map_err(RunError::Identity)?;
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
@@ -160,24 +151,37 @@ async fn supervise(config: ControllerConfig, work: &Work, election: &Work) -> Re
         fingerprint: identity.fingerprint(),
         timing: config.lease_timing,
     };
-    let (engine, inputs) = engine(&config, &client, identity, metrics, leadership, work);
+    let clients = Clients {
+        writing: client,
+        watching,
+    };
+    let (engine, inputs) = engine(&config, &clients, identity, metrics, leadership, work);
 
     let token = &work.token;
     let admin_task = work.tracker.spawn(admin.run(token.clone()));
     let health_task = work.tracker.spawn(health.run(token.clone()));
     let engine_task = work.tracker.spawn(engine.run(inputs, token.clone()));
-    let election_task = election
+    let mut election_task = election
         .tracker
         .spawn(candidate.run(leadership_sender, election.token.clone()));
     // Cancel-safe: join handles detach when dropped, and the trackers still wait for the tasks.
     tokio::select! {
-        ended = election_task => match ended {
-            Ok(Err(error)) => Err(RunError::Election(error)),
-            _ => Err(RunError::Ended("leader election")),
-        },
+        ended = &mut election_task => Err(election_ended(ended)),
         ended = admin_task => server_ended(ended, "metrics server", token),
         ended = health_task => server_ended(ended, "health server", token),
-        _ = engine_task => if token.is_cancelled() { Ok(()) } else { Err(RunError::Ended("main loop")) },
+        ended = engine_task => match ended {
+            Ok(End::Cancelled) => Ok(()),
+            // The election knows why, and has ended or is about to.
+            Ok(End::LeadershipGone) => Err(election_ended(election_task.await)),
+            Ok(End::InputsGone) | Err(_) => Err(RunError::Ended("main loop")),
+        },
+    }
+}
+
+fn election_ended(ended: Result<Result<(), ElectionError>, tokio::task::JoinError>) -> RunError {
+    match ended {
+        Ok(Err(error)) => RunError::Election(error),
+        _ => RunError::Ended("leader election"),
     }
 }
 
@@ -193,21 +197,27 @@ fn server_ended(
     }
 }
 
+struct Clients {
+    writing: Client,
+    watching: Client,
+}
+
 fn engine(
     config: &ControllerConfig,
-    client: &Client,
+    clients: &Clients,
     identity: Identity,
     metrics: Metrics,
     leadership: watch::Receiver<Leadership>,
     work: &Work,
 ) -> (Engine, Inputs) {
     let Work { tracker, token } = work;
+    let client = &clients.writing;
     let (watch_sender, watches) = mpsc::channel(INPUTS);
     let (node_sender, nodes) = mpsc::channel(INPUTS);
     let (written_sender, written) = mpsc::channel(INPUTS);
     let (confirmed_sender, confirmed) = mpsc::channel(INPUTS);
     let (event_sender, event_queue) = mpsc::channel(events::QUEUE);
-    watches::start(client, &watch_sender, tracker, token);
+    watches::start(&clients.watching, &watch_sender, tracker, token);
     tracker.spawn(events::publish(
         client.clone(),
         config.identity.clone(),
@@ -270,23 +280,4 @@ fn engine(
             leadership,
         },
     )
-}
-
-async fn client(kubeconfig: Option<PathBuf>) -> Result<Client, RunError> {
-    let mut config = match kubeconfig {
-        Some(path) => {
-            let error = |source| RunError::Kubeconfig {
-                path: path.clone(),
-                source: Box::new(source),
-            };
-            let file = Kubeconfig::read_from(&path).map_err(error)?;
-            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-                .await
-                .map_err(error)?
-        }
-        None => Config::incluster().map_err(|source| RunError::NotInCluster(Box::new(source)))?,
-    };
-    // Retries are decided by the rules, which know what a second try means.
-    config.default_retry = false;
-    Client::try_from(config).map_err(|source| RunError::Client(Box::new(source)))
 }

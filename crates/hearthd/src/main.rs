@@ -11,7 +11,6 @@ use hearth_node::cleanup::{CleanupConfig, cleanup};
 use hearth_node::config::Config;
 use hearth_node::daemon;
 use hearth_telemetry::{ErrorChain, LogFormat, init_logging, shutdown_on_signal};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio_util::sync::CancellationToken;
 
 /// Runs the sandboxes of one node.
@@ -214,7 +213,7 @@ fn serve(args: RunArgs) -> Result<()> {
         .build()
         .context("start the async runtime")?;
     runtime.block_on(async {
-        let client = client(args.kubeconfig.clone()).await?;
+        let client = hearth_kube::client(&hearth_kube::config(args.kubeconfig.as_deref()).await?)?;
         let token = CancellationToken::new();
         let config = args.into_config();
         let daemon = async {
@@ -226,21 +225,4 @@ fn serve(args: RunArgs) -> Result<()> {
         signals.context("listen for signals")?;
         result.map_err(anyhow::Error::from)
     })
-}
-
-async fn client(kubeconfig: Option<PathBuf>) -> Result<kube::Client> {
-    let mut config = match kubeconfig {
-        Some(path) => {
-            let file = Kubeconfig::read_from(&path)
-                .with_context(|| format!("read the kubeconfig {}", path.display()))?;
-            kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-                .await
-                .with_context(|| format!("use the kubeconfig {}", path.display()))?
-        }
-        None => kube::Config::incluster()
-            .context("no kubeconfig was given and this is not a Pod; pass --kubeconfig")?,
-    };
-    // Who writes decides what a second try means.
-    config.default_retry = false;
-    kube::Client::try_from(config).context("make a Kubernetes client")
 }

@@ -1,27 +1,18 @@
 use std::cell::Cell;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use http::{Method, Request};
-use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::Client as HttpClient;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
-use kube::client::{Body, ConfigExt as _};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::client::Body;
 use kube::{Client, Config};
-use tower::{BoxError, ServiceBuilder};
 
 use super::call::call;
 
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const FIRST_CALL_LIMIT: Duration = Duration::from_secs(30);
 
 /// A fixed number of open connections to the API server, used in turn, and one more for watches.
 ///
-/// kube's own stack speaks HTTP/1.1, where 300 requests at once mean 300 TLS handshakes inside the measured window.
-/// These speak HTTP/2 as client-go does and are opened before anything is measured.
+/// They are opened before anything is measured.
 pub(crate) struct Connections {
     config: Config,
     clients: Vec<Client>,
@@ -31,18 +22,12 @@ pub(crate) struct Connections {
 impl Connections {
     /// Reads `kubeconfig` (absent: as kubectl finds it, or in-cluster) and opens `count` connections.
     pub(crate) async fn open(kubeconfig: Option<&std::path::Path>, count: usize) -> Result<Self> {
-        let mut config = match kubeconfig {
-            Some(path) => {
-                let file = Kubeconfig::read_from(path)
-                    .with_context(|| format!("cannot read kubeconfig {}", path.display()))?;
-                Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?
-            }
+        let config = match kubeconfig {
+            Some(path) => hearth_kube::config(Some(path)).await?,
             None => Config::infer()
                 .await
                 .context("no kubeconfig and not in a cluster")?,
         };
-        // A retry would hide the very delay that is to be seen.
-        config.default_retry = false;
         let mut clients = Vec::with_capacity(count);
         for _ in 0..count.max(1) {
             clients.push(warm_client(&config).await?);
@@ -68,7 +53,7 @@ impl Connections {
 }
 
 async fn warm_client(config: &Config) -> Result<Client> {
-    let client = client(config)?;
+    let client = hearth_kube::client(config)?;
     let request = Request::builder()
         .method(Method::GET)
         .uri("/version")
@@ -77,23 +62,4 @@ async fn warm_client(config: &Config) -> Result<Client> {
         .await
         .with_context(|| format!("the API server at {} does not answer", config.cluster_url))?;
     Ok(client)
-}
-
-fn client(config: &Config) -> Result<Client> {
-    let mut tls = config.rustls_client_config()?;
-    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(CONNECT_LIMIT));
-    let http: HttpClient<_, Body> =
-        HttpClient::builder(TokioExecutor::new()).build(HttpsConnector::from((tcp, Arc::new(tls))));
-    let service = ServiceBuilder::new()
-        .layer(config.base_uri_layer())
-        .option_layer(config.auth_layer()?)
-        .layer(config.extra_headers_layer()?)
-        // The layer for refreshed tokens wants this error type of whatever is below it.
-        .map_err(BoxError::from)
-        .service(http);
-    Ok(Client::new(service, config.default_namespace.clone()))
 }
