@@ -105,8 +105,9 @@ pub(super) fn view(source: &Source<'_>) -> PodView {
         for_status: ForStatus {
             mode: desired.map_or(OperatingMode::Running, |desired| desired.mode),
             expired: wish.goal == Goal::Expire,
-            // Without a word from the API nothing is known that a status could say.
-            certain: status::certain(state) && desired.is_some(),
+            // Without a word from the API nothing is known that a status could say; and of one that is being removed
+            // there is nobody left to tell.
+            certain: status::certain(state) && desired.is_some() && wish.goal != Goal::Remove,
             refusal,
             cannot_freeze,
             phase: pod.as_ref().map(|pod| pod.phase),

@@ -53,6 +53,8 @@ pub(super) fn urgency(member: bool, from: &SandboxStatus, to: &SandboxStatus) ->
 struct Entry {
     since: Duration,
     urgency: Urgency,
+    /// When it got that urgent.
+    urgent_since: Duration,
     not_before: Duration,
 }
 
@@ -106,9 +108,13 @@ impl Schedule {
         let entry = self.waiting.entry(uid).or_insert(Entry {
             since: now,
             urgency,
+            urgent_since: now,
             not_before,
         });
-        entry.urgency = entry.urgency.min(urgency);
+        if urgency < entry.urgency {
+            entry.urgency = urgency;
+            entry.urgent_since = now;
+        }
     }
 
     /// Nothing of `uid` waits any more.
@@ -178,6 +184,7 @@ impl Schedule {
                 let entry = self.waiting.entry(uid.clone()).or_insert(Entry {
                     since: now,
                     urgency: Urgency::Now,
+                    urgent_since: now,
                     not_before,
                 });
                 entry.not_before = not_before;
@@ -191,6 +198,7 @@ impl Schedule {
                 let entry = Entry {
                     since: now,
                     urgency: Urgency::Now,
+                    urgent_since: now,
                     not_before: Duration::ZERO,
                 };
                 self.waiting.entry(uid.clone()).or_insert(entry);
@@ -201,7 +209,7 @@ impl Schedule {
     fn due(&self, entry: &Entry, last_claim: Option<Duration>) -> Duration {
         let due = match entry.urgency {
             Urgency::Now => entry.since,
-            Urgency::Soon => entry.since + COALESCE_MEMBER,
+            Urgency::Soon => (entry.urgent_since + COALESCE_MEMBER).min(entry.since + COALESCE),
             Urgency::Later => entry.since + COALESCE,
         };
         let yielding = match (entry.urgency, last_claim) {
@@ -282,6 +290,19 @@ mod tests {
         schedule.add(uid("a"), Urgency::Later, ms(20));
         assert_eq!(schedule.next(ms(20), None), Ok(uid("a")));
         assert_eq!(schedule.waiting(), 0);
+    }
+
+    #[test]
+    fn a_member_that_turns_ready_while_it_waits_is_given_the_time_to_freeze() {
+        let mut schedule = one(Urgency::Later);
+        schedule.add(uid("a"), Urgency::Soon, ms(400));
+        schedule.add(uid("a"), Urgency::Soon, ms(500));
+        assert_eq!(schedule.next(ms(500), None), Err(Some(ms(550))));
+        // But what waited before does not wait longer for it.
+        schedule.add(uid("b"), Urgency::Later, ms(0));
+        schedule.add(uid("b"), Urgency::Soon, ms(990));
+        assert_eq!(schedule.next(ms(550), None), Ok(uid("a")));
+        assert_eq!(schedule.next(ms(550), None), Err(Some(COALESCE)));
     }
 
     #[test]

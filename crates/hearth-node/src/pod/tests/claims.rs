@@ -147,6 +147,23 @@ async fn removing_a_frozen_member_thaws_it_first_and_leaves_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_is_told_of_a_sandbox_that_is_being_removed() {
+    let node = Node::new();
+    node.want(&member("a"));
+    let before = node.ready("a", Tier::Frozen).await;
+    assert!(!node.conditions(&before).is_empty());
+    node.pods.remove(&uid("a"), RemoveReason::Released);
+    let stopping = |view: &PodView| view.phase == PodPhase::Stopping;
+    let view = node.view_when("a", "stopping", stopping).await;
+    assert_eq!(
+        node.conditions(&view),
+        [] as [&str; 0],
+        "its status stays as it is"
+    );
+    node.gone("a").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn freezing_by_wish_and_back() {
     let node = Node::new();
     let mut sandbox = bare("a");
