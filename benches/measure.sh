@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 : "${KUBECONFIG:=$PWD/.hearth/kubeconfig}"
-: "${POOL:=hello}"
+: "${POOL:=bench}"
 : "${REPLICAS:=450}"
 export KUBECONFIG
 PATH=$PWD/.hearth/bin:$PATH
@@ -13,6 +13,7 @@ results=benches/results
 bench=${CARGO_TARGET_DIR:-target}/debug/hearth-bench
 
 cargo build --package bench
+kubectl apply -f benches/pool.yaml
 kubectl scale sandboxwarmpool "$POOL" --replicas="$REPLICAS"
 kubectl wait --for=jsonpath='{.status.readyReplicas}'="$REPLICAS" --timeout=30m sandboxwarmpool "$POOL"
 

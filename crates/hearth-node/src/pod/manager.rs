@@ -32,6 +32,9 @@ use super::{ClaimActivity, follow};
 
 /// How many sandboxes are looked at, at the runtime, at once.
 const PARALLEL_LOOKS: usize = 8;
+/// How many pods' containers begin to be stopped at once, for each pod that may be made at once. A stop costs a fraction of
+/// a start, and waits besides.
+const STOPS_PER_CREATE: usize = 8;
 /// How long the adoption of all pods may take before the rest of the daemon goes on without.
 const ADOPTION: Duration = Duration::from_secs(60);
 
@@ -68,6 +71,7 @@ pub(super) struct Shared {
     pub(super) config: PodConfig,
     pub(super) slots: Slots,
     pub(super) looks: Semaphore,
+    pub(super) stops: Semaphore,
     /// What the runners' times are counted from.
     pub(super) epoch: Instant,
     pub(super) cells: RwLock<HashMap<SandboxUid, Arc<Cell>>>,
@@ -178,6 +182,7 @@ impl PodManager {
             config,
         } = deps;
         let slots = Slots::new(claims, &config);
+        let stops = Semaphore::new(config.max_parallel_creates.max(1) * STOPS_PER_CREATE);
         Self {
             shared: Arc::new(Shared {
                 runtime,
@@ -189,6 +194,7 @@ impl PodManager {
                 config,
                 slots,
                 looks: Semaphore::new(PARALLEL_LOOKS),
+                stops,
                 epoch: Instant::now(),
                 cells: RwLock::default(),
                 stop: CancellationToken::new(),

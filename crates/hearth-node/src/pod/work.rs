@@ -1,6 +1,8 @@
 //! Carrying out operations: from what the state machine wants to calls of the runtime, the host and the journal.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::join_all;
 use hearth_core::ids::{Key, PodUid, SandboxUid};
@@ -10,6 +12,7 @@ use hearth_cri::{CriError, ErrorKind, v1};
 use hearth_sys::Limits;
 use hearth_telemetry::ErrorChain;
 use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::cell::Cell;
@@ -20,6 +23,9 @@ use super::manager::Shared;
 use super::record::{PodIncarnation, PodRecord};
 use super::sight;
 use super::slots::Slot;
+
+/// How long a stop has its turn at most.
+const STOP_TURN: Duration = Duration::from_secs(2);
 
 /// What an operation is about. A copy, because the operation goes on while its runner looks after other things.
 #[derive(Clone, Debug)]
@@ -143,13 +149,8 @@ impl Subject {
                     .map_err(|error| Problem::of(&error))
             }
             Op::StopContainers { ids, grace_seconds } => {
-                let grace = std::time::Duration::from_secs(u64::from(grace_seconds));
-                let stops = ids.iter().map(|id| runtime.stop_container(id, grace));
-                let failed = join_all(stops)
-                    .await
-                    .into_iter()
-                    .find_map(std::result::Result::err);
-                failed.map_or(NOTHING, |error| Err(Problem::of_change(&error)))
+                let grace = Duration::from_secs(u64::from(grace_seconds));
+                self.stop_containers(&ids, grace).await
             }
             Op::StopSandbox { id } => changed(runtime.stop_pod_sandbox(&id).await),
             Op::RemoveSandbox { id } => changed(runtime.remove_pod_sandbox(&id).await),
@@ -182,6 +183,29 @@ impl Subject {
         let pod = self.pod()?.uid.clone();
         blocking(&self.shared, move |host| call(host, &pod)).await?;
         NOTHING
+    }
+
+    /// Stops them all at once. A runtime that is asked for hundreds of these at a time starts several processes for each
+    /// and answers none in time; but most of a stop is waiting for the containers' processes to end by themselves, which
+    /// costs nothing, so it takes a turn only for its beginning.
+    async fn stop_containers(&self, ids: &[String], grace: Duration) -> Result<Learned> {
+        let turn = self.shared.stops.acquire().await;
+        let stops = ids
+            .iter()
+            .map(|id| self.shared.runtime.stop_container(id, grace));
+        let mut stops = pin!(join_all(stops));
+        // Cancel-safe: the stops go on where they were.
+        let ended = tokio::select! {
+            ended = &mut stops => ended,
+            () = sleep(STOP_TURN) => {
+                drop(turn);
+                stops.await
+            }
+        };
+        match ended.into_iter().find_map(std::result::Result::err) {
+            Some(error) => Err(Problem::of_change(&error)),
+            None => NOTHING,
+        }
     }
 
     async fn record(&self, stage: Stage) -> Result<Learned> {

@@ -272,6 +272,34 @@ async fn only_so_many_pods_are_made_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn stops_begin_by_turns_and_nobody_waits_for_anothers_grace() {
+    let node = Node::with(|config| config.max_parallel_creates = 1);
+    let names: Vec<String> = (0..24).map(|index| format!("p{index}")).collect();
+    for name in &names {
+        node.want(&bare(name));
+    }
+    for name in &names {
+        node.ready(name, Tier::Running).await;
+    }
+    node.runtime
+        .delay(Operation::StopContainer, Duration::from_secs(60));
+    let start = Instant::now();
+    for name in &names {
+        node.pods.remove(&uid(name), RemoveReason::Deleted);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(node.runtime.calls(Operation::StopContainer), 8);
+    for name in &names {
+        node.gone(name).await;
+    }
+    assert!(
+        start.elapsed() < Duration::from_secs(90),
+        "{:?} for three turns that overlap",
+        start.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn removal_does_not_wait_for_a_pull() {
     let node = Node::new();
     node.runtime.hang_next(Operation::PullImage);
