@@ -2,8 +2,8 @@
 //!
 //! Only so many pods are made or torn down at once, because each costs a good part of a core. What somebody waits for
 //! goes first. Stock and clean-up yield to claims: they start only when no bind came for a while. They cannot starve:
-//! when no member is left to be claimed they go on as if nothing were, and what has waited long enough starts all the
-//! same, one at a time and spaced out.
+//! once most of the stock is gone ([`YIELD_WHILE`]) they go on as if nothing were, or claims that never pause would empty
+//! the pool however slowly they came; and what has waited long enough starts all the same, one at a time and spaced out.
 //!
 //! Nobody polls: a turn is given when one comes back, when somebody asks, and by one timer ([`Slots::drive`]) when the
 //! reason to yield has passed.
@@ -19,6 +19,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::activity::ClaimActivity;
 use super::config::PodConfig;
+
+/// Stock and clean-up yield while there are more members to be claimed than one for so many that wait.
+const YIELD_WHILE: usize = 3;
 
 #[derive(Clone, Debug)]
 pub(super) struct Slots(Arc<Inner>);
@@ -204,7 +207,7 @@ impl Slots {
         let Some(quiet_at) = quiet_at else {
             return Verdict::Now;
         };
-        if state.free_members == 0 {
+        if state.free_members * YIELD_WHILE <= state.background.len() {
             return Verdict::Now;
         }
         let aged = since + yield_max;
@@ -312,8 +315,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_stock_that_runs_low_does_not_wait() {
+        let (slots, claims) = slots(1);
+        slots.free_member(true);
+        slots.free_member(true);
+        claims.touch();
+        let mut waiting = Vec::new();
+        for _ in 0..5 {
+            waiting.push(Box::pin(slots.acquire(Priority::Background)));
+        }
+        for one in &mut waiting {
+            assert!(one.now_or_never().is_none(), "two are left of seven");
+        }
+        slots.free_member(false);
+        slots.dispatch();
+        assert!(
+            (&mut waiting[0]).now_or_never().is_some(),
+            "one is left of six"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn stock_that_waited_long_starts_one_at_a_time_under_claims_without_end() {
         let (slots, claims) = slots(4);
+        slots.free_member(true);
         slots.free_member(true);
         claims.touch();
         let storm = async {
