@@ -1,6 +1,6 @@
 #!/bin/sh
 # Takes the figures of docs/benchmarks.md: five loads, each against the floor of the same cluster in five rounds.
-# Wants a cluster that `cargo xtask up` made (or KUBECONFIG), and a machine that does nothing else. Takes about an hour.
+# Wants a cluster that `cargo xtask up` made (or KUBECONFIG), and a machine that does nothing else. Takes about half an hour.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -12,7 +12,7 @@ PATH=$PWD/.hearth/bin:$PATH
 results=benches/results
 bench=${CARGO_TARGET_DIR:-target}/debug/hearth-bench
 
-cargo build --package bench
+[ -x "$bench" ] || { echo "$bench is not there: cargo xtask up builds it" >&2; exit 1; }
 kubectl apply -f benches/pool.yaml
 kubectl scale sandboxwarmpool "$POOL" --replicas="$REPLICAS"
 kubectl wait --for=jsonpath='{.status.readyReplicas}'="$REPLICAS" --timeout=30m sandboxwarmpool "$POOL"
