@@ -442,7 +442,7 @@ impl Index {
             .nodes
             .values()
             .filter(|node| node.registered)
-            .map(|node| (&node.facts, node.placed));
+            .map(|node| (&node.facts, node.used()));
         placement::place(shape, self.handler(shape), self.settings.strategy, nodes)
             .map(|facts: &NodeFacts| node_key(&facts.name))
     }

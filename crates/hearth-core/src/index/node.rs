@@ -91,6 +91,8 @@ pub struct NodeRecord {
     pub(crate) reported: HashMap<SandboxUid, Reported>,
     /// What is placed there, reported or not.
     pub(crate) placed: Amounts,
+    /// What the node says that its pods hold: those too that are being torn down, or whose objects are gone.
+    pub(crate) held: Amounts,
 }
 
 impl NodeRecord {
@@ -128,9 +130,28 @@ impl NodeRecord {
             address: status.endpoint,
             fingerprint: status.fingerprint,
         };
-        let changed = facts != self.facts;
+        let held = Amounts {
+            sandboxes: i64::from(status.usage.sandboxes),
+            milli_cpu: status.usage.milli_cpu,
+            memory_bytes: status.usage.memory_bytes,
+        };
+        let freed = held.sandboxes < self.held.sandboxes
+            || held.milli_cpu < self.held.milli_cpu
+            || held.memory_bytes < self.held.memory_bytes;
+        let changed = facts != self.facts || freed;
         self.facts = facts;
+        self.held = held;
         changed
+    }
+
+    /// What there is no room for besides: what is placed may not be there yet, and what is there may not be placed any
+    /// more.
+    pub(crate) fn used(&self) -> Amounts {
+        Amounts {
+            sandboxes: self.placed.sandboxes.max(self.held.sandboxes),
+            milli_cpu: self.placed.milli_cpu.max(self.held.milli_cpu),
+            memory_bytes: self.placed.memory_bytes.max(self.held.memory_bytes),
+        }
     }
 
     /// How much pressure counts when members are picked: four steps, so that noise does not reorder nodes.
@@ -169,4 +190,32 @@ fn whole_percent(percent: f64) -> u32 {
 #[must_use]
 pub fn node_key(node_name: &str) -> NodeName {
     NodeName(crate::names::node_label_value(node_name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(held: i32) -> SandboxNode {
+        let mut node = crate::index::testing::node("n1");
+        if let Some(status) = &mut node.status {
+            status.usage.sandboxes = held;
+        }
+        node
+    }
+
+    #[test]
+    fn a_pod_without_an_object_takes_its_room_until_the_node_has_let_it_go() {
+        let mut record = NodeRecord::default();
+        record.update(node(0));
+        record.placed.sandboxes = 3;
+        let check = |record: &mut NodeRecord, held, again, used| {
+            assert_eq!(record.update(node(held)), again, "held {held}");
+            assert_eq!(record.used().sandboxes, used, "held {held}");
+        };
+        check(&mut record, 1, false, 3);
+        check(&mut record, 60, false, 60);
+        check(&mut record, 60, false, 60);
+        check(&mut record, 2, true, 3);
+    }
 }
