@@ -18,9 +18,6 @@ use crate::up::{self, up};
 
 /// The tests that need a cluster are behind this feature; everything else needs none.
 const CLUSTER_FEATURE: &str = "--features=hearth-tests/cluster";
-/// The parts of the cluster suite that the gate runs: those that were seen to pass again and again.
-/// `HEARTH_SUITE=all` runs all of it.
-const GATED: [&str; 2] = ["host::", "lifecycle::"];
 /// How much of a log is shown when something failed.
 const TAIL: usize = 40;
 
@@ -123,7 +120,7 @@ fn test_phases(phases: &mut Phases, layout: &Layout, consent: Consent) -> Result
 fn cluster_suite(layout: &Layout) -> Result<()> {
     // All packages, for the choice of packages decides the features of dependencies, and other
     // features would mean another build of them.
-    let mut args = vec![
+    let args = [
         "test",
         "--workspace",
         CLUSTER_FEATURE,
@@ -131,15 +128,6 @@ fn cluster_suite(layout: &Layout) -> Result<()> {
         "--",
         "--test-threads=1",
     ];
-    if std::env::var("HEARTH_SUITE").as_deref() == Ok("all") {
-        ui::note("the whole cluster suite");
-    } else {
-        ui::note(format!(
-            "of the cluster suite: {}; HEARTH_SUITE=all runs the rest too",
-            GATED.join(" ")
-        ));
-        args.extend(GATED);
-    }
     system::run(
         cargo::cargo(&args)
             .env("HEARTH_DIR", layout.root())
