@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use hearth_core::effects::{Effect, EventNote, NodeReply, NodeRequest, Now, Outcome};
+use hearth_core::effects::{Effect, EventNote, NodeReply, Now, Outcome};
 use hearth_core::ids::{Key, NodeName};
 use hearth_core::index::{Endpoint, Index};
 use jiff::Timestamp;
@@ -223,15 +223,8 @@ impl Engine {
         let now = self.now();
         match effect {
             Effect::Ask { node, request } => {
-                let is_bind = matches!(request, NodeRequest::Bind { .. });
                 let unsent = match &self.hands {
-                    Some(hands) => {
-                        let unsent = hands.sessions.ask(&node, request).err();
-                        if is_bind && unsent.is_none() {
-                            hands.writer.bind_sent();
-                        }
-                        unsent
-                    }
+                    Some(hands) => hands.sessions.ask(&node, request).err(),
                     None => Some(request),
                 };
                 if let Some(request) = unsent {
@@ -276,9 +269,6 @@ impl Engine {
                 reply,
                 took,
             } => {
-                if let (NodeRequest::Bind { .. }, Some(hands)) = (&request, &self.hands) {
-                    hands.writer.bind_ended();
-                }
                 self.metrics.replied(&request, &reply, took);
                 self.index.on_reply(&node, &request, reply, now);
             }

@@ -105,16 +105,6 @@ impl Writer {
         self.lanes.push(write, Instant::now())
     }
 
-    /// A node was asked to bind a claim: its answer is to be written next, and nothing shall be in its way.
-    pub fn bind_sent(&self) {
-        self.lanes.bind_sent();
-    }
-
-    /// The node has answered, or nobody waits for it any more.
-    pub fn bind_ended(&self) {
-        self.lanes.bind_ended(Instant::now());
-    }
-
     /// Writes that wait, by lane.
     #[must_use]
     pub fn depths(&self) -> [(Lane, usize); 4] {

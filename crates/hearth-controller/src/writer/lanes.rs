@@ -29,16 +29,7 @@ struct Queue {
     last_answer: Option<Instant>,
     lanes: [VecDeque<(Instant, Write)>; LANES.len()],
     answers_in_flight: usize,
-    /// Claims whose node was asked; their answers come.
-    binds_in_flight: usize,
     trailing_in_flight: usize,
-}
-
-impl Queue {
-    /// Whether a claim is being answered right now, so that it is not known when it will be quiet.
-    fn busy(&self) -> bool {
-        self.answers_in_flight + self.binds_in_flight > 0
-    }
 }
 
 /// In the order in which they go.
@@ -94,19 +85,6 @@ impl Lanes {
         Ok(())
     }
 
-    pub(super) fn bind_sent(&self) {
-        self.queue.lock().binds_in_flight += 1;
-    }
-
-    pub(super) fn bind_ended(&self, now: Instant) {
-        {
-            let mut queue = self.queue.lock();
-            queue.binds_in_flight = queue.binds_in_flight.saturating_sub(1);
-            queue.last_answer = Some(now);
-        }
-        self.changed.notify_one();
-    }
-
     pub(super) fn depths(&self) -> [(Lane, usize); 4] {
         let queue = self.queue.lock();
         LANES.map(|lane| (lane, queue.lanes[index(lane)].len()))
@@ -152,12 +130,11 @@ impl Lanes {
             .last_answer
             .map(|at| at + self.quiet)
             .filter(|at| *at > now);
-        let busy = queue.busy();
-        let yielding = busy || quiet_at.is_some();
+        let yielding = queue.answers_in_flight > 0 || quiet_at.is_some();
         // What is overdue goes although claims are busy, but one at a time.
         let places = if yielding { 1 } else { self.trailing_places };
-        // While an answer is under way it is not known when it will be quiet; its end wakes whoever waits.
-        let quiet_at = quiet_at.filter(|_| !busy);
+        // While an answer is in flight it is not known when it will be quiet; its end wakes whoever waits.
+        let quiet_at = quiet_at.filter(|_| queue.answers_in_flight == 0);
         if queue.trailing_in_flight >= places {
             return quiet_at.map_or(Next::Wait, Next::At);
         }
@@ -292,29 +269,6 @@ mod tests {
             "then at once"
         );
         drop(place);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_trailing_write_waits_for_a_bind_whose_answer_will_follow() {
-        let lanes = lanes(8, 8);
-        let begun = Instant::now();
-        lanes.bind_sent();
-        lanes.push(write("r", Lane::Refill), begun).unwrap();
-        let answered = async {
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            lanes.bind_ended(Instant::now());
-            lanes
-                .push(write("c", Lane::Answer), Instant::now())
-                .unwrap();
-        };
-        let written = async {
-            let first = next_name(&lanes).await;
-            (first.0.clone(), begun.elapsed())
-        };
-        let ((), first) = tokio::join!(answered, written);
-        assert_eq!(first, ("c".to_owned(), Duration::from_millis(500)));
-        assert_eq!(next_name(&lanes).await.0, "r");
-        assert_eq!(begun.elapsed(), Duration::from_millis(500) + QUIET);
     }
 
     #[tokio::test(start_paused = true)]
