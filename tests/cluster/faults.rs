@@ -24,12 +24,13 @@ use crate::LIMIT;
 #[test]
 fn a_claim_that_is_deleted_while_it_binds_leaves_nothing_behind() {
     scene::run(LIMIT, async |scene| {
-        const ROUNDS: u64 = 30;
+        // Fewer than what a node would take for lost data, should each of them get as far as a sandbox of its own.
+        const ROUNDS: u64 = 20;
         scene.stocked_pool("pool", 4).await?;
         for round in 0..ROUNDS {
             let claim = scene.create(&fixtures::claim("fleeting", "pool")).await?;
             // From "before anybody has seen it" to "answered": a claim takes about ten milliseconds.
-            tokio::time::sleep(Duration::from_micros(600 * round)).await;
+            tokio::time::sleep(Duration::from_micros(900 * round)).await;
             let uid = claim.uid().context("the claim has no uid")?;
             scene.delete_uid::<SandboxClaim>("fleeting", &uid).await?;
             scene.claims.until_gone("fleeting", WARM).await?;
