@@ -152,6 +152,8 @@ async fn nothing_is_told_of_a_sandbox_that_is_being_removed() {
     node.want(&member("a"));
     let before = node.ready("a", Tier::Frozen).await;
     assert!(!node.conditions(&before).is_empty());
+    node.runtime
+        .delay(Operation::StopContainer, Duration::from_secs(1));
     node.pods.remove(&uid("a"), RemoveReason::Released);
     let stopping = |view: &PodView| view.phase == PodPhase::Stopping;
     let view = node.view_when("a", "stopping", stopping).await;
