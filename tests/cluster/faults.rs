@@ -25,12 +25,12 @@ use crate::LIMIT;
 fn a_claim_that_is_deleted_while_it_binds_leaves_nothing_behind() {
     scene::run(LIMIT, async |scene| {
         // Fewer than what a node would take for lost data, should each of them get as far as a sandbox of its own.
-        const ROUNDS: u64 = 20;
+        const ROUNDS: u64 = 15;
         scene.stocked_pool("pool", 4).await?;
         for round in 0..ROUNDS {
             let claim = scene.create(&fixtures::claim("fleeting", "pool")).await?;
             // From "before anybody has seen it" to "answered": a claim takes about ten milliseconds.
-            tokio::time::sleep(Duration::from_micros(900 * round)).await;
+            tokio::time::sleep(Duration::from_micros(1200 * round)).await;
             let uid = claim.uid().context("the claim has no uid")?;
             scene.delete_uid::<SandboxClaim>("fleeting", &uid).await?;
             scene.claims.until_gone("fleeting", WARM).await?;

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use hearth_core::effects::{Effect, EventNote, NodeReply, Now, Outcome};
+use hearth_core::effects::{Effect, EventNote, NodeReply, NodeRequest, Now, Outcome};
 use hearth_core::ids::{Key, NodeName};
 use hearth_core::index::{Endpoint, Index};
 use jiff::Timestamp;
@@ -224,7 +224,12 @@ impl Engine {
         match effect {
             Effect::Ask { node, request } => {
                 let unsent = match &self.hands {
-                    Some(hands) => hands.sessions.ask(&node, request).err(),
+                    Some(hands) => {
+                        if matches!(request, NodeRequest::Bind { .. }) {
+                            hands.writer.bind_sent();
+                        }
+                        hands.sessions.ask(&node, request).err()
+                    }
                     None => Some(request),
                 };
                 if let Some(request) = unsent {

@@ -105,6 +105,11 @@ impl Writer {
         self.lanes.push(write, Instant::now())
     }
 
+    /// A node was asked to bind a claim: its answer is to be written within milliseconds, and nothing shall go before it.
+    pub fn bind_sent(&self) {
+        self.lanes.expect_answer(Instant::now());
+    }
+
     /// Writes that wait, by lane.
     #[must_use]
     pub fn depths(&self) -> [(Lane, usize); 4] {

@@ -25,7 +25,7 @@ pub(super) struct Lanes {
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// When an answer last came in or was sent.
+    /// When an answer last came in, was sent, or was to be expected.
     last_answer: Option<Instant>,
     lanes: [VecDeque<(Instant, Write)>; LANES.len()],
     answers_in_flight: usize,
@@ -83,6 +83,11 @@ impl Lanes {
         }
         self.changed.notify_one();
         Ok(())
+    }
+
+    /// An answer comes soon: what trails waits for it as if it were here, but only as long as it is quiet.
+    pub(super) fn expect_answer(&self, now: Instant) {
+        self.queue.lock().last_answer = Some(now);
     }
 
     pub(super) fn depths(&self) -> [(Lane, usize); 4] {
@@ -269,6 +274,36 @@ mod tests {
             "then at once"
         );
         drop(place);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trailing_write_lets_an_expected_answer_go_first() {
+        let lanes = lanes(8, 8);
+        lanes.expect_answer(Instant::now());
+        lanes
+            .push(write("r", Lane::Refill), Instant::now())
+            .unwrap();
+        let answer = async {
+            tokio::time::sleep(QUIET / 2).await;
+            lanes
+                .push(write("c", Lane::Answer), Instant::now())
+                .unwrap();
+        };
+        let ((), (first, place)) = tokio::join!(answer, next_name(&lanes));
+        assert_eq!(first, "c");
+        drop(place);
+        assert_eq!(next_name(&lanes).await.0, "r");
+        lanes.expect_answer(Instant::now());
+        lanes
+            .push(write("r", Lane::Refill), Instant::now())
+            .unwrap();
+        let before = Instant::now();
+        assert_eq!(next_name(&lanes).await.0, "r");
+        assert_eq!(
+            before.elapsed(),
+            QUIET,
+            "one that never comes is not waited for"
+        );
     }
 
     #[tokio::test(start_paused = true)]
