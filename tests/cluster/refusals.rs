@@ -1,5 +1,6 @@
 //! Input that cannot be honoured: each gets the condition or the error that says so, and nobody else suffers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -90,12 +91,11 @@ fn a_claim_that_is_refused_says_why_in_upstreams_words() {
             "there are {:?}",
             scene.sandboxes.now().keys()
         );
+        // The claims' watch may be ahead of the pools'.
         let orphan = scene
             .pools
-            .now()
-            .get("orphan")
-            .cloned()
-            .context("the pool is gone")?;
+            .until_one("orphan", "is there", WARM, |pool| Ok(Arc::clone(pool)))
+            .await?;
         let status = orphan.status.clone().unwrap_or_default();
         ensure!(
             (status.replicas, status.ready_replicas) == (0, 0),
@@ -263,12 +263,11 @@ fn a_missing_image_is_named_and_leaves_the_node_to_others() {
         scene.create(&fixtures::claim("waiting", "pending")).await?;
         until_claim_is(scene, "waiting", reason).await?;
         check_node_goes_on(scene).await?;
+        // The claims' watch may be ahead of the pools'.
         let pool = scene
             .pools
-            .now()
-            .get("pending")
-            .cloned()
-            .context("the pool is gone")?;
+            .until_one("pending", "is there", WARM, |pool| Ok(Arc::clone(pool)))
+            .await?;
         let status = pool.status.clone().unwrap_or_default();
         ensure!(status.ready_replicas == 0, "{status:?}");
         Ok(())
