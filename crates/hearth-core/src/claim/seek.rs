@@ -48,7 +48,9 @@ pub(super) fn decide(index: &Index, claim: &ClaimRecord) -> Decision {
     {
         return Decision::Until(at);
     }
-    warm(index, claim, pool).unwrap_or_else(|| cold(index, claim, &template))
+    warm(index, claim, pool)
+        .or_else(|| without_room(index, claim, pool, &template))
+        .unwrap_or_else(|| cold(index, claim, &template))
 }
 
 /// A node holds something for the claim already: answer with it if it can be the claim's, give it back if not.
@@ -138,6 +140,26 @@ fn warm(index: &Index, claim: &ClaimRecord, pool: &PoolRecord) -> Option<Decisio
 fn soon_ready(members: &Members) -> usize {
     const BEING_MADE: usize = 2;
     members.count(Class::Starting).min(BEING_MADE)
+}
+
+/// Where there is no room for one more, a member that is being made is nearer than a Sandbox that waits for room; but
+/// not for ever, because a Sandbox that nobody can place says why.
+fn without_room(
+    index: &Index,
+    claim: &ClaimRecord,
+    pool: &PoolRecord,
+    template: &Template,
+) -> Option<Decision> {
+    let until = claim.first_seen + index.settings.room_wait;
+    if until <= index.now.mono || index.place(&template.spec.shape).is_ok() {
+        return None;
+    }
+    let members = index.members_of(&pool.uid)?;
+    let being_made = [Class::Creating, Class::Unheard, Class::Starting]
+        .map(|class| members.count(class))
+        .iter()
+        .sum();
+    (index.hungry_ahead_of(claim) < being_made).then_some(Decision::Await(until))
 }
 
 fn cold(index: &Index, claim: &ClaimRecord, template: &Template) -> Decision {

@@ -20,6 +20,8 @@ pub struct Settings {
     pub starting_wait: Duration,
     /// How long it waits for members whose node's stream is down for the moment.
     pub away_wait: Duration,
+    /// How long it waits for a member that is being made when no node has room for a Sandbox of its own.
+    pub room_wait: Duration,
     /// Creations and deletions of pools wait until claims have been quiet for this long ...
     pub quiet: Duration,
     /// ... but not longer than this.
@@ -53,6 +55,7 @@ impl Default for Settings {
             unheard_grace: Duration::from_secs(30),
             starting_wait: Duration::from_secs(2),
             away_wait: Duration::from_secs(5),
+            room_wait: Duration::from_secs(60),
             quiet: Duration::from_millis(400),
             longest_yield: Duration::from_secs(15),
             pool_status_interval: Duration::from_millis(500),
