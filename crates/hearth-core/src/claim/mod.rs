@@ -160,7 +160,7 @@ fn act(index: &mut Index, key: &Key, decision: Decision) {
             back_off(index, key);
         }
         Decision::Bind { node, sandbox } => bind(index, key, node, sandbox),
-        Decision::Drop { sandbox } => index.doom_id(sandbox, Leaving::Delete),
+        Decision::Drop { sandbox } => index.dismiss(sandbox),
         Decision::Release {
             node,
             owner,
@@ -299,7 +299,8 @@ fn let_go(index: &mut Index, claim_uid: &str) {
         index.doom(&bind.sandbox, Leaving::Delete);
     }
     for id in index.sandboxes_of_claim(claim_uid) {
-        index.doom_id(id, Leaving::Delete);
+        // What was bound is on its way out by now.
+        index.dismiss(id);
     }
 }
 

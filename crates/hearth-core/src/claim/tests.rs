@@ -1,5 +1,7 @@
 //! What a claim gets, as tables: the situation, then all that is wanted.
 
+mod answered;
+
 use hearth_api::{SandboxClaim, SandboxTemplate};
 use serde_json::{Value, json};
 
@@ -463,6 +465,34 @@ fn a_member_that_is_about_to_be_ready_is_waited_for_but_not_long() {
 }
 
 #[test]
+fn without_room_a_member_that_is_being_made_is_nearer_than_a_sandbox_of_its_own() {
+    let full = |starting: &[&str]| {
+        let mut index = stocked(starting);
+        for name in starting {
+            index.member_event(&n1(), reported(name, Phase::NotReady, None), false, at(50));
+        }
+        let mut full = serde_json::to_value(node("n1")).unwrap();
+        full["metadata"]["resourceVersion"] = "50".into();
+        full["status"]["capacity"]["sandboxes"] = starting.len().into();
+        index.apply_node(serde_json::from_value(full).unwrap(), at(50));
+        index.apply_claim(claim("c", 20), at(100));
+        index
+    };
+    let mut index = full(&["a"]);
+    assert_eq!(writes(settle(&mut index, at(100))), []);
+    assert_eq!(writes(settle(&mut index, at(30_000))), []);
+    index.member_event(&n1(), reported("a", Phase::Frozen, None), false, at(31_000));
+    assert_eq!(asks(&settle(&mut index, at(31_000))), [bind("c", "a")]);
+
+    // It says why it waits in the end, and at once when nothing comes that it could wait for.
+    let cold = |index: &mut Index, ms| one(settle(index, at(ms))).receipt.intent;
+    let mut index = full(&["a"]);
+    assert_eq!(writes(settle(&mut index, at(60_099))), []);
+    assert_eq!(cold(&mut index, 60_100), Intent::ColdCreate);
+    assert_eq!(cold(&mut full(&[]), 100), Intent::ColdCreate);
+}
+
+#[test]
 fn a_new_leader_binds_nothing_inherited_before_the_nodes_have_spoken() {
     let mut index = Index::new(crate::index::Settings::default(), 1, at(0));
     index.apply_node(node("n1"), at(0));
@@ -485,211 +515,4 @@ fn a_new_leader_binds_nothing_inherited_before_the_nodes_have_spoken() {
         json!({"name": "a", "podIPs": ["10.0.0.9"]}),
         "the bind of its last leader"
     );
-}
-
-/// A claim whose status names member `a`, on a leader that has just begun.
-fn answered(
-    sandbox: Option<hearth_api::Sandbox>,
-    inventory: Vec<crate::index::Reported>,
-) -> Vec<Write> {
-    let mut index = Index::new(
-        crate::index::Settings {
-            claim_events: false,
-            ..Default::default()
-        },
-        1,
-        at(0),
-    );
-    index.apply_node(node("n1"), at(0));
-    index.apply_template(template("tpl", 1), at(0));
-    index.apply_pool(pool("pool", 0, 2), at(0));
-    sandbox
-        .into_iter()
-        .for_each(|sandbox| index.apply_sandbox(sandbox, at(0)));
-    let mut object = serde_json::to_value(claim("c", 4)).unwrap();
-    object["status"] = json!({
-        "conditions": [{"type": "Ready", "status": "True", "reason": "DependenciesReady", "message": "Pod is Ready",
-                        "observedGeneration": 1, "lastTransitionTime": "2027-01-15T07:00:00Z"}],
-        "sandbox": {"name": "a", "podIPs": ["10.0.0.1"]},
-    });
-    index.apply_claim(serde_json::from_value(object).unwrap(), at(0));
-    index.lead(at(0));
-    let before = settle(&mut index, at(0));
-    assert_eq!(asks(&before), []);
-    index.session_up(&n1(), inventory, at(100));
-    writes(settle(&mut index, at(100)))
-        .into_iter()
-        .filter(|w| w.receipt.intent != Intent::PoolStatus)
-        .collect()
-}
-
-#[test]
-fn the_recovery_table_holds() {
-    let mine = || vec![reported("a", Phase::Running, Some("uid-c"))];
-    // Written, adoption missing, bound to this claim: finish the adoption.
-    let adopt = answered(Some(member("a", 3)), mine());
-    assert_eq!(
-        adopt.iter().map(|w| w.receipt.intent).collect::<Vec<_>>(),
-        [Intent::Adopt]
-    );
-    // Written, object gone, bound to this claim: the object again, and the node keeps the pod.
-    let again = answered(None, mine());
-    let Body::Create(object) = &again[0].body else {
-        panic!("{again:?}")
-    };
-    assert_eq!(object["metadata"]["name"], "a");
-    assert_eq!(
-        object["metadata"]["annotations"]["hearth.dev/adopts"],
-        "uid-a"
-    );
-    assert_eq!(object["metadata"]["labels"]["hearth.dev/node"], "n1");
-    assert_eq!(object["metadata"]["ownerReferences"][0]["uid"], "uid-c");
-    // Written, object gone, not bound: missing.
-    let missing = answered(None, vec![]);
-    assert_eq!(
-        ready(&missing[0]),
-        (
-            "False".into(),
-            "SandboxMissing".into(),
-            "Sandbox does not exist".into()
-        )
-    );
-    assert_eq!(
-        status_of(&missing[0])["sandbox"],
-        json!({"name": null, "podIPs": null})
-    );
-    // Written, not adopted, bound to another: missing, too; the other keeps it.
-    let other = vec![reported("a", Phase::Running, Some("uid-other"))];
-    assert_eq!(
-        ready(&answered(Some(member("a", 3)), other)[0]).1,
-        "SandboxMissing"
-    );
-}
-
-#[test]
-fn a_bind_that_disagrees_with_the_status_is_released() {
-    let mut index = stocked(&["a", "b"]);
-    let mut object = serde_json::to_value(claim("c", 20)).unwrap();
-    object["status"] = json!({"conditions": [], "sandbox": {"name": "a"}});
-    index.member_event(
-        &n1(),
-        reported("a", Phase::Running, Some("uid-c")),
-        false,
-        at(50),
-    );
-    index.apply_claim(serde_json::from_value(object).unwrap(), at(100));
-    settle(&mut index, at(100));
-    index.member_event(
-        &n1(),
-        reported("b", Phase::Running, Some("uid-c")),
-        false,
-        at(150),
-    );
-    let release = NodeRequest::Release {
-        owner: OwnerKey("uid-c".into()),
-        sandbox: Some(uid("b")),
-    };
-    assert_eq!(asks(&settle(&mut index, at(150))), [release]);
-}
-
-#[test]
-fn a_ready_claim_does_not_flicker_while_its_sandbox_s_status_lags() {
-    let mut index = stocked(&["a"]);
-    index.apply_claim(claim("c", 20), at(100));
-    settle(&mut index, at(100));
-    index.on_reply(&n1(), &bind("c", "a"), bound("a"), at(101));
-    let answer = one(settle(&mut index, at(101)));
-    let mut written = serde_json::to_value(claim("c", 21)).unwrap();
-    written["status"] = status_of(&answer).clone();
-    let object = Object::Claim(serde_json::from_value(written).unwrap());
-    index.on_outcome(
-        &answer.receipt,
-        Outcome::Done(Some(Box::new(object))),
-        at(102),
-    );
-    settle(&mut index, at(102));
-    let mut adopted = member_object("a");
-    adopted["metadata"]["labels"] =
-        json!({"hearth.dev/node": "n1", "agents.x-k8s.io/launch-type": "warm"});
-    adopted["metadata"]["ownerReferences"] = json!([{"apiVersion": "extensions.agents.x-k8s.io/v1beta1",
-        "kind": "SandboxClaim", "name": "c", "uid": "uid-c", "controller": true}]);
-    adopted["status"] = json!({"conditions": [{"type": "Ready", "status": "False", "reason": "DependenciesNotReady",
-        "message": "Pod exists with phase: Pending", "lastTransitionTime": "2027-01-15T07:00:00Z"}]});
-    index.apply_sandbox(created(&adopted, 40), at(110));
-    let statuses = |effects| {
-        let all = writes(effects)
-            .into_iter()
-            .filter(|w| w.receipt.intent == Intent::ClaimStatus);
-        all.map(|write| ready(&write).1).collect::<Vec<_>>()
-    };
-    assert_eq!(statuses(settle(&mut index, at(110))), Vec::<String>::new());
-    assert_eq!(
-        statuses(settle(&mut index, at(5_200))),
-        ["DependenciesNotReady"],
-        "but it is believed in the end"
-    );
-}
-
-#[test]
-fn an_expired_claim_says_so_and_then_lets_go_by_its_policy() {
-    for (policy, expect) in [
-        ("Delete", vec![Intent::ClaimDelete]),
-        ("DeleteForeground", vec![Intent::ClaimDelete]),
-        ("Retain", vec![Intent::SandboxDelete]),
-    ] {
-        let mut index = stocked(&["a"]);
-        let mut adopted = member_object("a");
-        adopted["metadata"]["labels"] =
-            json!({"hearth.dev/node": "n1", "agents.x-k8s.io/launch-type": "warm"});
-        adopted["metadata"]["ownerReferences"][0]["kind"] = "SandboxClaim".into();
-        adopted["metadata"]["ownerReferences"][0]["uid"] = "uid-c".into();
-        adopted["metadata"]["annotations"] = json!({});
-        index.apply_sandbox(created(&adopted, 15), at(50));
-        index.member_event(
-            &n1(),
-            reported("a", Phase::Running, Some("uid-c")),
-            false,
-            at(50),
-        );
-        let lifecycle = json!({"lifecycle": {"shutdownTime": "2027-01-15T08:00:10Z", "shutdownPolicy": policy}});
-        let mut object = serde_json::to_value(claim_with("c", 20, lifecycle)).unwrap();
-        object["status"] = json!({
-            "conditions": [{"type": "Ready", "status": "True", "reason": "DependenciesReady", "message": "Pod is Ready",
-                            "observedGeneration": 1, "lastTransitionTime": "2027-01-15T07:00:00Z"}],
-            "sandbox": {"name": "a", "podIPs": ["10.0.0.1"]},
-        });
-        index.apply_claim(serde_json::from_value(object.clone()).unwrap(), at(100));
-        let before = writes(settle(&mut index, at(9_999)));
-        assert!(
-            before
-                .iter()
-                .all(|write| write.receipt.intent != Intent::ClaimStatus),
-            "{before:?}"
-        );
-        let write = writes(settle(&mut index, at(10_000)))
-            .into_iter()
-            .find(|w| w.receipt.intent == Intent::ClaimStatus);
-        let write = write.unwrap();
-        assert_eq!(ready(&write).1, "ClaimExpired");
-        assert_eq!(ready(&write).2, "Claim expired. Sandbox cleanup initiated.");
-        object["metadata"]["resourceVersion"] = "30".into();
-        object["status"]["conditions"] = status_of(&write)["conditions"].clone();
-        let object = Object::Claim(serde_json::from_value(object).unwrap());
-        index.on_outcome(
-            &write.receipt,
-            Outcome::Done(Some(Box::new(object))),
-            at(10_001),
-        );
-        let all = writes(settle(&mut index, at(10_001)));
-        let intents: Vec<_> = all
-            .iter()
-            .map(|w| w.receipt.intent)
-            .filter(|i| matches!(i, Intent::ClaimDelete | Intent::SandboxDelete))
-            .collect();
-        assert_eq!(intents, expect, "{policy}");
-        let foreground = all
-            .iter()
-            .any(|w| w.body == Body::Delete { foreground: true });
-        assert_eq!(foreground, policy == "DeleteForeground");
-    }
 }

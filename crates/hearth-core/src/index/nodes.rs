@@ -293,6 +293,21 @@ impl Index {
         }
     }
 
+    /// Marks a Sandbox for deletion that nobody has bound. A node that can be told is told first: what goes without a
+    /// word may be taken for lost data there when it is much at once.
+    pub(crate) fn dismiss(&mut self, id: u64) {
+        let node = self
+            .sandboxes
+            .get(&id)
+            .and_then(|record| self.nodes.get(record.node.as_ref()?));
+        let leaving = if node.is_some_and(|node| node.registered && node.synced) {
+            Leaving::Retire
+        } else {
+            Leaving::Delete
+        };
+        self.doom_id(id, leaving);
+    }
+
     fn refresh_node(&mut self, node: &NodeName) {
         for id in self.sandboxes_on(node) {
             self.refresh(id);

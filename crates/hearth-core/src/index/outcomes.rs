@@ -102,7 +102,7 @@ impl Index {
                 .filter(|s| s.claim_uid() == Some(&receipt.uid))
                 .map(|s| s.id)
             {
-                self.doom_id(id, Leaving::Delete);
+                self.dismiss(id);
             }
             // Another claim of the same name may have been waiting for this.
             self.sandbox_changed(key);
