@@ -1,6 +1,7 @@
 #!/bin/sh
 # Takes the figures of docs/benchmarks.md: five loads, each against the floor of the same cluster in five rounds.
-# Wants a cluster that `cargo xtask up` made (or KUBECONFIG), and a machine that does nothing else. Takes about half an hour.
+# Wants a cluster that `cargo xtask up` made (or KUBECONFIG), and a machine that does nothing else. Takes about an
+# hour, most of it until the pool is whole again after each round.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -10,6 +11,8 @@ cd "$(dirname "$0")/.."
 export KUBECONFIG
 PATH=$PWD/.hearth/bin:$PATH
 results=benches/results
+# Aside until all is done, because a result names the commit, and whether anything differed from it.
+taken=$(mktemp -d)
 bench=${CARGO_TARGET_DIR:-target}/debug/hearth-bench
 
 [ -x "$bench" ] || { echo "$bench is not there: cargo xtask up builds it" >&2; exit 1; }
@@ -22,7 +25,7 @@ compare() {
     name=$1
     shift
     echo "== $name"
-    "$bench" compare "$@" --pool "$POOL" --json "$results/$name.json" || echo "$name: incomplete" >&2
+    "$bench" compare "$@" --pool "$POOL" --json "$taken/$name.json" || echo "$name: incomplete" >&2
 }
 compare one one --count 100 --budget 1.5
 compare rate-10 rate --rate 10 --duration 30s
@@ -33,8 +36,10 @@ compare burst-300 burst --count 300 --budget 2
 # By itself, because asking the sandboxes takes CPU from the cluster that is measured.
 echo "== first answer"
 "$bench" one --count 100 --ttfi --wait-pool --pool "$POOL" --title "First HTTP answer, one at a time" \
-    --json "$results/first-answer.json" || echo "first-answer: incomplete" >&2
+    --json "$taken/first-answer.json" || echo "first-answer: incomplete" >&2
 
+cp "$taken"/*.json "$results"/
+rm -r "$taken"
 "$bench" report --into docs/benchmarks.md \
     "$results/one.json" "$results/rate-10.json" "$results/rate-45.json" \
     "$results/burst-100.json" "$results/burst-300.json" "$results/first-answer.json"

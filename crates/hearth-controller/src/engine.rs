@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use hearth_core::effects::{Effect, EventNote, NodeReply, NodeRequest, Now, Outcome};
+use hearth_core::effects::{Effect, NodeReply, NodeRequest, Now, Outcome};
 use hearth_core::ids::{Key, NodeName};
 use hearth_core::index::{Endpoint, Index};
 use jiff::Timestamp;
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::confirm::{Confirmed, Confirmer};
 use crate::election::Leadership;
+use crate::events::Events;
 use crate::metrics::Metrics;
 use crate::sessions::{NodeInput, Sessions};
 use crate::watches::{Change, Kind, WatchInput};
@@ -51,6 +52,8 @@ pub struct Hands {
     pub sessions: Sessions,
     /// Writes.
     pub writer: Writer,
+    /// Publishes Events.
+    pub events: Events,
 }
 
 /// Makes the hands of a leader, given its fence.
@@ -66,7 +69,6 @@ pub struct Engine {
     hands: Option<Hands>,
     make_hands: Option<MakeHands>,
     confirmer: Confirmer,
-    events: mpsc::Sender<EventNote>,
     metrics: Metrics,
     census_due: Instant,
 }
@@ -83,15 +85,13 @@ pub enum End {
 }
 
 impl Engine {
-    /// A loop with an empty picture. `seed` makes the names of new members unpredictable; `events` leads to the task that
-    /// publishes Kubernetes Events.
+    /// A loop with an empty picture. `seed` makes the names of new members unpredictable.
     #[must_use]
     pub fn new(
         settings: hearth_core::index::Settings,
         seed: u64,
         make_hands: MakeHands,
         confirmer: Confirmer,
-        events: mpsc::Sender<EventNote>,
         metrics: Metrics,
     ) -> Self {
         let started = Instant::now();
@@ -107,7 +107,6 @@ impl Engine {
             hands: None,
             make_hands: Some(make_hands),
             confirmer,
-            events,
             metrics,
             census_due: started,
         }
@@ -250,7 +249,11 @@ impl Engine {
             Effect::ConfirmClaims { namespace } => self.confirmer.confirm(namespace),
             Effect::Event(note) => {
                 // Events are for people: when too many wait, one is dropped and counted rather than anything held up.
-                if self.events.try_send(*note).is_err() {
+                if !self
+                    .hands
+                    .as_ref()
+                    .is_some_and(|hands| hands.events.queue(*note))
+                {
                     self.metrics.event_dropped();
                 }
             }

@@ -1,4 +1,5 @@
-//! Publishes Kubernetes Events, one at a time: they are for people and must not compete with answers.
+//! Publishes Kubernetes Events, one at a time and yielding to claims: they are for people and must not compete with
+//! answers.
 
 use std::time::Duration;
 
@@ -9,20 +10,48 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::writer::Writer;
 
 /// Events that may wait.
-pub(crate) const QUEUE: usize = 1024;
+const QUEUE: usize = 1024;
 /// From sending an Event to its response.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Publishes what comes in until `token` is cancelled or the sender is gone.
-pub(crate) async fn publish(
+/// Leads to the task that publishes.
+#[derive(Debug)]
+pub struct Events(mpsc::Sender<(Instant, EventNote)>);
+
+impl Events {
+    /// Starts the task on `tracker`. It waits for its turn at `writer`, and ends when `token` is cancelled.
+    pub(crate) fn start(
+        client: &Client,
+        instance: &str,
+        writer: &Writer,
+        tracker: &TaskTracker,
+        token: &CancellationToken,
+    ) -> Self {
+        let (sender, notes) = mpsc::channel(QUEUE);
+        let publishing = publish(client.clone(), instance.to_owned(), writer.clone(), notes);
+        tracker.spawn(token.clone().run_until_cancelled_owned(publishing));
+        Self(sender)
+    }
+
+    /// Queues an Event; `false` when too many wait already.
+    #[must_use]
+    pub fn queue(&self, note: EventNote) -> bool {
+        self.0.try_send((Instant::now(), note)).is_ok()
+    }
+}
+
+async fn publish(
     client: Client,
     instance: String,
-    mut notes: mpsc::Receiver<EventNote>,
-    token: CancellationToken,
+    writer: Writer,
+    mut notes: mpsc::Receiver<(Instant, EventNote)>,
 ) {
     // Upstream names its three reconcilers; dashboards group by the controller's name.
     let recorder = |controller: &str| {
@@ -35,13 +64,8 @@ pub(crate) async fn publish(
     let claims = recorder("sandboxclaim-controller");
     let sandboxes = recorder("sandbox-controller");
     let pools = recorder("sandboxwarmpool-controller");
-    loop {
-        // Cancel-safe: `recv` keeps what it has not returned.
-        let note = tokio::select! {
-            () = token.cancelled() => return,
-            note = notes.recv() => note,
-        };
-        let Some(note) = note else { return };
+    while let Some((queued_at, note)) = notes.recv().await {
+        let _place = writer.observing(queued_at).await;
         let recorder = match &note.subject {
             Subject::Claim(_) => &claims,
             Subject::Sandbox(_) => &sandboxes,

@@ -19,10 +19,11 @@ use tokio_util::task::TaskTracker;
 use crate::confirm::Confirmer;
 use crate::election::{Candidate, ElectionError, Leadership};
 use crate::engine::{End, Engine, Hands, Inputs};
+use crate::events::Events;
 use crate::metrics::Metrics;
 use crate::sessions::{Leader, SessionSettings, Sessions};
+use crate::watches;
 use crate::writer::{Writer, WriterSettings};
-use crate::{events, watches};
 
 /// Room in each channel into the loop. A full one holds its sender up, which is a watch or a stream: they wait.
 const INPUTS: usize = 1024;
@@ -216,14 +217,7 @@ fn engine(
     let (node_sender, nodes) = mpsc::channel(INPUTS);
     let (written_sender, written) = mpsc::channel(INPUTS);
     let (confirmed_sender, confirmed) = mpsc::channel(INPUTS);
-    let (event_sender, event_queue) = mpsc::channel(events::QUEUE);
     watches::start(&clients.watching, &watch_sender, tracker, token);
-    tracker.spawn(events::publish(
-        client.clone(),
-        config.identity.clone(),
-        event_queue,
-        token.clone(),
-    ));
     let confirmer = Confirmer::new(
         client.clone(),
         config.writer.deadline,
@@ -239,6 +233,7 @@ fn engine(
             metrics.clone(),
         );
         let (sessions, writer, holder) = (config.sessions, config.writer, config.identity.clone());
+        let instance = config.identity.clone();
         Box::new(move |fence| {
             metrics.leading();
             let leader = Leader {
@@ -246,7 +241,10 @@ fn engine(
                 fence,
                 holder,
             };
+            let writer = Writer::start(&client, writer, &written_sender, &tracker, &token);
             Hands {
+                events: Events::start(&client, &instance, &writer, &tracker, &token),
+                writer,
                 sessions: Sessions::new(
                     leader,
                     sessions,
@@ -254,7 +252,6 @@ fn engine(
                     tracker.clone(),
                     token.clone(),
                 ),
-                writer: Writer::start(&client, writer, &written_sender, &tracker, &token),
             }
         })
     };
@@ -267,7 +264,6 @@ fn engine(
         seed,
         make_hands,
         confirmer,
-        event_sender,
         metrics,
     );
     (

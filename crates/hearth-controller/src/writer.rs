@@ -2,7 +2,7 @@
 //!
 //! A write is queued in its lane and sent by one of a fixed number of workers. Each request in flight has a connection of
 //! its own (HTTP/1.1, kept alive), so a slow one holds up nobody. `Answer` goes before everything; the other lanes wait
-//! while claims are being answered, and go one at a time once they have waited for [`WriterSettings::longest_yield`]. The queue is bounded:
+//! while claims are being answered, and go one at a time once they have waited for [`Patience::longest_yield`]. The queue is bounded:
 //! a write that finds no room comes back as `Unavailable` and is tried again by whoever made it.
 
 mod lanes;
@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use lanes::Lanes;
+use lanes::{Lanes, Place};
 
 /// Bounds and times of the writer.
 #[derive(Clone, Copy, Debug)]
@@ -32,9 +32,18 @@ pub struct WriterSettings {
     pub queue: usize,
     /// From sending a request to its response.
     pub deadline: Duration,
+    /// How writes yield that are not answers.
+    pub trailing: Patience,
+    /// How those yield that only observers read.
+    pub observing: Patience,
+}
+
+/// How a write yields to answers.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
     /// How long after the last answer claims count as being answered.
     pub quiet: Duration,
-    /// How long a write that is not an answer may be held up by answers.
+    /// How long a write may be held up by answers.
     pub longest_yield: Duration,
 }
 
@@ -45,8 +54,14 @@ impl Default for WriterSettings {
             trailing_workers: 6,
             queue: 65_536,
             deadline: Duration::from_secs(10),
-            quiet: Duration::from_millis(30),
-            longest_yield: Duration::from_secs(3),
+            trailing: Patience {
+                quiet: Duration::from_millis(30),
+                longest_yield: Duration::from_secs(3),
+            },
+            observing: Patience {
+                quiet: Duration::from_millis(300),
+                longest_yield: Duration::from_secs(15),
+            },
         }
     }
 }
@@ -108,6 +123,12 @@ impl Writer {
     /// A node was asked to bind a claim: its answer is to be written within milliseconds, and nothing shall go before it.
     pub fn bind_sent(&self) {
         self.lanes.expect_answer(Instant::now());
+    }
+
+    /// Waits until a write that only observers read may go, which has been waiting since `queued_at`. It may go for as
+    /// long as the place is kept.
+    pub(crate) async fn observing(&self, queued_at: Instant) -> Place {
+        self.lanes.observing(queued_at).await
     }
 
     /// Writes that wait, by lane.

@@ -46,8 +46,9 @@ impl Pacing {
 /// random, each for itself.
 fn poisson(per_second: f64, duration: Duration, seed: u64) -> Vec<Duration> {
     let mut random = SplitMix64(seed);
-    let count = (per_second * duration.as_secs_f64()).round() as usize;
-    let mut arrivals: Vec<_> = (0..count)
+    let count = (per_second * duration.as_secs_f64()).round();
+    let mut arrivals: Vec<_> = (0_u32..)
+        .take_while(|number| f64::from(*number) < count)
         .map(|_| duration.mul_f64(random.unit()))
         .collect();
     arrivals.sort_unstable();

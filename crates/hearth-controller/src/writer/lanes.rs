@@ -2,14 +2,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use hearth_core::effects::{Lane, Write};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::WriterSettings;
+use super::{Patience, WriterSettings};
 
 /// Queued writes by lane, and how many are in flight.
 #[derive(Debug)]
@@ -17,10 +16,12 @@ pub(super) struct Lanes {
     queue: Mutex<Queue>,
     /// Woken when a write comes in, a place gets free, or the yielding ends.
     changed: Notify,
+    /// The same for whoever waits in [`Lanes::observing`], who could do nothing with what wakes a worker.
+    changed_for_observer: Notify,
     capacity: usize,
     trailing_places: usize,
-    quiet: Duration,
-    longest_yield: Duration,
+    trailing: Patience,
+    observing: Patience,
 }
 
 #[derive(Debug, Default)]
@@ -45,7 +46,7 @@ pub(super) struct Job {
 
 /// A place among those in flight; given back when dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     lanes: Arc<Lanes>,
     answer: bool,
 }
@@ -63,10 +64,11 @@ impl Lanes {
         Self {
             queue: Mutex::default(),
             changed: Notify::new(),
+            changed_for_observer: Notify::new(),
             capacity: settings.queue,
             trailing_places: settings.trailing_workers,
-            quiet: settings.quiet,
-            longest_yield: settings.longest_yield,
+            trailing: settings.trailing,
+            observing: settings.observing,
         }
     }
 
@@ -125,43 +127,91 @@ impl Lanes {
         }
     }
 
+    /// Waits until something that only observers read may be written by somebody else, as if it were queued here.
+    pub(super) async fn observing(self: &Arc<Self>, queued_at: Instant) -> Place {
+        loop {
+            let changed = self.changed_for_observer.notified();
+            let until = {
+                let mut queue = self.queue.lock();
+                let until = self.yields_until(&queue, Lane::Observe, queued_at, Instant::now());
+                if until.is_none() {
+                    queue.trailing_in_flight += 1;
+                }
+                until
+            };
+            match until {
+                None => {
+                    return Place {
+                        lanes: Arc::clone(self),
+                        answer: false,
+                    };
+                }
+                // Cancel-safe: both arms only wait.
+                Some(Some(at)) => tokio::select! {
+                    () = changed => {}
+                    () = tokio::time::sleep_until(at) => {}
+                },
+                Some(None) => changed.await,
+            }
+        }
+    }
+
     fn take(&self, now: Instant) -> Next {
         let mut queue = self.queue.lock();
         if let Some((at, write)) = queue.lanes[0].pop_front() {
             queue.answers_in_flight += 1;
             return Next::Now(at, Box::new(write));
         }
+        let mut soonest: Option<Instant> = None;
+        for lane in &LANES[1..] {
+            let Some(&(at, _)) = queue.lanes[index(*lane)].front() else {
+                continue;
+            };
+            match self.yields_until(&queue, *lane, at, now) {
+                None => {
+                    if let Some((at, write)) = queue.lanes[index(*lane)].pop_front() {
+                        queue.trailing_in_flight += 1;
+                        return Next::Now(at, Box::new(write));
+                    }
+                }
+                Some(until) => soonest = soonest.into_iter().chain(until).min(),
+            }
+        }
+        soonest.map_or(Next::Wait, Next::At)
+    }
+
+    /// Whether a write that came into its lane `at` must wait, and when to look again if time alone can end that.
+    fn yields_until(
+        &self,
+        queue: &Queue,
+        lane: Lane,
+        at: Instant,
+        now: Instant,
+    ) -> Option<Option<Instant>> {
+        let Patience {
+            quiet,
+            longest_yield,
+        } = match lane {
+            Lane::Observe => self.observing,
+            _ => self.trailing,
+        };
         let quiet_at = queue
             .last_answer
-            .map(|at| at + self.quiet)
+            .map(|at| at + quiet)
             .filter(|at| *at > now);
         let yielding = queue.answers_in_flight > 0 || quiet_at.is_some();
         // What is overdue goes although claims are busy, but one at a time.
         let places = if yielding { 1 } else { self.trailing_places };
         // While an answer is in flight it is not known when it will be quiet; its end wakes whoever waits.
         let quiet_at = quiet_at.filter(|_| queue.answers_in_flight == 0);
+        let due = at + longest_yield;
         if queue.trailing_in_flight >= places {
-            return quiet_at.map_or(Next::Wait, Next::At);
+            Some(quiet_at)
+        } else if yielding && due > now {
+            Some(Some(quiet_at.map_or(due, |quiet_at| quiet_at.min(due))))
+        } else {
+            None
         }
-        let mut soonest = quiet_at;
-        for lane in &mut queue.lanes[1..] {
-            let Some(&(at, _)) = lane.front() else {
-                continue;
-            };
-            let due = at + self.longest_yield;
-            if yielding && due > now {
-                soonest = Some(soonest.map_or(due, |soonest: Instant| soonest.min(due)));
-                continue;
-            }
-            if let Some((at, write)) = lane.pop_front() {
-                queue.trailing_in_flight += 1;
-                return Next::Now(at, Box::new(write));
-            }
-        }
-        if queue.lanes.iter().all(VecDeque::is_empty) {
-            return Next::Wait;
-        }
-        soonest.map_or(Next::Wait, Next::At)
     }
 }
 
@@ -186,11 +236,14 @@ impl Drop for Place {
             }
         }
         self.lanes.changed.notify_one();
+        self.lanes.changed_for_observer.notify_one();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use hearth_core::effects::{Body, Intent, Receipt, Subject};
     use hearth_core::ids::Key;
@@ -218,8 +271,14 @@ mod tests {
         Arc::new(Lanes::new(&WriterSettings {
             queue: capacity,
             trailing_workers: trailing,
-            quiet: QUIET,
-            longest_yield: Duration::from_secs(2),
+            trailing: Patience {
+                quiet: QUIET,
+                longest_yield: Duration::from_secs(2),
+            },
+            observing: Patience {
+                quiet: QUIET * 10,
+                longest_yield: Duration::from_secs(9),
+            },
             ..WriterSettings::default()
         }))
     }
@@ -304,6 +363,34 @@ mod tests {
             QUIET,
             "one that never comes is not waited for"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_only_observers_read_yields_longest() {
+        let lanes = lanes(8, 8);
+        let begun = Instant::now();
+        lanes.push(write("o", Lane::Observe), begun).unwrap();
+        lanes.push(write("p", Lane::Observe), begun).unwrap();
+        // Claims that come too often for it to get quiet.
+        for _ in 0..89 {
+            lanes.expect_answer(Instant::now());
+            let wait = tokio::time::timeout(Duration::from_millis(100), lanes.next());
+            assert!(wait.await.is_err(), "after {:?}", begun.elapsed());
+        }
+        lanes.expect_answer(Instant::now());
+        let (name, place) = next_name(&lanes).await;
+        assert_eq!(
+            (name.as_str(), begun.elapsed()),
+            ("o", Duration::from_secs(9))
+        );
+        drop(place);
+        // What others write for observers has the same patience, and the same places.
+        lanes.expect_answer(Instant::now());
+        let before = Instant::now();
+        let place = lanes.observing(before).await;
+        assert_eq!(before.elapsed(), QUIET * 10);
+        drop(place);
+        assert_eq!(next_name(&lanes).await.0, "p");
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,8 +14,9 @@ const COALESCE: Duration = Duration::from_secs(1);
 const COALESCE_MEMBER: Duration = Duration::from_millis(150);
 /// What can wait does so while claims came within this time,
 const CLAIM_QUIET: Duration = Duration::from_millis(300);
-/// but not longer than this.
-const YIELD_MAX: Duration = Duration::from_secs(3);
+/// but not longer than this: members that their pool waits for, and the rest.
+const YIELD_MAX_MEMBER: Duration = Duration::from_secs(3);
+const YIELD_MAX: Duration = Duration::from_secs(15);
 /// Writes at once.
 const IN_FLIGHT: usize = 8;
 /// Writes a second in the long run, and in a burst.
@@ -214,7 +215,12 @@ impl Schedule {
         };
         let yielding = match (entry.urgency, last_claim) {
             (Urgency::Now, _) | (_, None) => due,
-            (_, Some(claim)) => due.max(claim + CLAIM_QUIET).min(entry.since + YIELD_MAX),
+            (Urgency::Soon, Some(claim)) => due
+                .max(claim + CLAIM_QUIET)
+                .min(entry.since + YIELD_MAX_MEMBER),
+            (Urgency::Later, Some(claim)) => {
+                due.max(claim + CLAIM_QUIET).min(entry.since + YIELD_MAX)
+            }
         };
         yielding.max(entry.not_before)
     }
@@ -275,11 +281,19 @@ mod tests {
     fn what_can_wait_yields_to_claims_but_not_for_ever() {
         let mut schedule = one(Urgency::Later);
         assert_eq!(schedule.next(ms(1000), Some(ms(900))), Err(Some(ms(1200))));
-        assert_eq!(
-            schedule.next(ms(2900), Some(ms(2900))),
-            Err(Some(YIELD_MAX))
-        );
-        assert_eq!(schedule.next(YIELD_MAX, Some(YIELD_MAX)), Ok(uid("a")));
+        for (urgency, longest) in [
+            (Urgency::Soon, YIELD_MAX_MEMBER),
+            (Urgency::Later, YIELD_MAX),
+        ] {
+            let mut schedule = one(urgency);
+            let before = longest - ms(100);
+            assert_eq!(
+                schedule.next(before, Some(before)),
+                Err(Some(longest)),
+                "{urgency:?}"
+            );
+            assert_eq!(schedule.next(longest, Some(longest)), Ok(uid("a")));
+        }
         assert_eq!(one(Urgency::Now).next(ms(0), Some(ms(0))), Ok(uid("a")));
     }
 
