@@ -1,7 +1,5 @@
 //! What becomes of a claim that is answered: recovery, its status, its end.
 
-use serde_json::{Value, json};
-
 use super::*;
 
 /// A claim whose status names member `a`, on a leader that has just begun.
