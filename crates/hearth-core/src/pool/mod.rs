@@ -219,21 +219,22 @@ fn remove_excess(index: &mut Index, key: &Key) {
 }
 
 /// How many members may be made now.
+fn missing(index: &Index, pool: &PoolRecord) -> usize {
+    let members = index.members_of(&pool.uid);
+    let there = members.map_or(0, |m| m.active() + m.count(Class::Leaving));
+    pool.replicas.saturating_sub(there)
+}
+
 fn room(index: &Index, pool: &PoolRecord) -> usize {
-    let (active, leaving, creating) = index.members_of(&pool.uid).map_or((0, 0, 0), |m| {
-        (
-            m.active(),
-            m.count(Class::Leaving),
-            m.count(Class::Creating),
-        )
-    });
-    let missing = pool.replicas.saturating_sub(active + leaving);
+    let creating = index
+        .members_of(&pool.uid)
+        .map_or(0, |members| members.count(Class::Creating));
     let limit = if pool.yielding_since.is_some() && !is_nearly_empty(index, pool) {
         1
     } else {
         index.settings.batch
     };
-    missing.min(limit.min(pool.window).saturating_sub(creating))
+    missing(index, pool).min(limit.min(pool.window).saturating_sub(creating))
 }
 
 fn is_nearly_empty(index: &Index, pool: &PoolRecord) -> bool {
@@ -248,6 +249,11 @@ fn fill(index: &mut Index, key: &Key) {
     let Some(template) = index.template_of(pool) else {
         return;
     };
+    // Not at the first that found a place: a full cluster regains room one by one, and would say so each time.
+    if missing(index, pool) == 0 {
+        set_unplaceable(index, key, None);
+        return;
+    }
     let room = room(index, pool);
     if room == 0 {
         return;
@@ -260,7 +266,6 @@ fn fill(index: &mut Index, key: &Key) {
         match index.place(&template.spec.shape) {
             Ok(node) => {
                 member::create(index, key, &template, Some(&node));
-                set_unplaceable(index, key, None);
             }
             Err(refused) => {
                 // One member without a node tells users what is missing, and is placed when it comes. For mere lack
@@ -287,7 +292,10 @@ fn set_unplaceable(index: &mut Index, key: &Key, why: Option<String>) {
     };
     let (reason, note) = match (&pool.unplaceable, &why) {
         (None, Some(why)) => ("WarmPoolNotProgressing", why.clone()),
-        (Some(_), None) => ("WarmPoolProgressing", "a node has room again".to_owned()),
+        (Some(_), None) => (
+            "WarmPoolProgressing",
+            "every member has found a node".to_owned(),
+        ),
         _ => {
             pool.unplaceable = why;
             return;

@@ -328,6 +328,37 @@ fn refilling_yields_to_claims_unless_the_pool_is_nearly_empty() {
 }
 
 #[test]
+fn a_pool_that_regains_room_one_by_one_says_so_once() {
+    let with_room_for = |sandboxes: i32, version: u32| {
+        let mut node = serde_json::to_value(node("n1")).unwrap();
+        node["metadata"]["resourceVersion"] = version.to_string().into();
+        node["status"]["capacity"]["sandboxes"] = sandboxes.into();
+        serde_json::from_value(node).unwrap()
+    };
+    let mut index = leader();
+    index.apply_template(template("tpl", 1), at(0));
+    index.apply_node(with_room_for(1, 1), at(0));
+    index.session_up(&n1(), Vec::new(), at(0));
+    index.apply_pool(pool("pool", 4, 2), at(0));
+    let mut said = Vec::new();
+    for sandboxes in 1..=5 {
+        let now = at(u64::try_from(sandboxes).unwrap() * 60_000);
+        index.apply_node(with_room_for(sandboxes, sandboxes.unsigned_abs()), now);
+        let effects = settle(&mut index, now);
+        said.extend(effects.iter().filter_map(|effect| match effect {
+            Effect::Event(note) => Some(note.reason),
+            _ => None,
+        }));
+        for write in creations(effects) {
+            let sandbox = created(object(&write), 100);
+            let object = crate::effects::Object::Sandbox(sandbox);
+            index.on_outcome(&write.receipt, Outcome::Done(Some(Box::new(object))), now);
+        }
+    }
+    assert_eq!(said, ["WarmPoolNotProgressing", "WarmPoolProgressing"]);
+}
+
+#[test]
 fn a_pool_that_no_node_can_take_says_why_with_one_member() {
     let mut index = leader();
     let kata = json!({"metadata": {"name": "tpl", "namespace": "n", "uid": "uid-tpl", "resourceVersion": "1"},
