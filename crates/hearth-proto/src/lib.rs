@@ -1,4 +1,4 @@
-//! The node API (`proto/hearth/node/v1/node.proto`): generated messages, client and server.
+//! Generated messages, clients and servers: the node API (`proto/hearth/node/v1/node.proto`), and what probes speak.
 
 /// `hearth.node.v1`.
 #[expect(
@@ -11,4 +11,10 @@ pub mod node {
     pub mod v1 {
         tonic::include_proto!("hearth.node.v1");
     }
+}
+
+/// `grpc.health.v1`: the gRPC health checking protocol, as far as probes speak it.
+#[expect(clippy::allow_attributes, reason = "generated")]
+pub mod health {
+    tonic::include_proto!("grpc.health.v1");
 }

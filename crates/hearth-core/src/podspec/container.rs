@@ -1,21 +1,22 @@
 //! One container.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use super::expand::expand;
+use super::late::{Amount, EnvSource, LateEnv, PodField};
 use super::plan::{
-    ContainerPlan, ContainerSecurity, HttpHeader, MountPlan, ProbeAction, ProbePlan, PullPolicy,
-    Resources,
+    ContainerPlan, ContainerSecurity, MountPlan, PullPolicy, Resources, RestartPolicy, Role,
 };
 use super::pod::{label_name, unique};
+use super::probe::{Ports, lifecycle, probe};
 use super::read::At;
 use super::security;
 use super::volume::quantity;
+use crate::probe::ProbeKind;
 
 const NOT_YET: &str = "this node does not do it yet; remove it";
-const ONLY_VALUES: &str = "this node sets only plain values yet; use value";
-/// To let a template choose another host would let it reach whatever the node reaches.
-const TO_ITSELF: &str = "a probe goes to the sandbox itself; remove it";
+const INIT_ENDS: &str =
+    "an init container ends before anything asks for it; remove it, or set restartPolicy to Always";
+const ONLY_ENV: &str = "this node does not read ConfigMaps and Secrets yet; use env";
 /// Where Kubernetes has a container leave its last words unless it is told otherwise.
 const TERMINATION_LOG: &str = "/dev/termination-log";
 
@@ -26,6 +27,26 @@ pub(super) struct PodContext {
     pub(super) security: security::Defaults,
 }
 
+/// Reads one of `initContainers`, which its own restart policy may make a sidecar.
+pub(super) fn init_container(at: &At<'_>, pod: &PodContext) -> ContainerPlan {
+    let mut plan = container(at, pod);
+    plan.role = if plan.restart_policy == Some(RestartPolicy::Always) {
+        Role::Sidecar
+    } else {
+        Role::Init
+    };
+    if plan.role == Role::Init {
+        at.each_field(|name, at| match name {
+            "startupProbe" | "livenessProbe" | "readinessProbe" | "lifecycle" => {
+                at.refuse(INIT_ENDS)
+            }
+            _ => {}
+        });
+    }
+    plan
+}
+
+/// Reads one of `containers`.
 pub(super) fn container(at: &At<'_>, pod: &PodContext) -> ContainerPlan {
     let mut plan = ContainerPlan {
         security: inherited(&pod.security),
@@ -51,10 +72,15 @@ pub(super) fn container(at: &At<'_>, pod: &PodContext) -> ContainerPlan {
         "command" => plan.command = at.strings(),
         "args" => plan.args = at.strings(),
         "workingDir" => plan.working_dir = at.string(),
-        "env" => plan.env = env(&at),
+        // Last, because it may refer to the container by its name.
+        "env" => {}
         "resources" => plan.resources = resources(&at),
         "volumeMounts" => plan.mounts = mounts(&at, &pod.volumes),
-        "readinessProbe" => plan.readiness = probe(&at, &ports),
+        "restartPolicy" => plan.restart_policy = restart_policy(&at),
+        "startupProbe" => plan.startup = probe(&at, &ports, ProbeKind::Startup),
+        "livenessProbe" => plan.liveness = probe(&at, &ports, ProbeKind::Liveness),
+        "readinessProbe" => plan.readiness = probe(&at, &ports, ProbeKind::Readiness),
+        "lifecycle" => (plan.post_start, plan.pre_stop) = lifecycle(&at, &ports),
         "securityContext" => security::container(&at, &mut plan.security),
         "tty" => plan.tty = at.bool(),
         "stdin" => plan.stdin = at.bool(),
@@ -75,7 +101,13 @@ pub(super) fn container(at: &At<'_>, pod: &PodContext) -> ContainerPlan {
         );
     }
     plan.pull_policy = pull_policy.unwrap_or_else(|| default_pull_policy(&plan.image));
-    expand_all(&mut plan);
+    let mut variables = Vec::new();
+    at.each_field(|name, at| {
+        if name == "env" {
+            variables = env(&at, &plan.name);
+        }
+    });
+    settle(&mut plan, variables);
     plan
 }
 
@@ -89,11 +121,7 @@ fn read_rare(name: &str, at: &At<'_>) {
         "terminationMessagePolicy" => {
             at.choice(&[("File", ())]);
         }
-        "livenessProbe" | "startupProbe" => {
-            at.refuse("this node runs only readiness probes yet; remove it")
-        }
-        "lifecycle" => at.refuse("this node does not run lifecycle hooks yet; remove it"),
-        "envFrom" => at.refuse(ONLY_VALUES),
+        "envFrom" => at.refuse(ONLY_ENV),
         "volumeDevices" => at.refuse("block devices are not done; remove it"),
         _ => at.refuse(NOT_YET),
     }
@@ -108,6 +136,14 @@ fn inherited(pod: &security::Defaults) -> ContainerSecurity {
         allow_privilege_escalation: true,
         ..ContainerSecurity::default()
     }
+}
+
+fn restart_policy(at: &At<'_>) -> Option<RestartPolicy> {
+    at.choice(&[
+        ("Always", RestartPolicy::Always),
+        ("OnFailure", RestartPolicy::OnFailure),
+        ("Never", RestartPolicy::Never),
+    ])
 }
 
 fn pull_policy(at: &At<'_>) -> Option<PullPolicy> {
@@ -133,9 +169,9 @@ fn default_pull_policy(image: &str) -> PullPolicy {
     }
 }
 
-fn env(at: &At<'_>) -> Vec<(String, String)> {
+fn env(at: &At<'_>, container: &str) -> Vec<(String, EnvSource)> {
     at.list(|at| {
-        let (mut variable, mut value) = (String::new(), String::new());
+        let (mut variable, mut value, mut source) = (String::new(), String::new(), None);
         at.each_field(|name, at| match name {
             "name" => {
                 variable = at.string();
@@ -144,35 +180,118 @@ fn env(at: &At<'_>) -> Vec<(String, String)> {
                 }
             }
             "value" => value = at.string(),
-            "valueFrom" => at.wrong(ONLY_VALUES),
+            "valueFrom" => source = value_from(&at, container),
             _ => at.refuse(NOT_YET),
         });
-        (variable, value)
+        if source.is_some() && !value.is_empty() {
+            at.problem_here("", "has value and valueFrom; remove one of them");
+        }
+        (variable, source.unwrap_or(EnvSource::Value(value)))
     })
 }
 
-/// Expands variables: in the environment those defined before, in command and arguments all of them.
-fn expand_all(plan: &mut ContainerPlan) {
-    let mut expanded: Vec<(String, String)> = Vec::with_capacity(plan.env.len());
-    for (name, value) in std::mem::take(&mut plan.env) {
-        let value = expand(&value, &lookup(&expanded));
-        // A variable that is set twice has its last value.
-        match expanded.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, known)) => *known = value,
-            None => expanded.push((name, value)),
-        }
-    }
-    plan.env = expanded;
-    let variables = lookup(&plan.env);
-    let all = |texts: &[String]| texts.iter().map(|text| expand(text, &variables)).collect();
-    let (command, args) = (all(&plan.command), all(&plan.args));
-    (plan.command, plan.args) = (command, args);
+fn value_from(at: &At<'_>, container: &str) -> Option<EnvSource> {
+    let mut source = None;
+    at.each_field(|name, at| match name {
+        "fieldRef" => source = pod_field(&at).map(EnvSource::Field),
+        "resourceFieldRef" => source = resource(&at, container),
+        _ => at.wrong("this node does not read it yet; use value, fieldRef or resourceFieldRef"),
+    });
+    source
 }
 
-fn lookup(env: &[(String, String)]) -> BTreeMap<&str, &str> {
-    env.iter()
-        .map(|(name, value)| (name.as_str(), value.as_str()))
-        .collect()
+fn pod_field(at: &At<'_>) -> Option<PodField> {
+    let (mut field, mut named) = (None, false);
+    at.each_field(|name, at| match name {
+        "fieldPath" => (field, named) = (field_path(&at), true),
+        "apiVersion" => {
+            at.choice(&[("v1", ()), ("", ())]);
+        }
+        _ => at.refuse(NOT_YET),
+    });
+    if !named {
+        at.missing("fieldPath");
+    }
+    field
+}
+
+fn field_path(at: &At<'_>) -> Option<PodField> {
+    let path = at.string();
+    let entry = |map: &str| {
+        let key = path.strip_prefix(map)?.strip_prefix("['")?;
+        Some(key.strip_suffix("']")?.to_owned())
+    };
+    let field = match path.as_str() {
+        "metadata.name" => Some(PodField::Name),
+        "metadata.namespace" => Some(PodField::Namespace),
+        "metadata.uid" => Some(PodField::Uid),
+        "spec.nodeName" => Some(PodField::NodeName),
+        "spec.serviceAccountName" => Some(PodField::ServiceAccount),
+        "status.podIP" => Some(PodField::PodIp),
+        "status.podIPs" => Some(PodField::PodIps),
+        _ => entry("metadata.labels")
+            .map(PodField::Label)
+            .or_else(|| entry("metadata.annotations").map(PodField::Annotation)),
+    };
+    if field.is_none() {
+        at.wrong(
+            "must be metadata.name, .namespace, .uid, .labels['key'] or .annotations['key'], spec.nodeName, \
+             spec.serviceAccountName, status.podIP or status.podIPs",
+        );
+    }
+    field
+}
+
+fn resource(at: &At<'_>, own: &str) -> Option<EnvSource> {
+    let (mut container, mut amount, mut divisor) = (own.to_owned(), None, None);
+    let mut named = false;
+    at.each_field(|name, at| match name {
+        "containerName" => container = at.string(),
+        "resource" => {
+            named = true;
+            amount = at.choice(&[
+                ("requests.cpu", Amount::CpuRequest),
+                ("limits.cpu", Amount::CpuLimit),
+                ("requests.memory", Amount::MemoryRequest),
+                ("limits.memory", Amount::MemoryLimit),
+            ]);
+        }
+        "divisor" => divisor = Some(quantity(&at)),
+        _ => at.refuse(NOT_YET),
+    });
+    if !named {
+        at.missing("resource");
+    }
+    let amount = amount?;
+    let divisor = divisor.map_or(0, |divisor| match amount {
+        Amount::CpuRequest | Amount::CpuLimit => divisor.millis(),
+        Amount::MemoryRequest | Amount::MemoryLimit => divisor.units(),
+    });
+    // Zero is how an unset divisor is written: a core, or a byte.
+    let unit = match amount {
+        Amount::CpuRequest | Amount::CpuLimit => 1000,
+        Amount::MemoryRequest | Amount::MemoryLimit => 1,
+    };
+    Some(EnvSource::Resource {
+        container,
+        amount,
+        divisor: if divisor == 0 { unit } else { divisor },
+    })
+}
+
+/// What can be told now is: environments that name nothing of their pod.
+fn settle(plan: &mut ContainerPlan, env: Vec<(String, EnvSource)>) {
+    let late = LateEnv {
+        env,
+        command: std::mem::take(&mut plan.command),
+        args: std::mem::take(&mut plan.args),
+    };
+    if late.is_plain() {
+        // No source asks for a value.
+        (plan.env, plan.command, plan.args) = late.settle(|_| String::new());
+    } else {
+        plan.late = Some(late);
+    }
 }
 
 fn resources(at: &At<'_>) -> Resources {
@@ -252,174 +371,4 @@ fn mount(at: &At<'_>, volumes: &BTreeSet<String>) -> MountPlan {
         at.missing("mountPath");
     }
     plan
-}
-
-/// Ports by name.
-#[derive(Default)]
-struct Ports(BTreeMap<String, u16>);
-
-impl Ports {
-    fn read(at: &At<'_>) -> Self {
-        let mut ports = BTreeMap::new();
-        at.each_item(|_, at| {
-            let (mut named, mut number) = (String::new(), 0);
-            at.each_field(|name, at| match name {
-                "containerPort" => number = port_number(&at),
-                "name" => named = at.string(),
-                "protocol" => {
-                    at.choice(&[("TCP", ()), ("UDP", ()), ("SCTP", ())]);
-                }
-                "hostPort" if at.value().as_i64() == Some(0) => {}
-                "hostPort" | "hostIP" => at.refuse("a sandbox has no ports on its node; remove it"),
-                _ => at.refuse(NOT_YET),
-            });
-            if number == 0 {
-                at.missing("containerPort");
-            }
-            if !named.is_empty() && ports.insert(named.clone(), number).is_some() {
-                at.problem("name", &format!("{named:?} twice"), "must be unique");
-            }
-        });
-        Self(ports)
-    }
-
-    /// A port of a probe: its number or its name.
-    fn resolve(&self, at: &At<'_>) -> u16 {
-        match at.value().as_str() {
-            Some(name) => self.0.get(name).copied().unwrap_or_else(|| {
-                at.wrong("must be the name of a port of the container");
-                0
-            }),
-            None => port_number(at),
-        }
-    }
-}
-
-fn port_number(at: &At<'_>) -> u16 {
-    u16::try_from(at.number(1, i64::from(u16::MAX))).unwrap_or(0)
-}
-
-fn probe(at: &At<'_>, ports: &Ports) -> Option<ProbePlan> {
-    let mut action = None;
-    let mut actions = 0;
-    let mut plan = ProbePlan {
-        action: ProbeAction::Exec {
-            command: Vec::new(),
-        },
-        initial_delay_seconds: 0,
-        timeout_seconds: 1,
-        period_seconds: 10,
-        success_threshold: 1,
-        failure_threshold: 3,
-    };
-    at.each_field(|name, at| match name {
-        "initialDelaySeconds" => plan.initial_delay_seconds = at.seconds(0),
-        // Zero is how an unset number is written; it means the default.
-        "timeoutSeconds" => plan.timeout_seconds = at.seconds(0).max(1),
-        "periodSeconds" => {
-            plan.period_seconds = Some(at.seconds(0)).filter(|s| *s > 0).unwrap_or(10)
-        }
-        "successThreshold" => plan.success_threshold = at.seconds(0).max(1),
-        "failureThreshold" => {
-            plan.failure_threshold = Some(at.seconds(0)).filter(|n| *n > 0).unwrap_or(3)
-        }
-        "terminationGracePeriodSeconds" => {
-            at.wrong("a readiness probe ends no container; remove it")
-        }
-        "exec" | "httpGet" | "tcpSocket" => {
-            actions += 1;
-            action = Some(match name {
-                "exec" => exec_action(&at),
-                "httpGet" => http_action(&at, ports),
-                _ => tcp_action(&at, ports),
-            });
-        }
-        "grpc" => at.wrong("this node probes by exec, httpGet and tcpSocket only"),
-        _ => at.refuse(NOT_YET),
-    });
-    if actions != 1 {
-        at.problem_here("", "needs exactly one of exec, httpGet and tcpSocket");
-    }
-    plan.action = action?;
-    Some(plan)
-}
-
-fn exec_action(at: &At<'_>) -> ProbeAction {
-    let mut command = Vec::new();
-    at.each_field(|name, at| match name {
-        "command" => command = at.strings(),
-        _ => at.refuse(NOT_YET),
-    });
-    if command.is_empty() {
-        at.missing("command");
-    }
-    ProbeAction::Exec { command }
-}
-
-fn http_action(at: &At<'_>, ports: &Ports) -> ProbeAction {
-    let (mut port, mut path, mut headers) = (0, String::from("/"), Vec::new());
-    at.each_field(|name, at| match name {
-        "host" => at.refuse(TO_ITSELF),
-        "port" => port = ports.resolve(&at),
-        "path" => path = request_path(&at),
-        "scheme" if matches!(at.value().as_str(), Some("" | "HTTP")) => {}
-        "scheme" => at.wrong("this node probes over HTTP only"),
-        "httpHeaders" => headers = at.list(|at| header(&at)),
-        _ => at.refuse(NOT_YET),
-    });
-    if port == 0 {
-        at.missing("port");
-    }
-    ProbeAction::Http {
-        port,
-        path,
-        headers,
-    }
-}
-
-fn tcp_action(at: &At<'_>, ports: &Ports) -> ProbeAction {
-    let mut port = 0;
-    at.each_field(|name, at| match name {
-        "host" => at.refuse(TO_ITSELF),
-        "port" => port = ports.resolve(&at),
-        _ => at.refuse(NOT_YET),
-    });
-    if port == 0 {
-        at.missing("port");
-    }
-    ProbeAction::Tcp { port }
-}
-
-fn request_path(at: &At<'_>) -> String {
-    let path = at.string();
-    if path.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
-        at.wrong("must be a path without spaces and control characters");
-    }
-    if path.starts_with('/') {
-        path
-    } else {
-        format!("/{path}")
-    }
-}
-
-fn header(at: &At<'_>) -> HttpHeader {
-    let mut header = HttpHeader::default();
-    at.each_field(|name, at| match name {
-        "name" => {
-            header.name = at.string();
-            let token =
-                |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-            if header.name.is_empty() || !header.name.bytes().all(token) {
-                at.wrong("must be the name of a header");
-            }
-        }
-        "value" => {
-            header.value = at.string();
-            if header.value.bytes().any(|byte| byte < b' ' || byte == 0x7f) {
-                at.wrong("must not have control characters");
-            }
-        }
-        _ => at.refuse(NOT_YET),
-    });
-    header
 }

@@ -9,8 +9,10 @@
 
 mod container;
 mod expand;
+mod late;
 mod plan;
 mod pod;
+mod probe;
 mod quantity;
 mod read;
 mod security;
@@ -20,9 +22,11 @@ mod volume;
 mod tests;
 
 pub use expand::expand;
+pub use late::{Amount, EnvSource, Known, LateEnv, PodField};
 pub use plan::{
-    Capabilities, ContainerPlan, ContainerSecurity, DnsPlan, HttpHeader, MountPlan, PodPlan,
-    PodSecurity, ProbeAction, ProbePlan, PullPolicy, Resources, RestartPolicy, Seccomp, VolumePlan,
+    Capabilities, ContainerPlan, ContainerSecurity, DnsPlan, Hook, HttpHeader, MountPlan, PodPlan,
+    PodSecurity, ProbeAction, ProbePlan, PullPolicy, Resources, RestartPolicy, Role, Seccomp,
+    VolumePlan,
 };
 pub use pod::plan;
 pub use quantity::{Quantity, QuantityError};

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::late::LateEnv;
+
 /// A pod, ready to be made. Small enough to be kept for each sandbox and written to the journal, which is why fields may
 /// be added with a default but never change their meaning.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -23,6 +25,8 @@ pub struct PodPlan {
     pub host_aliases: Vec<(String, Vec<String>)>,
     /// Whether the containers see each other's processes.
     pub share_processes: bool,
+    /// `serviceAccountName`; empty means `default`.
+    pub service_account: String,
     /// Labels of the pod template, without reserved ones.
     pub labels: BTreeMap<String, String>,
     /// Annotations of the pod template, without reserved ones.
@@ -31,34 +35,51 @@ pub struct PodPlan {
     pub volumes: Vec<VolumePlan>,
     /// Security of the whole pod.
     pub security: PodSecurity,
-    /// The ordinary containers, in order.
+    /// Init containers and sidecars in their order, then the ordinary containers in theirs.
     pub containers: Vec<ContainerPlan>,
 }
 
 impl PodPlan {
-    /// What the containers use together. A limit is there only when each container has one.
+    /// The most that the containers use at a time. A limit is there only when each container has one.
     #[must_use]
     pub fn resources(&self) -> Resources {
-        let sum_limits = |limit: fn(&Resources) -> Option<u64>| {
-            self.containers
-                .iter()
-                .map(|c| limit(&c.resources))
-                .sum::<Option<u64>>()
-                .filter(|sum| *sum > 0)
-        };
+        let limit = |amount| self.most_at_a_time(amount).filter(|most| *most > 0);
+        let request = |amount| self.most_at_a_time(amount).unwrap_or(0);
         Resources {
-            cpu_request_millis: self
-                .containers
-                .iter()
-                .map(|c| c.resources.cpu_request_millis)
-                .sum(),
-            memory_request: self
-                .containers
-                .iter()
-                .map(|c| c.resources.memory_request)
-                .sum(),
-            cpu_limit_millis: sum_limits(|r| r.cpu_limit_millis),
-            memory_limit: sum_limits(|r| r.memory_limit),
+            cpu_request_millis: request(|r| Some(r.cpu_request_millis)),
+            memory_request: request(|r| Some(r.memory_request)),
+            cpu_limit_millis: limit(|r| r.cpu_limit_millis),
+            memory_limit: limit(|r| r.memory_limit),
+        }
+    }
+
+    /// An init container runs beside the sidecars before it, and is over when the ordinary containers begin. `None` when
+    /// a container has no such amount.
+    fn most_at_a_time(&self, amount: fn(&Resources) -> Option<u64>) -> Option<u64> {
+        let (mut together, mut most) = (0_u64, 0);
+        for container in &self.containers {
+            let then = together.saturating_add(amount(&container.resources)?);
+            most = most.max(then);
+            if container.role != Role::Init {
+                together = then;
+            }
+        }
+        Some(most)
+    }
+
+    /// What happens to this container when it exits: an init container that did its work is over, a sidecar never is.
+    #[must_use]
+    pub fn restart_policy_of(&self, container: usize) -> RestartPolicy {
+        let Some(container) = self.containers.get(container) else {
+            return self.restart_policy;
+        };
+        match (container.role, container.restart_policy) {
+            (Role::Sidecar, _) => RestartPolicy::Always,
+            (_, Some(own)) => own,
+            (Role::Init, None) if self.restart_policy == RestartPolicy::Always => {
+                RestartPolicy::OnFailure
+            }
+            (_, None) => self.restart_policy,
         }
     }
 }
@@ -69,6 +90,10 @@ impl PodPlan {
 pub struct ContainerPlan {
     /// Name, unique in the pod.
     pub name: String,
+    /// What it is to its pod.
+    pub role: Role,
+    /// What happens when it exits; `None`: what the pod says.
+    pub restart_policy: Option<RestartPolicy>,
     /// Image reference.
     pub image: String,
     /// When the image is pulled.
@@ -81,12 +106,22 @@ pub struct ContainerPlan {
     pub working_dir: String,
     /// Environment, variables expanded, in order.
     pub env: Vec<(String, String)>,
+    /// In place of environment, command and arguments, when not all of it can be told before the pod is there.
+    pub late: Option<LateEnv>,
     /// CPU and memory.
     pub resources: Resources,
     /// Volumes in the container.
     pub mounts: Vec<MountPlan>,
-    /// When the container is ready; `None`: once it was started.
+    /// When the container has come up, so that the other probes begin; `None`: once it was started.
+    pub startup: Option<ProbePlan>,
+    /// Whether the container is still of use; one that is not is started anew.
+    pub liveness: Option<ProbePlan>,
+    /// When the container is ready; `None`: once it has come up.
     pub readiness: Option<ProbePlan>,
+    /// Done right after its start, before it counts as started.
+    pub post_start: Option<Hook>,
+    /// Done before it is told to stop, within the grace period.
+    pub pre_stop: Option<Hook>,
     /// Security of the container, that of the pod folded in.
     pub security: ContainerSecurity,
     /// Whether it has a terminal.
@@ -95,6 +130,19 @@ pub struct ContainerPlan {
     pub stdin: bool,
     /// Whether its standard input is closed after the first client.
     pub stdin_once: bool,
+}
+
+/// What a container is to its pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// One of `containers`: what the pod is for.
+    #[default]
+    Main,
+    /// One of `initContainers`: it ends well before the next container begins.
+    Init,
+    /// One of `initContainers` that is always restarted: it has come up before the next container begins, and ends after
+    /// the ordinary ones.
+    Sidecar,
 }
 
 /// What happens to a container that exits.
@@ -189,10 +237,13 @@ pub struct ProbePlan {
     pub timeout_seconds: u32,
     /// Seconds between probes.
     pub period_seconds: u32,
-    /// Successes in a row that make it ready.
+    /// Successes in a row that count.
     pub success_threshold: u32,
-    /// Failures in a row that make it not ready.
+    /// Failures in a row that count.
     pub failure_threshold: u32,
+    /// How long the container may take to end when the probe ends it, in seconds; `None`: as long as the pod says.
+    #[serde(default)]
+    pub grace_seconds: Option<u32>,
 }
 
 /// What a probe does.
@@ -217,6 +268,22 @@ pub enum ProbeAction {
         /// Port.
         port: u16,
     },
+    /// Asks by the gRPC health checking protocol; that it serves is a success.
+    Grpc {
+        /// Port.
+        port: u16,
+        /// Name of the service; empty means the server as a whole.
+        service: String,
+    },
+}
+
+/// What is done at a moment of a container's life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Hook {
+    /// Runs a command or sends a request.
+    Action(ProbeAction),
+    /// Waits for so many seconds.
+    Sleep(u32),
 }
 
 /// A header of a probe's request.

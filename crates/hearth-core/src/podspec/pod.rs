@@ -7,7 +7,8 @@ use hearth_api::{IdlePolicy, RecreatePolicy, SandboxSpec, Warmth};
 use serde_json::Value;
 
 use super::container::{self, PodContext};
-use super::plan::{DnsPlan, PodPlan, RestartPolicy};
+use super::late::EnvSource;
+use super::plan::{ContainerPlan, DnsPlan, PodPlan, RestartPolicy};
 use super::read::{At, Problems, Refusal};
 use super::{security, volume};
 
@@ -133,13 +134,14 @@ fn read_pod(pod: &At<'_>) -> PodPlan {
         .map(|volume| volume.name.clone())
         .collect();
     let mut has_containers = false;
+    let mut inits = Vec::new();
     pod.each_field(|name, at| match name {
         "volumes" | "securityContext" => {}
         "containers" => {
             has_containers = at.value().as_array().is_some_and(|items| !items.is_empty());
             plan.containers = at.list(|at| container::container(&at, &context));
-            unique(&at, plan.containers.iter().map(|c| c.name.as_str()));
         }
+        "initContainers" => inits = at.list(|at| container::init_container(&at, &context)),
         "restartPolicy" => plan.restart_policy = restart_policy(&at),
         "terminationGracePeriodSeconds" => plan.grace_seconds = at.seconds(0),
         "runtimeClassName" => plan.runtime_class = at.string(),
@@ -158,8 +160,37 @@ fn read_pod(pod: &At<'_>) -> PodPlan {
     if !has_containers {
         pod.missing("containers");
     }
+    inits.append(&mut plan.containers);
+    plan.containers = inits;
+    for name in repeated(plan.containers.iter().map(|c| c.name.as_str())) {
+        pod.problem(
+            "containers",
+            &format!("{name:?} twice"),
+            "must be unique among containers and init containers",
+        );
+    }
+    check_references(pod, &plan.containers);
     conclude(pod, together, &mut plan);
     plan
+}
+
+/// Containers that an environment refers to.
+fn check_references(pod: &At<'_>, containers: &[ContainerPlan]) {
+    let sources = containers
+        .iter()
+        .filter_map(|container| container.late.as_ref())
+        .flat_map(|late| &late.env);
+    for (variable, source) in sources {
+        if let EnvSource::Resource { container, .. } = source
+            && containers.iter().all(|other| other.name != *container)
+        {
+            pod.problem(
+                "containers",
+                &format!("{container:?} in resourceFieldRef.containerName of {variable}"),
+                "must be the name of a container of the pod",
+            );
+        }
+    }
 }
 
 /// Fields that are accepted with one value only, or not at all.
@@ -189,7 +220,6 @@ fn read_rare(name: &str, at: &At<'_>) {
         | "schedulingGroup"
         | "workloadRef" => at.refuse(PLACEMENT),
         "hostNetwork" | "hostPID" | "hostIPC" => at.refuse(NO_HOST_ACCESS),
-        "initContainers" => at.refuse("this node does not run init containers yet; remove them"),
         "ephemeralContainers" => at.refuse("a sandbox has no ephemeral containers; remove them"),
         "imagePullSecrets" => {
             at.refuse("this node does not read Secrets yet; use an image that needs none")
@@ -231,6 +261,7 @@ fn conclude(pod: &At<'_>, together: Together, plan: &mut PodPlan) {
     } else if configured {
         pod.problem("dnsConfig", "set", "is only done with dnsPolicy None yet");
     }
+    plan.service_account = account.clone().unwrap_or_default();
     // An account that nothing in the pod can see is harmless; one whose token is expected is not.
     if let Some(account) = account.filter(|account| !account.is_empty() && account != "default")
         && !token_declined
@@ -245,12 +276,14 @@ fn conclude(pod: &At<'_>, together: Together, plan: &mut PodPlan) {
 
 /// Reports names that occur twice.
 pub(super) fn unique<'a>(at: &At<'_>, names: impl Iterator<Item = &'a str>) {
-    let mut seen = BTreeSet::new();
-    for name in names {
-        if !seen.insert(name) {
-            at.problem_here(&format!("{name:?} twice"), "must be unique");
-        }
+    for name in repeated(names) {
+        at.problem_here(&format!("{name:?} twice"), "must be unique");
     }
+}
+
+fn repeated<'a>(names: impl Iterator<Item = &'a str>) -> impl Iterator<Item = &'a str> {
+    let mut seen = BTreeSet::new();
+    names.filter(move |name| !seen.insert(*name))
 }
 
 /// A name of containers, volumes and hosts: lower-case letters, digits and `-`, at most 63 characters.

@@ -1,3 +1,5 @@
+mod pods;
+
 use std::collections::BTreeMap;
 
 use hearth_api::{
@@ -190,8 +192,10 @@ fn each_field_that_is_not_done_is_refused_by_its_name() {
     let pod = "spec.podTemplate.spec";
     let cases = [
         (
-            with_pod(&json!({"initContainers": [{"name": "i"}]})),
-            "initContainers",
+            with_pod(&json!({"initContainers": [{
+                "name": "i", "image": "i", "readinessProbe": {"tcpSocket": {"port": 1}},
+            }]})),
+            "initContainers[0].readinessProbe",
         ),
         (with_pod(&json!({"hostNetwork": true})), "hostNetwork"),
         (with_pod(&json!({"hostPID": true})), "hostPID"),
@@ -261,12 +265,16 @@ fn each_field_that_is_not_done_is_refused_by_its_name() {
             "volumes[0].emptyDir.medium",
         ),
         (
-            with_container(&json!({"lifecycle": {"preStop": {}}})),
-            "containers[0].lifecycle",
+            with_container(&json!({"lifecycle": {"stopSignal": "SIGUSR1"}})),
+            "containers[0].lifecycle.stopSignal",
         ),
         (
-            with_container(&json!({"livenessProbe": {"tcpSocket": {"port": 1}}})),
-            "containers[0].livenessProbe",
+            with_container(&json!({"lifecycle": {"preStop": {"tcpSocket": {"port": 1}}}})),
+            "containers[0].lifecycle.preStop.tcpSocket",
+        ),
+        (
+            with_container(&json!({"restartPolicyRules": [{"action": "Restart"}]})),
+            "containers[0].restartPolicyRules",
         ),
         (
             with_container(&json!({"envFrom": [{"secretRef": {"name": "s"}}]})),
@@ -299,8 +307,8 @@ fn each_field_that_is_not_done_is_refused_by_its_name() {
             "containers[0].volumeMounts[0].subPath",
         ),
         (
-            with_container(&json!({"readinessProbe": {"grpc": {"port": 1}}})),
-            "containers[0].readinessProbe.grpc",
+            with_container(&json!({"readinessProbe": {"grpc": {"port": "http"}}})),
+            "containers[0].readinessProbe.grpc.port",
         ),
         (
             with_container(&json!({"readinessProbe": {"httpGet": {"port": 1, "scheme": "HTTPS"}}})),
@@ -343,6 +351,30 @@ fn what_makes_no_sense_is_refused() {
         (
             json!({"containers": [{"name": "a", "image": "i"}, {"name": "a", "image": "i"}]}),
             "containers is \"a\" twice",
+        ),
+        (
+            json!({"containers": [{"name": "a", "image": "i"}], "initContainers": [{"name": "a", "image": "i"}]}),
+            "containers is \"a\" twice",
+        ),
+        (
+            with_container(&json!({"lifecycle": {"postStart": {}}})),
+            "lifecycle.postStart: needs exactly one",
+        ),
+        (
+            with_container(&json!({"lifecycle": {"preStop": {"sleep": {}}}})),
+            "lifecycle.preStop.sleep.seconds: is required",
+        ),
+        (
+            with_container(
+                &json!({"livenessProbe": {"tcpSocket": {"port": 1}, "successThreshold": 2}}),
+            ),
+            "livenessProbe.successThreshold is 2: must be 1",
+        ),
+        (
+            with_container(
+                &json!({"readinessProbe": {"tcpSocket": {"port": 1}, "terminationGracePeriodSeconds": 2}}),
+            ),
+            "readinessProbe.terminationGracePeriodSeconds",
         ),
         (
             with_container(&json!({"volumeMounts": [{"name": "x", "mountPath": "/x"}]})),

@@ -3,16 +3,18 @@
 use std::time::Duration;
 
 use super::op::{Effect, Op, Priority, Step, Stray};
-use super::phase::{CreateStep, Phase, StopStep};
 use super::state::{
-    Desired, Ended, Goal, Life, Pod, Prepared, Residency, SandboxFact, Stage, State, Unsettled,
+    Desired, Ended, Goal, HookState, Life, Pod, Prepared, Residency, SandboxFact, Stage, State,
+    Unsettled,
 };
+use crate::podspec::Role;
+use crate::probe::ProbeKind;
 
 /// What is known of the world beside the facts, for one decision.
 #[derive(Clone, Copy)]
-struct Now<'a> {
-    residency: Residency,
-    desired: &'a Desired,
+pub(super) struct Now<'a> {
+    pub(super) residency: Residency,
+    pub(super) desired: &'a Desired,
     time: Duration,
 }
 
@@ -171,18 +173,14 @@ impl State {
             if matches!(pod.sandbox, SandboxFact::Down(_)) {
                 return self.ready_to(Op::RemoveSandbox { id }, now);
             }
-            let running = pod
-                .containers
-                .iter()
-                .filter(|c| matches!(c.life, Life::Running(_)));
-            let ids: Vec<String> = running
-                .filter_map(|c| c.life.id())
-                .map(str::to_owned)
-                .collect();
-            let grace_seconds = pod.plan.grace_seconds;
-            let polite = !pod.told_to_stop && !ids.is_empty();
+            let polite = !pod.told_to_stop && pod.any_running();
             let stop = if polite {
-                Op::StopContainers { ids, grace_seconds }
+                let (ids, sidecars) = pod.running_ids();
+                Op::StopContainers {
+                    ids,
+                    sidecars,
+                    grace_seconds: pod.plan.grace_seconds,
+                }
             } else {
                 Op::StopSandbox { id }
             };
@@ -229,24 +227,7 @@ impl State {
         if pod.ended.is_some() || pod.containers.is_empty() {
             return;
         }
-        let policy = pod.plan.restart_policy;
-        let lost = pod.sandbox_lost();
-        let mut failed = false;
-        for container in &pod.containers {
-            match &container.life {
-                Life::Exited { code, .. } if !crate::restart::restarts(policy, *code) => {
-                    failed |= *code != 0
-                }
-                // With the sandbox gone under it, a container that is never started again has failed.
-                _ if lost => failed = true,
-                _ => return,
-            }
-        }
-        pod.ended = Some(if failed {
-            Ended::Failed
-        } else {
-            Ended::Succeeded
-        });
+        pod.ended = pod.end();
     }
 
     fn choose_after_end(&mut self, ended: Ended, now: &Now<'_>) -> Option<Op> {
@@ -287,11 +268,22 @@ impl State {
     /// Makes the containers in their order; later, whichever has to be made anew.
     fn choose_container(&mut self, now: &Now<'_>) -> Option<Op> {
         for index in 0..self.pod.as_ref()?.containers.len() {
+            let over = self.pod.as_ref()?.initialised;
+            if over && self.pod.as_ref()?.role(index) == Role::Init {
+                continue;
+            }
             if let Some(op) = self.choose_for_container(index, now) {
                 return Some(op);
             }
-            let container = self.pod.as_ref()?.containers.get(index)?;
-            if !container.started && !matches!(container.life, Life::Running(_)) {
+            let pod = self.pod.as_ref()?;
+            let container = pod.containers.get(index)?;
+            let hooking = matches!(container.life, Life::Running(_)) && !container.is_up();
+            let passed = match pod.role(index) {
+                Role::Init => matches!(container.life, Life::Exited { code: 0, .. }),
+                Role::Sidecar => over || (container.is_up() && container.probes.has_come_up()),
+                Role::Main => container.started && !hooking,
+            };
+            if !passed {
                 return None;
             }
         }
@@ -300,11 +292,22 @@ impl State {
 
     fn choose_for_container(&mut self, index: usize, now: &Now<'_>) -> Option<Op> {
         let pod = self.pod.as_ref()?;
-        let policy = pod.plan.restart_policy;
+        let policy = pod.plan.restart_policy_of(index);
         let container = pod.containers.get(index)?;
         let (not_before, attempt) = (container.not_before, container.attempt);
         let (has_image, needs_pull) = (container.has_image, container.needs_pull);
         match container.life.clone() {
+            Life::Running(id) if container.doomed.as_ref().is_some_and(|doom| !doom.told) => {
+                let grace_seconds = pod.grace_of(index);
+                self.ready_to(
+                    Op::Kill {
+                        container: index,
+                        id,
+                        grace_seconds,
+                    },
+                    now,
+                )
+            }
             Life::Running(_) => None,
             Life::Exited { code, .. } if !crate::restart::restarts(policy, code) => None,
             Life::Absent | Life::Exited { .. } if now.time < not_before => {
@@ -340,8 +343,12 @@ impl State {
     /// Freezes and thaws as wanted, and notes that the pod has been ready.
     fn choose_residency(&mut self, now: &Now<'_>) -> Option<Op> {
         let pod = self.pod.as_ref()?;
-        let (started, ready) = (pod.all_started() && pod.any_running(), pod.all_ready());
-        let probing = pod.containers.iter().any(|container| container.probing);
+        let started = pod.all_started() && pod.any_running() && pod.initialised;
+        let ready = pod.all_ready();
+        let probing = pod.containers.iter().any(|c| {
+            let hooking = matches!(c.life, Life::Running(_)) && !c.is_up();
+            hooking || c.probes.any_under_way()
+        });
         if ready
             && self.recorded == Some(Stage::Creating)
             && let Some(record) = self.ready_to(Op::Record(Stage::Ready), now)
@@ -362,7 +369,7 @@ impl State {
         }
     }
 
-    /// Starts the probes that are due. None while the processes stand still, or are about to.
+    /// Starts the probes and hooks that are due. None while the processes stand still, or are about to.
     fn probe(&mut self, now: &Now<'_>, effects: &mut Vec<Effect>) {
         let still = now.residency != Residency::Running
             || matches!(self.doing, Some(Op::Freeze | Op::Thaw));
@@ -373,20 +380,28 @@ impl State {
             && pod.ended.is_none()
         {
             for (index, container) in pod.containers.iter_mut().enumerate() {
-                let Some(due) = container.probe.due() else {
-                    continue;
-                };
-                if container.probing || !matches!(container.life, Life::Running(_)) {
+                if container.doomed.is_some() || !matches!(container.life, Life::Running(_)) {
                     continue;
                 }
-                if due <= now.time {
-                    container.probing = true;
-                    effects.push(Effect::Probe {
+                if container.hook == HookState::Due {
+                    container.hook = HookState::UnderWay;
+                    effects.push(Effect::PostStart {
                         container: index,
                         attempt: container.attempt,
                     });
-                } else {
-                    wake = Some(wake.map_or(due, |wake: Duration| wake.min(due)));
+                }
+                let all: Vec<_> = container.probes.due().collect();
+                for (kind, due) in all {
+                    if due > now.time {
+                        wake = Some(wake.map_or(due, |wake: Duration| wake.min(due)));
+                        continue;
+                    }
+                    container.probes.begin(kind);
+                    effects.push(Effect::Probe {
+                        container: index,
+                        attempt: container.attempt,
+                        kind,
+                    });
                 }
             }
         }
@@ -398,12 +413,20 @@ impl State {
     /// Whether the result of a probe of this container, in this attempt, is still of interest. A probe that is not is
     /// dropped.
     #[must_use]
-    pub fn is_probing(&self, container: usize, attempt: u32) -> bool {
+    pub fn is_probing(&self, container: usize, attempt: u32, kind: ProbeKind) -> bool {
         let container = self
             .pod
             .as_ref()
             .and_then(|pod| pod.containers.get(container));
-        container.is_some_and(|container| container.probing && container.attempt == attempt)
+        container.is_some_and(|c| c.attempt == attempt && c.probes.is_under_way(kind))
+    }
+
+    /// Whether what follows the start of this container, in this attempt, is still of interest.
+    #[must_use]
+    pub fn is_hooking(&self, container: usize, attempt: u32) -> bool {
+        let pod = self.pod.as_ref().filter(|pod| !pod.ending);
+        let container = pod.and_then(|pod| pod.containers.get(container));
+        container.is_some_and(|c| c.attempt == attempt && c.hook == HookState::UnderWay)
     }
 
     /// Whether all containers are ready and nothing is in doubt.
@@ -416,116 +439,65 @@ impl State {
                 && pod.all_ready()
         })
     }
-
-    fn derive_phase(&self, now: &Now<'_>) -> Phase {
-        if let Some(unsettled) = &self.unsettled {
-            return Phase::Unknown(unsettled.clone());
-        }
-        let goal = now.desired.goal;
-        let Some(pod) = &self.pod else {
-            return self.phase_without_pod(now);
-        };
-        let blocked = self.doing.is_none() || matches!(self.doing, Some(Op::Admit(_)));
-        if pod.ending {
-            if let (true, Some(failure)) = (blocked, &self.failure) {
-                return Phase::Failed(failure.clone());
-            }
-            let step = stop_step(self.doing.as_ref(), pod);
-            let stays = matches!(goal, Goal::Suspend | Goal::Expire | Goal::Keep);
-            return if stays {
-                Phase::Suspending(step)
-            } else {
-                Phase::Stopping(step)
-            };
-        }
-        if let Some(ended) = pod.ended {
-            return Phase::Finished(ended);
-        }
-        match self.doing {
-            Some(Op::Freeze) => return Phase::Freezing,
-            Some(Op::Thaw) => return Phase::Thawing,
-            _ => {}
-        }
-        match now.residency {
-            Residency::Unclear => Phase::Thawing,
-            residency if self.ready() => Phase::Ready(residency),
-            residency if pod.all_started() => Phase::Starting(residency),
-            _ => match &self.failure {
-                Some(failure) if blocked && failure.step != Step::Look => {
-                    Phase::Failed(failure.clone())
-                }
-                _ => Phase::Creating(create_step(self.doing.as_ref(), pod)),
-            },
-        }
-    }
-
-    fn phase_without_pod(&self, now: &Now<'_>) -> Phase {
-        let failed = |state: &Self| match (&state.doing, &state.failure) {
-            (None, Some(failure)) => Some(Phase::Failed(failure.clone())),
-            _ => None,
-        };
-        match now.desired.goal {
-            Goal::Remove
-                if self.recorded.is_none() && self.doing.is_none() && self.strays.is_empty() =>
-            {
-                Phase::Gone
-            }
-            Goal::Remove => failed(self).unwrap_or(Phase::Stopping(StopStep::Forget)),
-            Goal::Suspend => Phase::Suspended,
-            Goal::Expire => Phase::Expired,
-            Goal::Keep if self.recorded.is_some() => Phase::Suspended,
-            Goal::Keep => Phase::Absent,
-            Goal::Run { .. } | Goal::Freeze => match &now.desired.plan {
-                Some(Err(_)) => Phase::Refused,
-                _ => Phase::Creating(CreateStep::Admission),
-            },
-        }
-    }
 }
 
 impl Pod {
+    /// How it ended, if it has: all ordinary containers have for good, or an init container that must not fail did.
+    fn end(&self) -> Option<Ended> {
+        let lost = self.sandbox_lost();
+        let mut failed = false;
+        for (index, (role, container)) in self.with_roles().enumerate() {
+            let policy = self.plan.restart_policy_of(index);
+            let over = match &container.life {
+                Life::Exited { code, .. } if !crate::restart::restarts(policy, *code) => {
+                    Some(*code)
+                }
+                _ => None,
+            };
+            match (role, over) {
+                (Role::Init, Some(code)) if code != 0 => return Some(Ended::Failed),
+                (Role::Init | Role::Sidecar, _) => {}
+                (Role::Main, Some(code)) => failed |= code != 0,
+                // With the sandbox gone under it, a container that is never started again has failed.
+                (Role::Main, None) if lost => failed = true,
+                (Role::Main, None) => return None,
+            }
+        }
+        Some(if failed {
+            Ended::Failed
+        } else {
+            Ended::Succeeded
+        })
+    }
+
+    /// The ids of what runs: first what is stopped at once, then the sidecars, the last one first.
+    fn running_ids(&self) -> (Vec<String>, Vec<String>) {
+        let ids = |sidecars: bool| {
+            self.with_roles()
+                .filter(move |(role, _)| (*role == Role::Sidecar) == sidecars)
+                .filter_map(|(_, container)| match &container.life {
+                    Life::Running(id) => Some(id.clone()),
+                    _ => None,
+                })
+        };
+        (ids(false).collect(), ids(true).rev().collect())
+    }
+
+    /// How long a container that is started anew may take to end, in seconds.
+    fn grace_of(&self, index: usize) -> u32 {
+        let own = || {
+            let container = self.containers.get(index)?;
+            let plan = self.plan.containers.get(index)?;
+            container.probes.given_up()?.plan(plan)?.grace_seconds
+        };
+        own().unwrap_or(self.plan.grace_seconds)
+    }
+
     /// Whether the sandbox went away under containers that had been started and are never started again.
     fn sandbox_lost(&self) -> bool {
         !matches!(self.sandbox, SandboxFact::Up(_))
             && self.plan.restart_policy == crate::podspec::RestartPolicy::Never
             && self.containers.iter().any(|container| container.started)
-    }
-}
-
-fn create_step(doing: Option<&Op>, pod: &Pod) -> CreateStep {
-    match doing {
-        Some(Op::Admit(_)) => CreateStep::Admission,
-        Some(Op::Image { container } | Op::Pull { container }) => CreateStep::Image(*container),
-        Some(Op::Create { container, .. } | Op::RemoveContainer { container, .. }) => {
-            CreateStep::Container(*container)
-        }
-        Some(Op::Start { container, .. }) => CreateStep::Start(*container),
-        Some(Op::RunSandbox { .. } | Op::RemoveSandbox { .. }) => CreateStep::Sandbox,
-        Some(Op::Record(_) | Op::Volumes | Op::Cgroup) => CreateStep::Host,
-        _ => match pod.sandbox {
-            SandboxFact::Up(_) => {
-                let waiting = pod
-                    .containers
-                    .iter()
-                    .position(|c| !matches!(c.life, Life::Running(_)));
-                CreateStep::Container(waiting.unwrap_or(0))
-            }
-            _ => CreateStep::Sandbox,
-        },
-    }
-}
-
-fn stop_step(doing: Option<&Op>, pod: &Pod) -> StopStep {
-    match doing {
-        Some(Op::Record(_)) => StopStep::Record,
-        Some(Op::Thaw) => StopStep::Thaw,
-        Some(Op::StopContainers { .. }) => StopStep::Containers,
-        Some(Op::RemoveVolumes | Op::RemoveCgroup) => StopStep::Host,
-        Some(Op::Forget) => StopStep::Forget,
-        Some(Op::StopSandbox { .. } | Op::RemoveSandbox { .. } | Op::Admit(_)) => StopStep::Sandbox,
-        _ if pod.sandbox == SandboxFact::None => StopStep::Host,
-        _ if pod.told_to_stop => StopStep::Sandbox,
-        _ => StopStep::Containers,
     }
 }
 

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use super::op::{Event, Learned, Op, Outcome, Step, Stray};
 use super::state::{
-    Desired, Failure, Life, Pod, Prepared, Residency, SandboxFact, Stage, State, Unsettled,
+    Desired, Doom, Failure, HookState, Life, Pod, Prepared, Residency, SandboxFact, Stage, State,
+    Unsettled,
 };
 use crate::ids::PodUid;
-use crate::podspec::PodPlan;
-use crate::probe::ProbeState;
+use crate::podspec::{PodPlan, Role};
+use crate::probe::{ProbeKind, Probes};
 use crate::restart::doubled;
 
 /// After so many failed tries to stop the containers one by one, the sandbox is stopped, which kills them.
@@ -51,7 +52,7 @@ impl State {
                 self.frozen_since = None;
                 let stood_still = now.saturating_sub(since);
                 for container in self.pod.iter_mut().flat_map(|pod| &mut pod.containers) {
-                    container.probe = container.probe.delayed(stood_still);
+                    container.probes.delay(stood_still);
                 }
             }
             _ => {}
@@ -76,8 +77,14 @@ impl State {
             Event::Probed {
                 container,
                 attempt,
+                kind,
                 success,
-            } => self.probed(*container, *attempt, *success, now),
+            } => self.probed(*container, *attempt, *kind, *success, now),
+            Event::Hooked {
+                container,
+                attempt,
+                error,
+            } => self.hooked(*container, *attempt, error.as_deref()),
             Event::Ended(outcome) => {
                 let Some(op) = self.doing.take() else { return };
                 match outcome {
@@ -105,25 +112,45 @@ impl State {
         }
     }
 
-    fn probed(&mut self, index: usize, attempt: u32, success: bool, now: Duration) {
+    fn probed(
+        &mut self,
+        index: usize,
+        attempt: u32,
+        kind: ProbeKind,
+        success: bool,
+        now: Duration,
+    ) {
         let Some(pod) = &mut self.pod else { return };
         let plan = pod.plan.clone();
-        let Some(probe) = plan
+        let Some((container, plan)) = pod
             .containers
-            .get(index)
-            .and_then(|container| container.readiness.as_ref())
+            .get_mut(index)
+            .zip(plan.containers.get(index))
         else {
             return;
         };
-        let Some(container) = pod.containers.get_mut(index) else {
-            return;
-        };
-        if container.attempt != attempt {
+        if container.attempt != attempt || !matches!(container.life, Life::Running(_)) {
             return;
         }
-        container.probing = false;
-        if matches!(container.life, Life::Running(_)) {
-            container.probe = container.probe.probed(probe, success, now);
+        container.probes.ended(kind, plan, success, now);
+        if let Some(kind) = container.probes.given_up() {
+            container.doomed = Some(Doom::new(format!("its {} probe failed", kind.name())));
+        }
+    }
+
+    fn hooked(&mut self, index: usize, attempt: u32, error: Option<&str>) {
+        let container = self
+            .pod
+            .as_mut()
+            .and_then(|pod| pod.containers.get_mut(index));
+        let Some(container) = container.filter(|container| {
+            container.attempt == attempt && container.hook == HookState::UnderWay
+        }) else {
+            return;
+        };
+        container.hook = HookState::Done;
+        if let Some(error) = error {
+            container.doomed = Some(Doom::new(format!("its postStart hook failed: {error}")));
         }
     }
 
@@ -151,6 +178,8 @@ impl State {
                     pod.done(op, learned, now);
                     // Its address could not be learned with it.
                     self.look_due |= matches!(op, Op::RunSandbox { .. }) && pod.ips.is_empty();
+                    // How it ended is the runtime's to say.
+                    self.look_due |= matches!(op, Op::Kill { .. });
                 }
             }
         }
@@ -180,7 +209,11 @@ impl State {
         });
         match op {
             // The runtime may know more than its answer said.
-            Op::Create { .. } | Op::Start { .. } | Op::RemoveContainer { .. } | Op::Look => {
+            Op::Create { .. }
+            | Op::Start { .. }
+            | Op::Kill { .. }
+            | Op::RemoveContainer { .. }
+            | Op::Look => {
                 self.look_due = true;
             }
             Op::StopContainers { .. } if attempts >= POLITE_STOPS => {
@@ -233,10 +266,15 @@ impl Pod {
     /// The containers are gone with it. Those that have ended for good need not be made again.
     fn sandbox_removed(&mut self) {
         self.sandbox = SandboxFact::None;
+        self.initialised = false;
         self.attempt += 1;
-        let policy = self.plan.restart_policy;
-        for container in &mut self.containers {
+        let plan = Arc::clone(&self.plan);
+        for (index, container) in self.containers.iter_mut().enumerate() {
+            let policy = plan.restart_policy_of(index);
+            let role = plan.containers.get(index).map(|plan| plan.role);
             match &container.life {
+                // What an init container did may have gone with the sandbox.
+                _ if role == Some(Role::Init) => container.make_anew(),
                 Life::Exited { code, .. } if !crate::restart::restarts(policy, *code) => {
                     container.life = Life::Exited {
                         id: String::new(),
@@ -252,7 +290,11 @@ impl Pod {
     fn container_done(&mut self, op: &Op, learned: &Learned, now: Duration) {
         let plan = self.plan.clone();
         let Some(index) = op.container() else { return };
-        let Some(container) = self.containers.get_mut(index) else {
+        let Some((container, plan)) = self
+            .containers
+            .get_mut(index)
+            .zip(plan.containers.get(index))
+        else {
             return;
         };
         match (op, learned) {
@@ -265,18 +307,25 @@ impl Pod {
                 container.needs_pull = false;
             }
             (Op::Create { .. }, Learned::Container(id)) => {
-                container.life = Life::Created(id.clone())
+                container.life = Life::Created(id.clone());
+                self.initialised |= plan.role == Role::Main;
             }
             (Op::Start { id, .. }, _) => {
                 container.life = Life::Running(id.clone());
                 container.started = true;
                 container.trouble = None;
-                let probe = plan
-                    .containers
-                    .get(index)
-                    .and_then(|container| container.readiness.as_ref());
-                container.probe = ProbeState::started(probe, now);
-                container.probing = false;
+                container.probes = Probes::started(plan, now);
+                container.hook = if plan.post_start.is_none() {
+                    HookState::Done
+                } else {
+                    HookState::Due
+                };
+                container.doomed = None;
+            }
+            (Op::Kill { .. }, _) => {
+                if let Some(doom) = &mut container.doomed {
+                    doom.told = true;
+                }
             }
             (Op::RemoveContainer { .. }, _) => container.make_anew(),
             _ => {}

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::op::{Op, Stray};
-use super::state::{Life, Pod, Residency, SandboxFact, Stage, State, Unsettled};
+use super::state::{HookState, Life, Pod, Residency, SandboxFact, Stage, State, Unsettled};
 use crate::ids::PodUid;
-use crate::podspec::RestartPolicy;
-use crate::probe::ProbeState;
+use crate::podspec::{RestartPolicy, Role};
+use crate::probe::Probes;
 
 /// Exit code of a container of which nothing is known but that it is gone: as if it had been killed.
 const KILLED: i32 = 137;
@@ -154,6 +154,7 @@ fn see_sandbox(pod: &mut Pod, current: Option<&SeenSandbox>, tried: bool) {
                 pod.attempt += 1;
             }
             pod.sandbox = SandboxFact::None;
+            pod.initialised = false;
         }
     }
 }
@@ -179,12 +180,16 @@ fn see_container(
     has_been_ready: bool,
     now: Duration,
 ) {
-    let plan = pod.plan.containers.get(index);
-    let probe = plan.and_then(|plan| plan.readiness.as_ref());
-    let policy = pod.plan.restart_policy;
-    let Some(container) = pod.containers.get_mut(index) else {
+    let plans = std::sync::Arc::clone(&pod.plan);
+    let policy = plans.restart_policy_of(index);
+    let Some((container, plan)) = pod
+        .containers
+        .get_mut(index)
+        .zip(plans.containers.get(index))
+    else {
         return;
     };
+    pod.initialised |= found.is_some() && plan.role == Role::Main;
     let Some(found) = found else {
         match &container.life {
             Life::Running(_) => container.ended(
@@ -214,11 +219,17 @@ fn see_container(
         SeenLife::Running => {
             if container.life != Life::Running(found.id.clone()) {
                 container.life = Life::Running(found.id.clone());
-                container.probe = if has_been_ready {
-                    ProbeState::adopted_ready(probe, now)
+                container.probes = if has_been_ready {
+                    Probes::adopted_ready(plan, now)
                 } else {
-                    ProbeState::started(probe, now)
+                    Probes::started(plan, now)
                 };
+                // Whether its hook was done is not known; kubelet does not do it again either.
+                container.hook = HookState::Done;
+            }
+            // It was stopped, and runs all the same.
+            if let Some(doom) = &mut container.doomed {
+                doom.told = false;
             }
             container.started = true;
             container.trouble = None;
@@ -262,17 +273,17 @@ impl super::state::Container {
             self.restarts = restarts;
             self.not_before = now + delay;
         }
-        let reason = if reason.is_empty() {
-            String::new()
-        } else {
-            format!(": {reason}")
+        let doomed = self.doomed.take();
+        let reason = match doomed.as_ref().map_or(reason, |doom| &doom.why) {
+            "" => String::new(),
+            reason => format!(": {reason}"),
         };
         self.trouble = Some(format!("ended with code {code}{reason}"));
         self.life = Life::Exited { id, code };
         self.started = true;
         self.has_image = false;
-        self.probe = ProbeState::default();
-        self.probing = false;
+        self.probes = Probes::default();
+        self.hook = HookState::Due;
     }
 
     /// What there was of it does not count: the next one has the next attempt.
@@ -280,6 +291,8 @@ impl super::state::Container {
         self.life = Life::Absent;
         self.attempt += 1;
         self.has_image = false;
-        self.probing = false;
+        self.probes = Probes::default();
+        self.hook = HookState::Due;
+        self.doomed = None;
     }
 }

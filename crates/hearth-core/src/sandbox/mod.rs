@@ -15,12 +15,15 @@
 //! * Once a pod is being stopped it is never used again: a resume makes a new incarnation.
 
 mod decide;
+mod derive;
 mod fold;
 mod look;
 mod op;
 mod phase;
 mod state;
 
+#[cfg(test)]
+mod plans;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -32,8 +35,8 @@ pub use look::{SeenContainer, SeenLife, SeenSandbox, Sighting};
 pub use op::{Effect, Event, Learned, Op, Outcome, Priority, Step, Stray};
 pub use phase::{CreateStep, Phase, StopStep};
 pub use state::{
-    Container, Desired, Ended, Failure, Goal, Life, Observed, Pod, Prepared, Residency,
-    SandboxFact, Stage, State, Unsettled,
+    Container, Desired, Doom, Ended, Failure, Goal, HookState, Life, Observed, Pod, Prepared,
+    Residency, SandboxFact, Stage, State, Unsettled,
 };
 
 /// Takes in what was observed and says what to do next. `now` is the time since any fixed moment of this process.

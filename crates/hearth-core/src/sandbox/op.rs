@@ -5,6 +5,7 @@ use std::fmt;
 use super::look::Sighting;
 use super::state::Stage;
 use crate::ids::PodUid;
+use crate::probe::ProbeKind;
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,8 +24,19 @@ pub enum Event {
         container: usize,
         /// Attempt of the container that was probed.
         attempt: u32,
+        /// Which of its probes.
+        kind: ProbeKind,
         /// Whether it succeeded.
         success: bool,
+    },
+    /// What is done after a container's start has ended.
+    Hooked {
+        /// Which container, by its place in the plan.
+        container: usize,
+        /// Its attempt.
+        attempt: u32,
+        /// What went wrong, if anything.
+        error: Option<String>,
     },
 }
 
@@ -75,6 +87,16 @@ pub enum Effect {
         container: usize,
         /// Its attempt.
         attempt: u32,
+        /// Which of its probes.
+        kind: ProbeKind,
+    },
+    /// Do what the plan has for the moment after a container's start, and report the end as [`Event::Hooked`], unless
+    /// [`State::is_hooking`] says that it is of no interest any more.
+    PostStart {
+        /// Which container, by its place in the plan.
+        container: usize,
+        /// Its attempt.
+        attempt: u32,
     },
     /// Give the slot back.
     ReleaseSlot,
@@ -122,6 +144,15 @@ pub enum Op {
         /// Its id.
         id: String,
     },
+    /// Stop a container that is to be started anew.
+    Kill {
+        /// The container.
+        container: usize,
+        /// Its id.
+        id: String,
+        /// How long it may take, in seconds.
+        grace_seconds: u32,
+    },
     /// Remove a container that has ended, to make room for the next.
     RemoveContainer {
         /// The container.
@@ -133,11 +164,13 @@ pub enum Op {
     Freeze,
     /// Thaw the pod and confirm it.
     Thaw,
-    /// Stop these containers, all at once.
+    /// Stop these containers, all at once, and the sidecars one by one after them.
     StopContainers {
         /// Their ids.
         ids: Vec<String>,
-        /// How long they may take, in seconds.
+        /// The ids of the sidecars, in the order in which they are stopped.
+        sidecars: Vec<String>,
+        /// How long all of it may take, in seconds.
         grace_seconds: u32,
     },
     /// Stop the CRI sandbox.
@@ -200,6 +233,7 @@ pub enum Step {
     Pull,
     Create,
     Start,
+    Kill,
     RemoveContainer,
     Freeze,
     Thaw,
@@ -227,6 +261,7 @@ impl Step {
             Self::Pull => "pull",
             Self::Create => "create",
             Self::Start => "start",
+            Self::Kill => "kill",
             Self::RemoveContainer => "remove_container",
             Self::Freeze => "freeze",
             Self::Thaw => "thaw",
@@ -262,6 +297,7 @@ impl Op {
             Self::Pull { .. } => Step::Pull,
             Self::Create { .. } => Step::Create,
             Self::Start { .. } => Step::Start,
+            Self::Kill { .. } => Step::Kill,
             Self::RemoveContainer { .. } => Step::RemoveContainer,
             Self::Freeze => Step::Freeze,
             Self::Thaw => Step::Thaw,
@@ -283,6 +319,7 @@ impl Op {
             | Self::Pull { container }
             | Self::Create { container, .. }
             | Self::Start { container, .. }
+            | Self::Kill { container, .. }
             | Self::RemoveContainer { container, .. } => Some(*container),
             _ => None,
         }
@@ -296,6 +333,7 @@ impl Op {
             Self::RunSandbox { .. }
                 | Self::Create { .. }
                 | Self::Start { .. }
+                | Self::Kill { .. }
                 | Self::RemoveContainer { .. }
                 | Self::StopContainers { .. }
                 | Self::StopSandbox { .. }

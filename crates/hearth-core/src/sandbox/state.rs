@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::op::{Event, Op, Step, Stray};
 use super::phase::Phase;
 use crate::ids::PodUid;
-use crate::podspec::{PodPlan, Refusal};
-use crate::probe::ProbeState;
+use crate::podspec::{PodPlan, Refusal, Role};
+use crate::probe::Probes;
 use crate::restart::Restarts;
 
 /// All that is known of one sandbox.
@@ -60,6 +60,8 @@ pub struct Pod {
     pub ips: Vec<String>,
     /// Containers, in the order of the plan.
     pub containers: Vec<Container>,
+    /// Whether the init containers of this CRI sandbox are over: an ordinary container was made after them.
+    pub initialised: bool,
     /// How it ended, once all containers have and none is started again.
     pub ended: Option<Ended>,
     /// Whether it is being stopped, for whatever reason.
@@ -85,6 +87,7 @@ impl Pod {
             sandbox: SandboxFact::None,
             ips: Vec::new(),
             containers,
+            initialised: false,
             ended: None,
             ending: false,
             told_to_stop: false,
@@ -98,14 +101,26 @@ impl Pod {
         self.containers.iter().all(|container| container.started)
     }
 
-    /// Whether every container runs and is ready.
+    /// Whether every container but the init containers runs and is ready.
     #[must_use]
     pub fn all_ready(&self) -> bool {
         matches!(self.sandbox, SandboxFact::Up(_))
             && self
-                .containers
-                .iter()
-                .all(|c| matches!(c.life, Life::Running(_)) && c.probe.ready())
+                .with_roles()
+                .filter(|(role, _)| *role != Role::Init)
+                .all(|(_, c)| c.is_up() && c.probes.ready())
+    }
+
+    /// The containers, and what each is to the pod.
+    pub(crate) fn with_roles(&self) -> impl DoubleEndedIterator<Item = (Role, &Container)> {
+        let plans = self.plan.containers.iter().zip(&self.containers);
+        plans.map(|(plan, container)| (plan.role, container))
+    }
+
+    /// What a container is to the pod.
+    pub(super) fn role(&self, container: usize) -> Role {
+        let plan = self.plan.containers.get(container);
+        plan.map(|plan| plan.role).unwrap_or_default()
     }
 
     /// Whether any container has not ended for good.
@@ -160,9 +175,11 @@ pub struct Container {
     /// Where it is in its life.
     pub life: Life,
     /// What its probes have shown.
-    pub probe: ProbeState,
-    /// Whether a probe is under way.
-    pub probing: bool,
+    pub probes: Probes,
+    /// Whether what follows its start was done.
+    pub hook: HookState,
+    /// Why it is to be started anew although it runs.
+    pub doomed: Option<Doom>,
     /// How often it had to be started again lately.
     pub restarts: Restarts,
     /// Not to be started again before this.
@@ -175,6 +192,43 @@ pub struct Container {
     pub started: bool,
     /// Why it ended or did not start, for as long as it does not run.
     pub trouble: Option<String>,
+}
+
+impl Container {
+    /// Whether it runs, and what follows its start was done.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        matches!(self.life, Life::Running(_)) && self.hook == HookState::Done
+    }
+}
+
+/// Why a container that runs is to be started anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doom {
+    /// The reason, to follow the exit code in a message.
+    pub why: String,
+    /// Whether it was stopped, and its end has only not been seen yet.
+    pub told: bool,
+}
+
+impl Doom {
+    /// To be stopped for this reason.
+    #[must_use]
+    pub fn new(why: String) -> Self {
+        Self { why, told: false }
+    }
+}
+
+/// How far that is what follows a container's start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HookState {
+    /// It did not begin.
+    #[default]
+    Due,
+    /// It is under way.
+    UnderWay,
+    /// It was done, or there is nothing to do.
+    Done,
 }
 
 /// Where a container is in its life.

@@ -1,8 +1,11 @@
+mod containers;
+
 use proptest::prelude::*;
 
-use super::world::{Ending, World, plan_of};
+use super::plans::{plan_of, watched, with_before};
+use super::world::{Ending, World};
 use super::*;
-use crate::podspec::{Refusal, RestartPolicy, UnsupportedField};
+use crate::podspec::{PodPlan, Refusal, RestartPolicy, Role, UnsupportedField};
 use std::sync::Arc;
 
 const RUN: Goal = Goal::Run {
@@ -411,11 +414,11 @@ fn a_refused_plan_makes_nothing_and_leaves_a_running_pod_alone() {
 #[test]
 fn probes_stand_still_while_the_pod_does() {
     let mut world = settled(1, true, RestartPolicy::Always, RUN);
-    let due = world.state.pod.as_ref().unwrap().containers[0]
-        .probe
-        .due()
-        .unwrap();
-    let left = due - world.now;
+    let due = |world: &World| {
+        let probes = world.state.pod.as_ref().unwrap().containers[0].probes;
+        probes.due().next().unwrap().1
+    };
+    let left = due(&world) - world.now;
     world.desired.goal = Goal::Freeze;
     world.tick();
     world.settle();
@@ -425,17 +428,15 @@ fn probes_stand_still_while_the_pod_does() {
     world.desired.goal = RUN;
     world.tick();
     world.settle();
-    let due = world.state.pod.as_ref().unwrap().containers[0]
-        .probe
-        .due()
-        .unwrap();
-    assert_eq!(due - world.now, left);
+    assert_eq!(due(&world) - world.now, left);
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Action {
     End(Ending),
     Probed(bool),
+    Hooked(bool),
+    InitEnds,
     Pass(u64),
     Exit(usize, i32),
     SandboxDies,
@@ -464,6 +465,8 @@ fn action() -> impl Strategy<Value = Action> {
         2 => Just(Action::End(Ending::Lost)),
         2 => Just(Action::End(Ending::Late)),
         4 => any::<bool>().prop_map(Action::Probed),
+        2 => any::<bool>().prop_map(Action::Hooked),
+        2 => Just(Action::InitEnds),
         4 => (1_u64..400_000).prop_map(Action::Pass),
         1 => (0_usize..2, prop_oneof![Just(0), Just(1)]).prop_map(|(nth, code)| Action::Exit(nth, code)),
         1 => Just(Action::SandboxDies),
@@ -483,10 +486,28 @@ fn policy() -> impl Strategy<Value = RestartPolicy> {
     ]
 }
 
+fn pod() -> impl Strategy<Value = (Arc<PodPlan>, RestartPolicy)> {
+    let role = prop_oneof![Just(Role::Init), Just(Role::Sidecar)];
+    let before = prop_oneof![
+        2 => Just(Vec::new()),
+        1 => prop::collection::vec(role, 1..3),
+    ];
+    (1_usize..3, any::<bool>(), policy(), before, any::<bool>()).prop_map(
+        |(containers, probed, policy, before, all)| {
+            let plan = with_before(&before, &plan_of(containers, probed, policy));
+            (if all { watched(&plan) } else { plan }, policy)
+        },
+    )
+}
+
 fn act(world: &mut World, action: Action) {
     match action {
         Action::End(ending) => world.end(ending),
         Action::Probed(success) => world.probed(success),
+        Action::Hooked(success) => world.hooked(success),
+        Action::InitEnds => {
+            world.init_ends();
+        }
         Action::Pass(millis) => {
             world.now += Duration::from_millis(millis);
             world.tick();
@@ -525,14 +546,12 @@ proptest! {
     /// The world objects by itself to whatever must not be done on the way.
     #[test]
     fn whatever_happens_it_gets_where_it_is_wanted_once_things_go_well(
-        containers in 1_usize..3,
-        probed in any::<bool>(),
-        policy in policy(),
+        (plan, policy) in pod(),
         first in goal(),
         actions in prop::collection::vec(action(), 0..120),
         last in goal(),
     ) {
-        let mut world = World::new(plan_of(containers, probed, policy), first, true);
+        let mut world = World::new(plan, first, true);
         world.tick();
         for action in actions {
             act(&mut world, action);

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::ids::PodUid;
-use crate::podspec::{ContainerPlan, PodPlan, ProbeAction, ProbePlan, RestartPolicy};
+use crate::podspec::{PodPlan, Role};
+use crate::probe::ProbeKind;
 
 /// How an operation ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,37 +57,11 @@ pub(super) struct World {
     doubtful: BTreeSet<(PodUid, u32)>,
     late: Vec<Op>,
     doing: Option<Op>,
-    probing: Vec<(usize, u32)>,
+    probing: Vec<(usize, u32, ProbeKind)>,
+    hooks: Vec<(usize, u32)>,
     slot: bool,
     minted: u32,
     serial: u32,
-}
-
-pub(super) fn plan_of(
-    containers: usize,
-    probed: bool,
-    restart_policy: RestartPolicy,
-) -> Arc<PodPlan> {
-    let readiness = probed.then_some(ProbePlan {
-        action: ProbeAction::Tcp { port: 1 },
-        initial_delay_seconds: 0,
-        timeout_seconds: 1,
-        period_seconds: 10,
-        success_threshold: 1,
-        failure_threshold: 3,
-    });
-    let container = |index| ContainerPlan {
-        name: format!("c{index}"),
-        image: "i".into(),
-        readiness: readiness.clone(),
-        ..ContainerPlan::default()
-    };
-    Arc::new(PodPlan {
-        restart_policy,
-        grace_seconds: 2,
-        containers: (0..containers).map(container).collect(),
-        ..PodPlan::default()
-    })
 }
 
 impl World {
@@ -121,6 +96,7 @@ impl World {
             late: Vec::new(),
             doing: None,
             probing: Vec::new(),
+            hooks: Vec::new(),
             slot: false,
             minted: 0,
             serial: 0,
@@ -136,7 +112,9 @@ impl World {
         self.state = state;
         let state = &self.state;
         self.probing
-            .retain(|&(container, attempt)| state.is_probing(container, attempt));
+            .retain(|&(container, attempt, kind)| state.is_probing(container, attempt, kind));
+        self.hooks
+            .retain(|&(container, attempt)| state.is_hooking(container, attempt));
         for effect in effects {
             self.carry_out(effect);
         }
@@ -170,13 +148,21 @@ impl World {
                 self.log.push(op.clone());
                 self.doing = Some(op);
             }
-            Effect::Probe { container, attempt } => {
+            Effect::PostStart { container, attempt } => {
+                assert_eq!(self.residency, Residency::Running, "hooked a frozen pod");
+                self.hooks.push((container, attempt));
+            }
+            Effect::Probe {
+                container,
+                attempt,
+                kind,
+            } => {
                 assert_eq!(self.residency, Residency::Running, "probed a frozen pod");
                 assert!(
                     !matches!(self.doing, Some(Op::Freeze)),
                     "probed while freezing"
                 );
-                self.probing.push((container, attempt));
+                self.probing.push((container, attempt, kind));
             }
             Effect::ReleaseSlot => {
                 assert!(self.slot, "released a slot that was not held");
@@ -240,9 +226,13 @@ impl World {
                     .any(|s| s.pod_uid == name.0 && s.attempt == *attempt);
                 assert!(!clash, "attempt {attempt} exists already");
             }
+            Op::Start { container, .. } if self.plan.containers[*container].role == Role::Main => {
+                self.check_inits_are_over();
+            }
             Op::Freeze => {
                 assert!(!self.desired.held, "froze what is held");
                 assert!(self.probing.is_empty(), "froze during a probe");
+                assert!(self.hooks.is_empty(), "froze during a hook");
                 assert!(self.desired.can_freeze);
             }
             Op::Forget => {
@@ -277,9 +267,10 @@ impl World {
         if matches!(self.state.phase, Phase::Ready(_)) {
             let pod = self.state.pod.as_ref().expect("ready without a pod");
             assert_eq!(pod.containers.len(), self.plan.containers.len());
-            for container in &pod.containers {
+            for (role, container) in pod.with_roles() {
                 let Life::Running(id) = &container.life else {
-                    panic!("ready with {container:?}")
+                    assert_eq!(role, Role::Init, "ready with {container:?}");
+                    continue;
                 };
                 let real = self.containers.iter().find(|real| real.id == *id);
                 // It may have ended a moment ago, but it must have been started.
@@ -299,6 +290,18 @@ impl World {
                 None,
                 "gone, but journalled"
             );
+        }
+    }
+
+    /// Before an ordinary container starts.
+    fn check_inits_are_over(&self) {
+        let inits = self.plan.containers.iter().filter(|c| c.role == Role::Init);
+        for init in inits {
+            let ended = self.containers.iter().any(|container| {
+                container.name == init.name
+                    && matches!(container.life, SeenLife::Exited { code: 0, .. })
+            });
+            assert!(ended, "started before {} had done its work", init.name);
         }
     }
 
@@ -422,9 +425,10 @@ impl World {
             }
             Op::Freeze => self.residency = Residency::Frozen,
             Op::Thaw => self.residency = Residency::Running,
-            Op::StopContainers { ids, .. } => {
+            Op::Kill { id, .. } => self.exit(id, 143),
+            Op::StopContainers { ids, sidecars, .. } => {
                 self.stopped.insert(self.pod_uid());
-                for id in ids {
+                for id in ids.iter().chain(sidecars) {
                     self.exit(id, 143);
                 }
             }
@@ -499,13 +503,43 @@ impl World {
     }
 
     pub(super) fn probed(&mut self, success: bool) {
-        if let Some((container, attempt)) = self.probing.pop() {
+        if let Some((container, attempt, kind)) = self.probing.pop() {
             self.happen(Event::Probed {
                 container,
                 attempt,
+                kind,
                 success,
             });
         }
+    }
+
+    pub(super) fn hooked(&mut self, success: bool) {
+        if let Some((container, attempt)) = self.hooks.pop() {
+            self.happen(Event::Hooked {
+                container,
+                attempt,
+                error: (!success).then(|| "no".to_owned()),
+            });
+        }
+    }
+
+    /// An init container that runs does its work, if there is one.
+    pub(super) fn init_ends(&mut self) -> bool {
+        let is_init = |name: &str| {
+            let plan = self.plan.containers.iter().find(|plan| plan.name == name);
+            plan.is_some_and(|plan| plan.role == Role::Init)
+        };
+        let running = self
+            .containers
+            .iter()
+            .find(|c| c.life == SeenLife::Running && is_init(&c.name));
+        let Some(id) = running.map(|container| container.id.clone()) else {
+            return false;
+        };
+        assert_eq!(self.residency, Residency::Running, "frozen before it began");
+        self.exit(&id, 0);
+        self.happen(Event::Changed);
+        true
     }
 
     /// A running container ends by itself.
@@ -572,6 +606,7 @@ impl World {
     pub(super) fn restart(&mut self) {
         self.doing = None;
         self.probing.clear();
+        self.hooks.clear();
         self.slot = false;
         self.desired.held = false;
         self.state = match &self.journal {
@@ -594,8 +629,11 @@ impl World {
         for _ in 0..400 {
             if self.doing.is_some() {
                 self.end(Ending::Good);
+            } else if !self.hooks.is_empty() {
+                self.hooked(true);
             } else if !self.probing.is_empty() {
                 self.probed(true);
+            } else if self.init_ends() {
             } else if let Some(wake) = self.state.wake.filter(|_| !self.is_at_rest()) {
                 self.now = self.now.max(wake);
                 self.tick();
@@ -608,11 +646,12 @@ impl World {
 
     /// Whether nothing but the next probe of what is ready already is waited for.
     fn is_at_rest(&self) -> bool {
-        let policy = self.plan.restart_policy;
         let keep = self.desired.goal == Goal::Keep;
-        let at_rest = |container: &Container| match container.life {
-            Life::Running(_) => container.probe.ready(),
-            Life::Exited { code, .. } => keep || !crate::restart::restarts(policy, code),
+        let at_rest = |(index, container): (usize, &Container)| match container.life {
+            Life::Running(_) => container.is_up() && container.probes.ready(),
+            Life::Exited { code, .. } => {
+                keep || !crate::restart::restarts(self.plan.restart_policy_of(index), code)
+            }
             Life::Absent | Life::Created(_) => keep,
         };
         self.state.failure.is_none()
@@ -620,7 +659,7 @@ impl World {
                 .state
                 .pod
                 .as_ref()
-                .is_some_and(|pod| pod.containers.iter().all(at_rest))
+                .is_some_and(|pod| pod.containers.iter().enumerate().all(at_rest))
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -17,6 +17,8 @@ pub struct PodConfig {
     pub logs_dir: PathBuf,
     /// Most processes and threads in one sandbox; 0: no limit.
     pub pids_limit: u64,
+    /// CPU of the machine in thousandths of a core.
+    pub machine_cpu_millis: u64,
     /// Memory of the machine in bytes: whom the kernel kills first is a share of it.
     pub machine_memory: u64,
     /// How many pods are made or torn down at once.
@@ -51,6 +53,7 @@ impl PodConfig {
             handlers: BTreeMap::from([(String::new(), runc.clone()), ("runc".to_owned(), runc)]),
             logs_dir,
             pids_limit: 0,
+            machine_cpu_millis: 0,
             machine_memory: 0,
             max_parallel_creates: 2,
             claim_quiet: Duration::from_millis(300),

@@ -20,6 +20,7 @@ mod clock;
 mod config;
 mod cri_config;
 mod desired;
+mod errand;
 mod follow;
 mod gate;
 mod host;
@@ -31,6 +32,7 @@ mod runner;
 mod show;
 mod sight;
 mod slots;
+mod stop;
 mod view;
 mod work;
 

@@ -6,6 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use hearth_core::podspec::{HttpHeader, ProbeAction};
 use hearth_cri::{CriError, PodRuntime};
+use hearth_proto::health::HealthCheckRequest;
+use hearth_proto::health::health_check_response::ServingStatus;
+use hearth_proto::health::health_client::HealthClient;
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper::{Method, Request, header};
@@ -13,6 +16,7 @@ use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tonic::transport::Endpoint;
 
 /// Sent as kubelet sends it, so that servers which treat probes specially do.
 const USER_AGENT: &str = "kube-probe/1.36";
@@ -23,6 +27,9 @@ pub(super) enum ProbeError {
     /// It took longer than its plan allows.
     #[error("no result within {0:?}")]
     Timeout(Duration),
+    /// The pod has no address to ask at.
+    #[error("the pod has no address")]
+    NoAddress,
     /// The command ended with this code.
     #[error("the command ended with code {0}")]
     Exit(i32),
@@ -54,6 +61,36 @@ pub(super) enum ProbeError {
         url: String,
         /// The status.
         status: u16,
+    },
+    /// Nobody speaks gRPC there.
+    #[error("connect to {address} for gRPC")]
+    GrpcConnect {
+        /// Where.
+        address: SocketAddr,
+        /// The cause.
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// The health check was refused.
+    #[error("check the health of {service:?} at {address}")]
+    GrpcCheck {
+        /// Where.
+        address: SocketAddr,
+        /// Which service.
+        service: String,
+        /// The cause.
+        #[source]
+        source: Box<tonic::Status>,
+    },
+    /// It says that it does not serve.
+    #[error("{service:?} at {address} is {status}")]
+    NotServing {
+        /// Where.
+        address: SocketAddr,
+        /// Which service.
+        service: String,
+        /// What it says.
+        status: &'static str,
     },
     /// A path or header that cannot be sent.
     #[error("make the request for {url}")]
@@ -95,6 +132,9 @@ pub(super) async fn probe(
                 headers,
             } => http(target.ip, *port, path, headers).await,
             ProbeAction::Tcp { port } => connect(SocketAddr::new(target.ip, *port)).await.map(drop),
+            ProbeAction::Grpc { port, service } => {
+                grpc(SocketAddr::new(target.ip, *port), service).await
+            }
         }
     };
     timeout(deadline, attempt)
@@ -164,6 +204,35 @@ async fn http(ip: IpAddr, port: u16, path: &str, headers: &[HttpHeader]) -> Resu
     }
 }
 
+async fn grpc(address: SocketAddr, service: &str) -> Result<(), ProbeError> {
+    let failed = |source| ProbeError::GrpcConnect { address, source };
+    let channel = Endpoint::from_shared(format!("http://{address}"))
+        .and_then(|endpoint| endpoint.user_agent(USER_AGENT))
+        .map_err(failed)?
+        .connect()
+        .await
+        .map_err(failed)?;
+    let request = HealthCheckRequest {
+        service: service.to_owned(),
+    };
+    let response = HealthClient::new(channel)
+        .check(request)
+        .await
+        .map_err(|source| ProbeError::GrpcCheck {
+            address,
+            service: service.to_owned(),
+            source: Box::new(source),
+        })?;
+    match response.into_inner().status() {
+        ServingStatus::Serving => Ok(()),
+        other => Err(ProbeError::NotServing {
+            address,
+            service: service.to_owned(),
+            status: other.as_str_name(),
+        }),
+    }
+}
+
 fn request(
     address: SocketAddr,
     path: &str,
@@ -196,6 +265,7 @@ fn request(
 mod tests {
     use super::*;
     use hearth_cri::fake::FakeRuntime;
+    use hearth_proto::health::{HealthCheckResponse, health_server};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
@@ -262,6 +332,60 @@ mod tests {
             matches!(result, Err(ProbeError::Status { status: 503, .. })),
             "{result:?}"
         );
+    }
+
+    /// Says that "up" serves and nothing else.
+    struct Health;
+
+    #[tonic::async_trait]
+    impl health_server::Health for Health {
+        async fn check(
+            &self,
+            request: tonic::Request<HealthCheckRequest>,
+        ) -> Result<tonic::Response<HealthCheckResponse>, tonic::Status> {
+            let status = match request.into_inner().service.as_str() {
+                "up" => ServingStatus::Serving,
+                "down" => ServingStatus::NotServing,
+                _ => return Err(tonic::Status::not_found("no such service")),
+            };
+            Ok(tonic::Response::new(HealthCheckResponse {
+                status: status.into(),
+            }))
+        }
+    }
+
+    #[tokio::test]
+    async fn grpc_is_asked_by_its_health_protocol() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = tonic::transport::Server::builder()
+            .add_service(health_server::HealthServer::new(Health))
+            .serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener));
+        let checks = async {
+            let runtime = FakeRuntime::default();
+            let target = Target {
+                runtime: &runtime,
+                container_id: "c",
+                ip: IpAddr::from([127, 0, 0, 1]),
+            };
+            for (service, expect) in [
+                ("up", ""),
+                ("down", "\"down\" at"),
+                ("none", "check the health of \"none\""),
+            ] {
+                let service = service.to_owned();
+                let result = probe(&ProbeAction::Grpc { port, service }, target, DEADLINE).await;
+                let said = result.err().map(|error| error.to_string());
+                match said {
+                    None => assert_eq!(expect, ""),
+                    Some(said) => assert!(!expect.is_empty() && said.starts_with(expect), "{said}"),
+                }
+            }
+        };
+        tokio::select! {
+            served = server => panic!("the server ended: {served:?}"),
+            () = checks => {}
+        }
     }
 
     #[tokio::test]

@@ -4,7 +4,6 @@
 //! and starts what that says. It never waits for anything inside, so that a wish is heard while a pull goes on.
 
 use std::future::poll_fn;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -13,7 +12,6 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use hearth_api::{OperatingMode, PhaseTimes, Warmth};
 use hearth_core::ids::Key;
-use hearth_core::podspec::ProbeAction;
 use hearth_core::sandbox::{
     Desired, Effect, Event, Goal, Life, Observed, Op, Outcome, Phase, Residency, SandboxFact,
     State, Step, step,
@@ -25,9 +23,9 @@ use tokio_util::sync::CancellationToken;
 use super::cell::{Cell, Listing};
 use super::config::Handler;
 use super::desired::DesiredSandbox;
+use super::errand::{Errand, Place};
 use super::gate::{GateState, Offer};
 use super::manager::{RemoveReason, Shared};
-use super::prober;
 use super::show;
 use super::slots::Slot;
 use super::work::{self, Done, Subject};
@@ -47,7 +45,7 @@ pub(super) struct Runner {
     recorded_member: bool,
     state: State,
     doing: Option<Doing>,
-    probes: Vec<Probe>,
+    errands: Vec<Errand>,
     slot: Option<Slot>,
     phases: PhaseTimes,
     started_at: Option<Instant>,
@@ -63,22 +61,11 @@ struct Doing {
     work: BoxFuture<'static, Done>,
 }
 
-/// A probe under way.
-struct Probe {
-    container: usize,
-    attempt: u32,
-    result: BoxFuture<'static, bool>,
-}
-
 /// What wakes the runner.
 enum Wake {
     Told,
     Done(Done),
-    Probed {
-        container: usize,
-        attempt: u32,
-        success: bool,
-    },
+    Ran { errand: usize, event: Event },
     Time,
     Stop,
 }
@@ -109,7 +96,7 @@ impl Runner {
             recorded_member: member,
             state,
             doing: None,
-            probes: Vec::new(),
+            errands: Vec::new(),
             slot: None,
             phases: PhaseTimes::default(),
             started_at: None,
@@ -128,18 +115,9 @@ impl Runner {
             match self.wait(&stop).await {
                 Wake::Told => self.read_inbox(),
                 Wake::Done(done) => self.ended(done),
-                Wake::Probed {
-                    container,
-                    attempt,
-                    success,
-                } => {
-                    self.probes
-                        .retain(|probe| (probe.container, probe.attempt) != (container, attempt));
-                    self.take(Event::Probed {
-                        container,
-                        attempt,
-                        success,
-                    });
+                Wake::Ran { errand, event } => {
+                    drop(self.errands.swap_remove(errand));
+                    self.take(event);
                 }
                 Wake::Time => self.take(Event::Tick),
                 Wake::Stop => return,
@@ -151,8 +129,8 @@ impl Runner {
 
     async fn wait(&mut self, stop: &CancellationToken) -> Wake {
         let timer = self.timer();
-        let (doing, probes) = (&mut self.doing, &mut self.probes);
-        // Cancel-safe: the operation and the probes are polled by reference and stay; the others only notify.
+        let (doing, errands) = (&mut self.doing, &mut self.errands);
+        // Cancel-safe: the operation and the errands are polled by reference and stay; the others only notify.
         tokio::select! {
             biased;
             () = stop.cancelled() => Wake::Stop,
@@ -162,9 +140,9 @@ impl Runner {
             }) => Wake::Done(done),
             () = self.cell.told() => Wake::Told,
             wake = poll_fn(|cx| {
-                for Probe { container, attempt, result } in probes.iter_mut() {
-                    if let Poll::Ready(success) = result.poll_unpin(cx) {
-                        return Poll::Ready(Wake::Probed { container: *container, attempt: *attempt, success });
+                for (index, errand) in errands.iter_mut().enumerate() {
+                    if let Poll::Ready(event) = errand.poll(cx) {
+                        return Poll::Ready(Wake::Ran { errand: index, event });
                     }
                 }
                 Poll::Pending
@@ -327,13 +305,19 @@ impl Runner {
         );
         self.note(&next, &desired);
         self.state = next;
-        self.probes
-            .retain(|probe| self.state.is_probing(probe.container, probe.attempt));
+        self.errands.retain(|errand| errand.is_wanted(&self.state));
         for effect in effects {
             match effect {
                 Effect::Cancel => self.doing = None,
                 Effect::Do(op) => self.start(op, &desired, gate.asked),
-                Effect::Probe { container, attempt } => self.probe(container, attempt),
+                Effect::Probe {
+                    container,
+                    attempt,
+                    kind,
+                } => self.send(|place| Errand::probe(place, container, attempt, kind)),
+                Effect::PostStart { container, attempt } => {
+                    self.send(|place| Errand::post_start(place, container, attempt));
+                }
                 Effect::ReleaseSlot => self.slot = None,
             }
         }
@@ -439,49 +423,15 @@ impl Runner {
         });
     }
 
-    fn probe(&mut self, container: usize, attempt: u32) {
+    /// Starts a probe or hook.
+    fn send(&mut self, errand: impl FnOnce(&Place<'_>) -> Option<Errand>) {
         let Some(pod) = &self.state.pod else { return };
-        let plan = pod
-            .plan
-            .containers
-            .get(container)
-            .and_then(|plan| plan.readiness.as_ref());
-        let id = pod
-            .containers
-            .get(container)
-            .and_then(|container| container.life.id())
-            .map(str::to_owned);
-        let (Some(plan), Some(id)) = (plan, id) else {
-            return;
+        let place = Place {
+            runtime: &self.shared.runtime,
+            key: &self.key,
+            pod,
         };
-        let deadline = Duration::from_secs(u64::from(plan.timeout_seconds));
-        let ip = pod.ips.first().and_then(|ip| ip.parse().ok());
-        let (runtime, action, key) = (
-            Arc::clone(&self.shared.runtime),
-            plan.action.clone(),
-            self.key.clone(),
-        );
-        let result = async move {
-            let Some(ip) = address(ip, &action) else {
-                return false;
-            };
-            let target = prober::Target {
-                runtime: runtime.as_ref(),
-                container_id: &id,
-                ip,
-            };
-            let result = prober::probe(&action, target, deadline).await;
-            if let Err(error) = &result {
-                let error = hearth_telemetry::ErrorChain(error);
-                tracing::debug!(sandbox = %key, container, %error, "probe failed");
-            }
-            result.is_ok()
-        };
-        self.probes.push(Probe {
-            container,
-            attempt,
-            result: result.boxed(),
-        });
+        self.errands.extend(errand(&place));
     }
 
     fn publish(&self, gate: GateState, desired: &Desired) {
@@ -507,13 +457,5 @@ impl Runner {
             _ => Offer::NotReady,
         };
         self.cell.publish(view, offer);
-    }
-}
-
-/// Where a probe goes. A command needs no address.
-fn address(ip: Option<IpAddr>, action: &ProbeAction) -> Option<IpAddr> {
-    match action {
-        ProbeAction::Exec { .. } => Some(ip.unwrap_or_else(|| IpAddr::from([0, 0, 0, 0]))),
-        ProbeAction::Http { .. } | ProbeAction::Tcp { .. } => ip,
     }
 }

@@ -1,18 +1,14 @@
 //! Carrying out operations: from what the state machine wants to calls of the runtime, the host and the journal.
 
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::future::join_all;
 use hearth_core::ids::{Key, PodUid, SandboxUid};
-use hearth_core::podspec::{ContainerPlan, PullPolicy};
+use hearth_core::podspec::{ContainerPlan, Known, PullPolicy};
 use hearth_core::sandbox::{Learned, Op, Outcome, Pod, Residency, Stage, Stray};
 use hearth_cri::{CriError, ErrorKind, v1};
 use hearth_sys::Limits;
 use hearth_telemetry::ErrorChain;
 use tokio::task::spawn_blocking;
-use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::cell::Cell;
@@ -23,9 +19,7 @@ use super::manager::Shared;
 use super::record::{PodIncarnation, PodRecord};
 use super::sight;
 use super::slots::Slot;
-
-/// How long a stop has its turn at most.
-const STOP_TURN: Duration = Duration::from_secs(2);
+use super::stop::Grace;
 
 /// What an operation is about. A copy, because the operation goes on while its runner looks after other things.
 #[derive(Clone, Debug)]
@@ -49,16 +43,16 @@ pub(super) struct Done {
 
 /// Why an operation failed.
 #[derive(Debug)]
-enum Problem {
+pub(super) enum Problem {
     /// It was not done.
     Failed(String),
     /// Nobody knows.
     Unknown(String),
 }
 
-type Result<T> = std::result::Result<T, Problem>;
+pub(super) type Result<T> = std::result::Result<T, Problem>;
 
-const NOTHING: Result<Learned> = Ok(Learned::Nothing);
+pub(super) const NOTHING: Result<Learned> = Ok(Learned::Nothing);
 
 impl Problem {
     fn of(error: &dyn std::error::Error) -> Self {
@@ -66,7 +60,7 @@ impl Problem {
     }
 
     /// A call that changes something: a deadline means that it may have been done, and so does a name that is taken.
-    fn of_change(error: &CriError) -> Self {
+    pub(super) fn of_change(error: &CriError) -> Self {
         let text = ErrorChain(error).to_string();
         if error.outcome_unknown() || error.kind == ErrorKind::AlreadyExists {
             Self::Unknown(text)
@@ -148,10 +142,20 @@ impl Subject {
                 thaw.map(|_| Learned::Nothing)
                     .map_err(|error| Problem::of(&error))
             }
-            Op::StopContainers { ids, grace_seconds } => {
-                let grace = Duration::from_secs(u64::from(grace_seconds));
-                self.stop_containers(&ids, grace).await
+            Op::Kill {
+                container,
+                id,
+                grace_seconds,
+            } => {
+                let name = &self.container(container)?.name;
+                let stopped = self.stop_container(&id, Grace::begin(grace_seconds)).await;
+                changed(stopped).map_err(|problem| problem.about(name))
             }
+            Op::StopContainers {
+                ids,
+                sidecars,
+                grace_seconds,
+            } => self.stop_containers(&ids, &sidecars, grace_seconds).await,
             Op::StopSandbox { id } => changed(runtime.stop_pod_sandbox(&id).await),
             Op::RemoveSandbox { id } => changed(runtime.remove_pod_sandbox(&id).await),
             Op::RemoveStray(stray) => self.remove_stray(stray).await,
@@ -183,29 +187,6 @@ impl Subject {
         let pod = self.pod()?.uid.clone();
         blocking(&self.shared, move |host| call(host, &pod)).await?;
         NOTHING
-    }
-
-    /// Stops them all at once. A runtime that is asked for hundreds of these at a time starts several processes for each
-    /// and answers none in time; but most of a stop is waiting for the containers' processes to end by themselves, which
-    /// costs nothing, so it takes a turn only for its beginning.
-    async fn stop_containers(&self, ids: &[String], grace: Duration) -> Result<Learned> {
-        let turn = self.shared.stops.acquire().await;
-        let stops = ids
-            .iter()
-            .map(|id| self.shared.runtime.stop_container(id, grace));
-        let mut stops = pin!(join_all(stops));
-        // Cancel-safe: the stops go on where they were.
-        let ended = tokio::select! {
-            ended = &mut stops => ended,
-            () = sleep(STOP_TURN) => {
-                drop(turn);
-                stops.await
-            }
-        };
-        match ended.into_iter().find_map(std::result::Result::err) {
-            Some(error) => Err(Problem::of_change(&error)),
-            None => NOTHING,
-        }
     }
 
     async fn record(&self, stage: Stage) -> Result<Learned> {
@@ -331,6 +312,7 @@ impl Subject {
                 "there is no sandbox to create it in".to_owned(),
             ));
         };
+        let container = &pod.plan.settled(container, &self.known(pod));
         let mut config = self.with_places(|pod, identity, places| {
             cri_config::container(&pod.plan, container, identity, places, attempt)
         })?;
@@ -350,6 +332,20 @@ impl Subject {
         created
             .map(Learned::Container)
             .map_err(|error| Problem::of_change(&error))
+    }
+
+    /// What a container may be told of its pod.
+    fn known<'a>(&'a self, pod: &'a Pod) -> Known<'a> {
+        let config = &self.shared.config;
+        Known {
+            name: &self.key.name,
+            namespace: &self.key.namespace,
+            uid: &pod.uid.0,
+            node_name: &config.node_name,
+            ips: &pod.ips,
+            machine_cpu_millis: config.machine_cpu_millis,
+            machine_memory: config.machine_memory,
+        }
     }
 
     /// A container that must not run as root, and does not say as whom it runs, runs as its image says.
