@@ -151,7 +151,8 @@ fn without_room(
     template: &Template,
 ) -> Option<Decision> {
     let until = claim.first_seen + index.settings.room_wait;
-    if until <= index.now.mono || index.place(&template.spec.shape).is_ok() {
+    let refused = index.place(&template.spec.shape).err()?;
+    if until <= index.now.mono || !refused.is_lack_of_room() {
         return None;
     }
     let members = index.members_of(&pool.uid)?;

@@ -490,6 +490,13 @@ fn without_room_a_member_that_is_being_made_is_nearer_than_a_sandbox_of_its_own(
     assert_eq!(writes(settle(&mut index, at(60_099))), []);
     assert_eq!(cold(&mut index, 60_100), Intent::ColdCreate);
     assert_eq!(cold(&mut full(&[]), 100), Intent::ColdCreate);
+
+    // Room is not what is missing: it says so as soon as it need not wait for the member any more.
+    let mut index = full(&["a"]);
+    let mut kata = serde_json::to_value(template("tpl", 60)).unwrap();
+    kata["spec"]["podTemplate"]["spec"]["runtimeClassName"] = "kata".into();
+    index.apply_template(serde_json::from_value(kata).unwrap(), at(101));
+    assert_eq!(cold(&mut index, 2_100), Intent::ColdCreate);
 }
 
 #[test]
