@@ -136,6 +136,8 @@ fn stray_sandbox(sandbox: &SeenSandbox) -> Stray {
 }
 
 fn see_sandbox(pod: &mut Pod, current: Option<&SeenSandbox>, tried: bool) {
+    // What init containers did in another sandbox is gone with it.
+    pod.initialised &= current.is_some_and(|seen| pod.sandbox.id() == Some(&seen.id));
     match current {
         Some(sandbox) => {
             pod.attempt = sandbox.attempt;
@@ -154,7 +156,6 @@ fn see_sandbox(pod: &mut Pod, current: Option<&SeenSandbox>, tried: bool) {
                 pod.attempt += 1;
             }
             pod.sandbox = SandboxFact::None;
-            pod.initialised = false;
         }
     }
 }
@@ -201,6 +202,10 @@ fn see_container(
                 now,
             ),
             Life::Created(_) => container.make_anew(),
+            // Nothing says that it did its work in this sandbox.
+            Life::Exited { .. } if plan.role == Role::Init && !pod.initialised => {
+                container.make_anew();
+            }
             // What has ended and is not started again needs no container any more.
             Life::Exited { code, .. } => {
                 container.life = Life::Exited {

@@ -12,6 +12,7 @@
 //!   attempt, and what turns up late under an older one is removed.
 //! * Nothing that needs live processes is done to a frozen pod: it is thawed first. Stopping always is such a thing.
 //! * A pod is frozen only while nobody holds it and no probe runs, and is reported frozen only when it was confirmed.
+//! * No ordinary container starts before each init container has ended well in the same CRI sandbox.
 //! * Once a pod is being stopped it is never used again: a resume makes a new incarnation.
 
 mod decide;

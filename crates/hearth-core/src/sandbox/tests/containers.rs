@@ -74,6 +74,19 @@ fn a_sandbox_that_dies_is_initialised_again() {
 }
 
 #[test]
+fn a_sandbox_that_was_removed_without_a_word_is_initialised_again() {
+    let plain = plan_of(1, false, RestartPolicy::Always);
+    let mut world = begun(with_before(&[Role::Init], &plain));
+    world.settle();
+    world.sandbox_dies();
+    until(&mut world, Step::RemoveSandbox);
+    world.end(Ending::Lost);
+    world.settle();
+    assert_eq!(created(&world), [0, 1, 0, 1]);
+    assert_eq!(world.state.phase, Phase::Ready(Residency::Running));
+}
+
+#[test]
 fn a_sidecar_comes_up_first_counts_for_readiness_and_ends_last() {
     let plain = plan_of(1, true, RestartPolicy::Never);
     let mut plan = (*with_before(&[Role::Sidecar, Role::Sidecar], &plain)).clone();
