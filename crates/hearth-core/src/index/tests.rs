@@ -116,7 +116,9 @@ fn take(world: &mut World, step: &Step) {
         Step::Connect(number) => world.connect(&node(number)),
         Step::Disconnect(number) => world.disconnect(&node(number)),
         Step::Confirm => drop(world.confirm()),
-        Step::Collect => world.collect_garbage(),
+        Step::Collect => {
+            world.collect_garbage();
+        }
         Step::Advance(ms) => world.advance(Duration::from_millis(ms.into())),
         Step::Restart => world.restart(),
     }

@@ -304,8 +304,8 @@ impl World {
         self.api.create(Kind::Claim, object);
     }
 
-    pub(super) fn collect_garbage(&mut self) {
-        self.api.collect_garbage();
+    pub(super) fn collect_garbage(&mut self) -> bool {
+        self.api.collect_garbage()
     }
 
     /// Everything that can happen without a fault happens, until nothing is left.
@@ -334,7 +334,7 @@ impl World {
             while self.confirm() {
                 busy = true;
             }
-            self.collect_garbage();
+            busy |= self.collect_garbage();
             self.advance(Duration::from_millis(400));
             busy |=
                 !self.writes.is_empty() || !self.requests.is_empty() || !self.confirms.is_empty();

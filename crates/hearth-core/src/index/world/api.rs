@@ -212,7 +212,8 @@ impl Api {
         }
     }
 
-    pub(super) fn collect_garbage(&mut self) {
+    /// Removes what has lost its owner; `true` when there was anything.
+    pub(super) fn collect_garbage(&mut self) -> bool {
         let uids: HashSet<String> = self
             .objects
             .values()
@@ -230,6 +231,7 @@ impl Api {
         for (kind, key) in &orphans {
             self.delete(*kind, key);
         }
+        !orphans.is_empty()
     }
 }
 
