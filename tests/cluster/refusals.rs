@@ -200,8 +200,7 @@ fn a_pod_that_cannot_be_honoured_names_its_field_and_leaves_the_node_to_others()
             with("volumes", json!([volume]))
         };
         let mut lifecycle = fixtures::web_server();
-        lifecycle["containers"][0]["lifecycle"] =
-            json!({"preStop": {"exec": {"command": ["true"]}}});
+        lifecycle["containers"][0]["lifecycle"] = json!({"stopSignal": "SIGUSR1"});
         let mut privileged = fixtures::web_server();
         privileged["containers"][0]["securityContext"] = json!({"privileged": true});
         let refused = [
