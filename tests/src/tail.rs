@@ -6,20 +6,37 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-/// How long a file was at a moment.
+/// The longest half of a line that a writer may have in the file.
+const LONGEST_LINE: u64 = 1 << 20;
+
+/// Where the whole lines of a file ended at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark(u64);
 
-/// The present length of `file`, 0 when it is not there yet.
+/// The present end of the whole lines of `file`, 0 when it is not there yet.
 ///
 /// # Errors
 /// When it cannot be looked at.
 pub fn mark(file: &Path) -> Result<Mark> {
-    match std::fs::metadata(file) {
-        Ok(meta) => Ok(Mark(meta.len())),
+    match File::open(file) {
+        Ok(open) => end_of_lines(open).with_context(|| format!("cannot read {}", file.display())),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Mark(0)),
-        Err(error) => Err(error).with_context(|| format!("cannot look at {}", file.display())),
+        Err(error) => Err(error).with_context(|| format!("cannot open {}", file.display())),
     }
+}
+
+fn end_of_lines(mut file: File) -> std::io::Result<Mark> {
+    let length = file.metadata()?.len();
+    let start = length.saturating_sub(LONGEST_LINE);
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(start))?;
+    file.take(length - start).read_to_end(&mut bytes)?;
+    let end = bytes
+        .iter()
+        .rev()
+        .zip(0_u64..)
+        .find(|(byte, _)| **byte == b'\n');
+    Ok(Mark(end.map_or(start, |(_, half)| length - half)))
 }
 
 /// The whole lines that `file` got since `mark`.
@@ -60,7 +77,13 @@ mod tests {
         assert!(lines_since(&path, since).unwrap().is_empty());
         file.write_all(b"new\nhalf").unwrap();
         assert_eq!(lines_since(&path, since).unwrap(), ["new"]);
+        let half = mark(&path).unwrap();
         file.write_all(b" whole\n").unwrap();
+        assert_eq!(
+            lines_since(&path, half).unwrap(),
+            ["half whole"],
+            "a line that was half there is seen whole"
+        );
         assert_eq!(lines_since(&path, since).unwrap(), ["new", "half whole"]);
     }
 }
