@@ -130,18 +130,7 @@ fn a_container_that_is_alive_no_more_is_started_anew() {
                 Duration::from_secs(5),
             )
             .await?;
-        wait_for("another process runs in the pod", COLD, async || {
-            let now = scene
-                .cgroups
-                .main_processes(&uid)
-                .map_err(|error| format!("{error:#}"))?;
-            if now.len() == before.len() && now != before {
-                Ok(())
-            } else {
-                Err(format!("{now:?}"))
-            }
-        })
-        .await?;
+        scene.until_other_processes(&uid, &before, COLD).await?;
         let after = scene.until_ready("mortal", COLD).await?;
         ensure!(pod_uid(&after)? == uid, "another pod was made");
         Ok(())

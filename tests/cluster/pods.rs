@@ -196,18 +196,7 @@ fn a_container_that_ends_is_started_again_in_the_same_pod() {
             .iter()
             .find(|process| comm(process.pid) == "httpd");
         server.context("no httpd runs in the pod")?.kill().await?;
-        wait_for("another process runs in the pod", AWAY, async || {
-            let now = scene
-                .cgroups
-                .main_processes(&uid)
-                .map_err(|error| format!("{error:#}"))?;
-            if now.len() == processes.len() && now != processes {
-                Ok(())
-            } else {
-                Err(format!("{now:?}"))
-            }
-        })
-        .await?;
+        scene.until_other_processes(&uid, &processes, AWAY).await?;
         scene
             .sandboxes
             .until_one("again", "answers again", COLD, status::ready)

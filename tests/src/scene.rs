@@ -23,6 +23,7 @@ use crate::containerd::Containerd;
 use crate::fixtures;
 use crate::http;
 use crate::observe::Observed;
+use crate::process::ProcessId;
 use crate::status::{Claimed, answered, find_condition, pod_uid, ready, stocked, to_json};
 use crate::tail::Mark;
 
@@ -416,6 +417,30 @@ impl Scene {
         self.sandboxes
             .until_one(name, "is Ready", limit, ready)
             .await
+    }
+
+    /// Waits until as many main processes as `before` run in the pod, and not the same.
+    ///
+    /// # Errors
+    /// When they do not within `limit`.
+    pub async fn until_other_processes(
+        &self,
+        pod_uid: &str,
+        before: &BTreeSet<ProcessId>,
+        limit: Duration,
+    ) -> Result<()> {
+        wait_for("another process runs in the pod", limit, async || {
+            let now = self
+                .cgroups
+                .main_processes(pod_uid)
+                .map_err(|error| format!("{error:#}"))?;
+            if now.len() == before.len() && now != *before {
+                Ok(())
+            } else {
+                Err(format!("{now:?}"))
+            }
+        })
+        .await
     }
 
     /// Waits until a condition of the Sandbox has this status and reason, and gives back its message.

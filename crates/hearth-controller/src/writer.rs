@@ -1,9 +1,9 @@
 //! Writes to the API server, the urgent ones first.
 //!
-//! A write is queued in its lane and sent by one of a fixed number of workers. Each request in flight has a connection of
-//! its own (HTTP/1.1, kept alive), so a slow one holds up nobody. `Answer` goes before everything; the other lanes wait
-//! while claims are being answered, and go one at a time once they have waited for [`Patience::longest_yield`]. The queue is bounded:
-//! a write that finds no room comes back as `Unavailable` and is tried again by whoever made it.
+//! A write is queued in its lane and sent by one of a fixed number of workers. Each request in flight has a stream of
+//! its own, so a slow one holds up nobody. `Answer` goes before everything; the other lanes wait while claims are being
+//! answered, and go one at a time once they have waited for [`Patience::longest_yield`]. The queue is bounded: a write
+//! that finds no room comes back as `Unavailable` and is tried again by whoever made it.
 
 mod lanes;
 mod request;

@@ -293,13 +293,11 @@ mod tests {
 
     fn probe(initial: u32, period: u32, success: u32, failure: u32) -> Option<ProbePlan> {
         Some(ProbePlan {
-            action: ProbeAction::Tcp { port: 1 },
             initial_delay_seconds: initial,
-            timeout_seconds: 1,
             period_seconds: period,
             success_threshold: success,
             failure_threshold: failure,
-            grace_seconds: None,
+            ..ProbePlan::new(ProbeAction::Tcp { port: 1 })
         })
     }
 

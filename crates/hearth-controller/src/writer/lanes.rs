@@ -59,6 +59,16 @@ enum Next {
     Wait,
 }
 
+/// Whether a write that is not an answer must wait.
+enum Yield {
+    /// It may go.
+    No,
+    /// Until this time, unless something changes before.
+    Until(Instant),
+    /// Until something changes.
+    UntilChanged,
+}
+
 impl Lanes {
     pub(super) fn new(settings: &WriterSettings) -> Self {
         Self {
@@ -131,27 +141,27 @@ impl Lanes {
     pub(super) async fn observing(self: &Arc<Self>, queued_at: Instant) -> Place {
         loop {
             let changed = self.changed_for_observer.notified();
-            let until = {
+            let yielding = {
                 let mut queue = self.queue.lock();
-                let until = self.yields_until(&queue, Lane::Observe, queued_at, Instant::now());
-                if until.is_none() {
+                let yielding = self.yields(&queue, Lane::Observe, queued_at, Instant::now());
+                if matches!(yielding, Yield::No) {
                     queue.trailing_in_flight += 1;
                 }
-                until
+                yielding
             };
-            match until {
-                None => {
+            match yielding {
+                Yield::No => {
                     return Place {
                         lanes: Arc::clone(self),
                         answer: false,
                     };
                 }
                 // Cancel-safe: both arms only wait.
-                Some(Some(at)) => tokio::select! {
+                Yield::Until(at) => tokio::select! {
                     () = changed => {}
                     () = tokio::time::sleep_until(at) => {}
                 },
-                Some(None) => changed.await,
+                Yield::UntilChanged => changed.await,
             }
         }
     }
@@ -167,27 +177,22 @@ impl Lanes {
             let Some(&(at, _)) = queue.lanes[index(*lane)].front() else {
                 continue;
             };
-            match self.yields_until(&queue, *lane, at, now) {
-                None => {
+            match self.yields(&queue, *lane, at, now) {
+                Yield::No => {
                     if let Some((at, write)) = queue.lanes[index(*lane)].pop_front() {
                         queue.trailing_in_flight += 1;
                         return Next::Now(at, Box::new(write));
                     }
                 }
-                Some(until) => soonest = soonest.into_iter().chain(until).min(),
+                Yield::Until(at) => soonest = Some(soonest.map_or(at, |soonest| soonest.min(at))),
+                Yield::UntilChanged => {}
             }
         }
         soonest.map_or(Next::Wait, Next::At)
     }
 
-    /// Whether a write that came into its lane `at` must wait, and when to look again if time alone can end that.
-    fn yields_until(
-        &self,
-        queue: &Queue,
-        lane: Lane,
-        at: Instant,
-        now: Instant,
-    ) -> Option<Option<Instant>> {
+    /// Whether a write that came into its lane `at` must wait.
+    fn yields(&self, queue: &Queue, lane: Lane, at: Instant, now: Instant) -> Yield {
         let Patience {
             quiet,
             longest_yield,
@@ -206,11 +211,11 @@ impl Lanes {
         let quiet_at = quiet_at.filter(|_| queue.answers_in_flight == 0);
         let due = at + longest_yield;
         if queue.trailing_in_flight >= places {
-            Some(quiet_at)
+            quiet_at.map_or(Yield::UntilChanged, Yield::Until)
         } else if yielding && due > now {
-            Some(Some(quiet_at.map_or(due, |quiet_at| quiet_at.min(due))))
+            Yield::Until(quiet_at.map_or(due, |quiet_at| quiet_at.min(due)))
         } else {
-            None
+            Yield::No
         }
     }
 }

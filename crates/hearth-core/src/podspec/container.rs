@@ -263,14 +263,11 @@ fn resource(at: &At<'_>, own: &str) -> Option<EnvSource> {
         at.missing("resource");
     }
     let amount = amount?;
-    let divisor = divisor.map_or(0, |divisor| match amount {
-        Amount::CpuRequest | Amount::CpuLimit => divisor.millis(),
-        Amount::MemoryRequest | Amount::MemoryLimit => divisor.units(),
-    });
+    let divisor = divisor.unwrap_or_default();
     // Zero is how an unset divisor is written: a core, or a byte.
-    let unit = match amount {
-        Amount::CpuRequest | Amount::CpuLimit => 1000,
-        Amount::MemoryRequest | Amount::MemoryLimit => 1,
+    let (divisor, unit) = match amount {
+        Amount::CpuRequest | Amount::CpuLimit => (divisor.millis(), 1000),
+        Amount::MemoryRequest | Amount::MemoryLimit => (divisor.units(), 1),
     };
     Some(EnvSource::Resource {
         container,

@@ -246,6 +246,22 @@ pub struct ProbePlan {
     pub grace_seconds: Option<u32>,
 }
 
+impl ProbePlan {
+    /// A probe with the timing that Kubernetes gives one that says nothing of it.
+    #[must_use]
+    pub fn new(action: ProbeAction) -> Self {
+        Self {
+            action,
+            initial_delay_seconds: 0,
+            timeout_seconds: 1,
+            period_seconds: 10,
+            success_threshold: 1,
+            failure_threshold: 3,
+            grace_seconds: None,
+        }
+    }
+}
+
 /// What a probe does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ProbeAction {

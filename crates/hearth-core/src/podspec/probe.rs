@@ -58,17 +58,9 @@ fn port_number(at: &At<'_>) -> u16 {
 pub(super) fn probe(at: &At<'_>, ports: &Ports, kind: ProbeKind) -> Option<ProbePlan> {
     let mut action = None;
     let mut actions = 0;
-    let mut plan = ProbePlan {
-        action: ProbeAction::Exec {
-            command: Vec::new(),
-        },
-        initial_delay_seconds: 0,
-        timeout_seconds: 1,
-        period_seconds: 10,
-        success_threshold: 1,
-        failure_threshold: 3,
-        grace_seconds: None,
-    };
+    let mut plan = ProbePlan::new(ProbeAction::Exec {
+        command: Vec::new(),
+    });
     at.each_field(|name, at| match name {
         "initialDelaySeconds" => plan.initial_delay_seconds = at.seconds(0),
         // Zero is how an unset number is written; it means the default.

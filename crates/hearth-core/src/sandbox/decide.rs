@@ -277,11 +277,10 @@ impl State {
             }
             let pod = self.pod.as_ref()?;
             let container = pod.containers.get(index)?;
-            let hooking = matches!(container.life, Life::Running(_)) && !container.is_up();
             let passed = match pod.role(index) {
                 Role::Init => matches!(container.life, Life::Exited { code: 0, .. }),
                 Role::Sidecar => over || (container.is_up() && container.probes.has_come_up()),
-                Role::Main => container.started && !hooking,
+                Role::Main => container.started && !container.is_coming_up(),
             };
             if !passed {
                 return None;
@@ -345,10 +344,10 @@ impl State {
         let pod = self.pod.as_ref()?;
         let started = pod.all_started() && pod.any_running() && pod.initialised;
         let ready = pod.all_ready();
-        let probing = pod.containers.iter().any(|c| {
-            let hooking = matches!(c.life, Life::Running(_)) && !c.is_up();
-            hooking || c.probes.any_under_way()
-        });
+        let probing = pod
+            .containers
+            .iter()
+            .any(|c| c.is_coming_up() || c.probes.any_under_way());
         if ready
             && self.recorded == Some(Stage::Creating)
             && let Some(record) = self.ready_to(Op::Record(Stage::Ready), now)

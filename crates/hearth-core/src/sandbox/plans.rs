@@ -5,15 +5,7 @@ use std::sync::Arc;
 use crate::podspec::{ContainerPlan, Hook, PodPlan, ProbeAction, ProbePlan, RestartPolicy, Role};
 
 pub(super) fn probe() -> ProbePlan {
-    ProbePlan {
-        action: ProbeAction::Tcp { port: 1 },
-        initial_delay_seconds: 0,
-        timeout_seconds: 1,
-        period_seconds: 10,
-        success_threshold: 1,
-        failure_threshold: 3,
-        grace_seconds: None,
-    }
+    ProbePlan::new(ProbeAction::Tcp { port: 1 })
 }
 
 /// Ordinary containers `c0`, `c1`, ...

@@ -200,6 +200,12 @@ impl Container {
     pub fn is_up(&self) -> bool {
         matches!(self.life, Life::Running(_)) && self.hook == HookState::Done
     }
+
+    /// Whether it runs, and what follows its start was not done yet.
+    #[must_use]
+    pub fn is_coming_up(&self) -> bool {
+        matches!(self.life, Life::Running(_)) && self.hook != HookState::Done
+    }
 }
 
 /// Why a container that runs is to be started anew.

@@ -363,6 +363,12 @@ impl Node {
         }
     }
 
+    /// Waits until the view of a sandbox says what stands in its way.
+    pub(super) async fn told(&self, uid: &str) -> Arc<PodView> {
+        self.view_when(uid, "told", |view| !view.message.is_empty())
+            .await
+    }
+
     pub(super) async fn ready(&self, uid: &str, tier: hearth_api::Tier) -> Arc<PodView> {
         let ready = |view: &PodView| view.phase == PodPhase::Ready && view.tier == Some(tier);
         self.view_when(uid, &format!("ready and {tier:?}"), ready)

@@ -51,9 +51,7 @@ async fn a_pod_is_not_ready_before_its_hook_is_done_and_a_hook_that_fails_ends_t
         .set_exec(move |_, _| exited(i32::from(!does.load(Ordering::Relaxed))));
     let hook = json!({"postStart": {"exec": {"command": ["prepare"]}}});
     node.want(&sandbox("a", &pod(&json!({ "lifecycle": hook }))));
-    let view = node
-        .view_when("a", "told", |view| !view.message.is_empty())
-        .await;
+    let view = node.told("a").await;
     assert_eq!(
         view.message,
         "container main ended with code 143: its postStart hook failed: the command ended with code 1"
@@ -74,9 +72,7 @@ async fn a_container_that_is_alive_no_more_is_made_anew_in_its_pod() {
     node.want(&sandbox("a", &pod(&json!({ "livenessProbe": probe }))));
     let before = node.ready("a", Tier::Running).await;
     alive.store(false, Ordering::Relaxed);
-    let view = node
-        .view_when("a", "told", |view| !view.message.is_empty())
-        .await;
+    let view = node.told("a").await;
     assert_eq!(
         view.message,
         "container main ended with code 143: its liveness probe failed"
