@@ -170,6 +170,8 @@ fn controller(layout: &Layout, instance: &Instance, kubeconfig: &Path) -> Result
     let ports = &instance.ports;
     let args = vec![
         format!("--kubeconfig={}", kubeconfig.display()),
+        // One process at a time: its supervisor starts it again only when it has ended.
+        format!("--leader-election-identity={}", instance.id),
         format!(
             "--metrics-bind-address=127.0.0.1:{}",
             ports.controller_metrics

@@ -24,6 +24,11 @@ struct Args {
     /// Namespace of the leader Lease.
     #[arg(long, env = "HEARTH_LEADER_ELECTION_NAMESPACE", default_value = hearth_api::constants::CONTROLLER_NAMESPACE)]
     leader_election_namespace: String,
+    /// Our name in the leader Lease. A process with the name of a dead leader leads at once instead of when the Lease runs
+    /// out, so only give one that no two living processes can have: in a Deployment the Pod's name and uid, because the
+    /// kubelet starts a container again only when it has ended. Absent: host name and a random part.
+    #[arg(long, env = "HEARTH_LEADER_ELECTION_IDENTITY", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    leader_election_identity: Option<String>,
     /// Accepted for upstream's manifests. Leader election is always on: the nodes know the leader by it.
     #[arg(long, default_value = "true", num_args = 0..=1, default_missing_value = "true", action = ArgAction::Set)]
     leader_elect: bool,
@@ -73,6 +78,7 @@ impl Args {
         let Self {
             kubeconfig,
             leader_election_namespace,
+            leader_election_identity,
             leader_elect,
             extensions,
             metrics_bind_address,
@@ -91,7 +97,8 @@ impl Args {
             cluster_domain,
             "Services are not written yet, so the cluster domain is not used"
         );
-        let host = host_name();
+        let identity = leader_election_identity
+            .unwrap_or_else(|| format!("{}_{}", host_name(), uuid::Uuid::new_v4()));
         let duration = Duration::from_secs(u64::from(lease_duration_seconds));
         ControllerConfig {
             kubeconfig,
@@ -102,7 +109,7 @@ impl Args {
                 renew_deadline: duration * 2 / 3,
                 retry_period: duration / 8,
             },
-            identity: format!("{host}_{}", uuid::Uuid::new_v4()),
+            identity,
             metrics_address: metrics_bind_address,
             health_address: health_probe_bind_address,
             settings: Settings {

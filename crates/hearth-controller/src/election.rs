@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use hearth_api::constants::annotation::LEADER_FINGERPRINT;
 use hearth_core::ids::Fence;
-use hearth_core::lease::{LeaseAction, LeaseObserver, LeaseRecord, LeaseTiming, may_act};
+use hearth_core::lease::{LeaseAction, LeaseObserver, LeaseRecord, LeaseTiming, Me, may_act};
 use hearth_telemetry::ErrorChain;
 use hearth_tls::Fingerprint;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::ResourceExt as _;
 use kube::api::{Api, PostParams};
 use thiserror::Error;
 use tokio::sync::watch;
@@ -32,7 +33,7 @@ pub enum Leadership {
 /// Why a process must not go on.
 #[derive(Debug, Error)]
 pub enum ElectionError {
-    /// Somebody else took the Lease.
+    /// Somebody else took the Lease: another replica, or a process that was given our identity while we live.
     #[error("leadership was lost to {holder:?}")]
     Lost {
         /// `holderIdentity` now.
@@ -53,7 +54,7 @@ pub struct Candidate {
     pub leases: Api<Lease>,
     /// Name of the Lease.
     pub name: String,
-    /// Our `holderIdentity`, unique to this process.
+    /// Our `holderIdentity`: no other process that lives has it.
     pub identity: String,
     /// Of our client certificate.
     pub fingerprint: Fingerprint,
@@ -114,22 +115,20 @@ impl Keeper {
             Err(reason) => return self.retry("read", &reason),
         };
         let record = lease.as_ref().map(record);
-        let holder = record
-            .as_ref()
-            .map(|record| record.holder.clone())
-            .unwrap_or_default();
-        if self.renewed.is_some() && holder != self.candidate.identity {
-            return Err(ElectionError::Lost { holder });
-        }
         let leading = self.renewed.is_some();
         let now = self.now();
-        let action = self
-            .observer
-            .evaluate(record, &self.candidate.identity, leading, timing, now);
-        if let LeaseAction::Wait(wait) = action {
-            return Ok(wait);
+        let mark = self.candidate.fingerprint.to_string();
+        let me = Me {
+            identity: &self.candidate.identity,
+            mark: &mark,
+        };
+        let action = self.observer.evaluate(record, me, leading, timing, now);
+        match action {
+            LeaseAction::Wait(wait) => return Ok(wait),
+            LeaseAction::Lost(holder) => return Err(ElectionError::Lost { holder }),
+            LeaseAction::Create | LeaseAction::Acquire | LeaseAction::Renew => {}
         }
-        let acquiring = action != LeaseAction::Renew;
+        let acquiring = !leading;
         let write = self.lease(lease.as_ref(), acquiring);
         let sent = self.now();
         match self.write(write, action == LeaseAction::Create).await {
@@ -245,8 +244,11 @@ fn record(lease: &Lease) -> LeaseRecord {
             .map(|time| time.0.to_string())
             .unwrap_or_default(),
         duration: Duration::from_secs(seconds),
-        transitions: spec.lease_transitions.unwrap_or_default(),
-        resource_version: lease.metadata.resource_version.clone().unwrap_or_default(),
+        mark: lease
+            .annotations()
+            .get(LEADER_FINGERPRINT)
+            .cloned()
+            .unwrap_or_default(),
     }
 }
 

@@ -37,10 +37,18 @@ pub struct LeaseRecord {
     pub renewed: String,
     /// `spec.leaseDurationSeconds` as the holder wrote it.
     pub duration: Duration,
-    /// `spec.leaseTransitions`.
-    pub transitions: i32,
-    /// `metadata.resourceVersion`: a write names it, so that only one of two candidates wins.
-    pub resource_version: String,
+    /// What tells the holder's process from others of its name: the fingerprint of its certificate.
+    pub mark: String,
+}
+
+/// A candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Me<'a> {
+    /// Our `holderIdentity`. A process that is started again in the place of one that is certainly dead may have the
+    /// dead one's.
+    pub identity: &'a str,
+    /// Ours alone; see [`LeaseRecord::mark`].
+    pub mark: &'a str,
 }
 
 /// What to do about the Lease.
@@ -54,6 +62,8 @@ pub enum LeaseAction {
     Renew,
     /// Somebody else holds it: look again after this time at the latest.
     Wait(Duration),
+    /// We led and do not any more: this is the holder now, which may be empty or another process of our name.
+    Lost(String),
 }
 
 /// Remembers when a Lease was last seen to change.
@@ -66,15 +76,24 @@ impl LeaseObserver {
     /// What `me` should do about `lease` at `now` (monotonic).
     ///
     /// `leading` is whether the caller leads since an acquisition of its own. A Lease that names us while we do not is
-    /// from a former life; it is acquired anew, which makes a new fence.
+    /// from a former life, which is over: it is acquired anew at once, which makes a new fence. Should two processes have
+    /// one name against all promises, the later leads and the earlier sees a mark that is not its own.
     pub fn evaluate(
         &mut self,
         lease: Option<LeaseRecord>,
-        me: &str,
+        me: Me<'_>,
         leading: bool,
         timing: LeaseTiming,
         now: Duration,
     ) -> LeaseAction {
+        if leading {
+            return match lease {
+                Some(lease) if lease.holder == me.identity && lease.mark == me.mark => {
+                    LeaseAction::Renew
+                }
+                lease => LeaseAction::Lost(lease.map(|lease| lease.holder).unwrap_or_default()),
+            };
+        }
         let Some(lease) = lease else {
             self.seen = None;
             return LeaseAction::Create;
@@ -88,14 +107,7 @@ impl LeaseObserver {
             _ => now,
         };
         self.seen = Some((lease.clone(), since));
-        if lease.holder == me {
-            return if leading {
-                LeaseAction::Renew
-            } else {
-                LeaseAction::Acquire
-            };
-        }
-        if lease.holder.is_empty() {
+        if lease.holder.is_empty() || lease.holder == me.identity {
             return LeaseAction::Acquire;
         }
         // A holder that wrote no duration, or an absurdly short one, still gets ours.
@@ -125,13 +137,17 @@ mod tests {
         retry_period: Duration::from_secs(2),
     };
 
+    const ME: Me<'_> = Me {
+        identity: "me",
+        mark: "mark of me",
+    };
+
     fn held(holder: &str, renewed: &str) -> Option<LeaseRecord> {
         Some(LeaseRecord {
             holder: holder.into(),
             renewed: renewed.into(),
             duration: Duration::from_secs(15),
-            transitions: 1,
-            resource_version: "7".into(),
+            mark: format!("mark of {holder}"),
         })
     }
 
@@ -143,11 +159,11 @@ mod tests {
     fn a_missing_or_free_lease_is_taken() {
         let mut observer = LeaseObserver::default();
         assert_eq!(
-            observer.evaluate(None, "me", false, TIMING, s(0)),
+            observer.evaluate(None, ME, false, TIMING, s(0)),
             LeaseAction::Create
         );
         assert_eq!(
-            observer.evaluate(held("", "t"), "me", false, TIMING, s(0)),
+            observer.evaluate(held("", "t"), ME, false, TIMING, s(0)),
             LeaseAction::Acquire
         );
     }
@@ -156,13 +172,29 @@ mod tests {
     fn a_lease_of_a_former_life_is_acquired_and_not_renewed() {
         let mut observer = LeaseObserver::default();
         assert_eq!(
-            observer.evaluate(held("me", "t"), "me", false, TIMING, s(0)),
+            observer.evaluate(held("me", "t"), ME, false, TIMING, s(0)),
             LeaseAction::Acquire
         );
         assert_eq!(
-            observer.evaluate(held("me", "t"), "me", true, TIMING, s(0)),
+            observer.evaluate(held("me", "t"), ME, true, TIMING, s(0)),
             LeaseAction::Renew
         );
+    }
+
+    #[test]
+    fn a_leader_that_finds_another_s_name_or_another_process_of_its_own_has_lost() {
+        let mut observer = LeaseObserver::default();
+        let mut look = |lease| observer.evaluate(lease, ME, true, TIMING, s(0));
+        let lost = |holder: &str| LeaseAction::Lost(holder.to_owned());
+        assert_eq!(look(None), lost(""));
+        assert_eq!(look(held("", "t")), lost(""));
+        assert_eq!(look(held("other", "t")), lost("other"));
+        let mut namesake = held("me", "t");
+        namesake
+            .iter_mut()
+            .for_each(|lease| lease.mark = "another's".into());
+        assert_eq!(look(namesake), lost("me"));
+        assert_eq!(look(held("me", "t")), LeaseAction::Renew);
     }
 
     #[test]
@@ -170,23 +202,23 @@ mod tests {
         let mut observer = LeaseObserver::default();
         // The renew time may be an hour old by its own clock: the wait starts when we first see it.
         assert_eq!(
-            observer.evaluate(held("other", "old"), "me", false, TIMING, s(100)),
+            observer.evaluate(held("other", "old"), ME, false, TIMING, s(100)),
             LeaseAction::Wait(s(2))
         );
         assert_eq!(
-            observer.evaluate(held("other", "old"), "me", false, TIMING, s(114)),
+            observer.evaluate(held("other", "old"), ME, false, TIMING, s(114)),
             LeaseAction::Wait(s(1))
         );
         assert_eq!(
-            observer.evaluate(held("other", "new"), "me", false, TIMING, s(114)),
+            observer.evaluate(held("other", "new"), ME, false, TIMING, s(114)),
             LeaseAction::Wait(s(2))
         );
         assert_eq!(
-            observer.evaluate(held("other", "new"), "me", false, TIMING, s(128)),
+            observer.evaluate(held("other", "new"), ME, false, TIMING, s(128)),
             LeaseAction::Wait(s(1))
         );
         assert_eq!(
-            observer.evaluate(held("other", "new"), "me", false, TIMING, s(129)),
+            observer.evaluate(held("other", "new"), ME, false, TIMING, s(129)),
             LeaseAction::Acquire
         );
     }
