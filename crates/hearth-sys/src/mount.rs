@@ -6,6 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use procfs::process::Process;
+use rustix::fs::{AtFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
@@ -63,6 +64,39 @@ pub fn under(prefix: &Path) -> Result<Vec<Mount>, MountError> {
         .collect())
 }
 
+/// Whether something is mounted at `path` itself. Asks the kernel for this one path: the list of all mounts grows by four
+/// with each pod.
+pub fn is_mount_point(path: &Path) -> Result<bool, MountError> {
+    let asked = rustix::fs::statx(
+        rustix::fs::CWD,
+        path,
+        AtFlags::SYMLINK_NOFOLLOW,
+        StatxFlags::empty(),
+    );
+    let stat = asked.map_err(|error| MountError::new("look for a mount at", path, error))?;
+    Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
+/// Detaches all that is mounted at the entries of `directory`, but not below them. Success when there is no such
+/// directory.
+pub fn unmount_entries(directory: &Path) -> Result<(), MountError> {
+    let failed = |error| MountError::new("list", directory, error);
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(failed)?,
+    };
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        for _ in 0..ROUNDS {
+            if !is_mount_point(&path)? {
+                break;
+            }
+            unmount(&path)?;
+        }
+    }
+    Ok(())
+}
+
 /// Mounts `source` with all below it at `target`, which must exist and be of the same kind. What is mounted below the
 /// source stays writable also when `read_only` is set.
 pub fn bind(source: &Path, target: &Path, read_only: bool) -> Result<(), MountError> {
@@ -103,10 +137,7 @@ pub fn tmpfs(target: &Path, size_bytes: Option<u64>) -> Result<(), MountError> {
 /// Mounts the directory at itself, if it is no mount point yet, and makes it shared, so that mounts made below it are
 /// seen by containers that have it with host-to-container propagation.
 pub fn make_shared(directory: &Path) -> Result<(), MountError> {
-    if !under(directory)?
-        .iter()
-        .any(|mount| mount.target == directory)
-    {
+    if !is_mount_point(directory)? {
         rustix::mount::mount_bind_recursive(directory, directory)
             .map_err(|error| MountError::new("mount at itself", directory, error))?;
     }

@@ -128,24 +128,15 @@ impl PodHost for SysHost {
         make_dir(&volumes)?;
         // Only root looks in from outside; the volumes themselves are open to whatever user a container has.
         set_mode(&self.dir(pod), 0o700)?;
-        let mounted: BTreeSet<PathBuf> = mount::under(&volumes)
-            .map_err(|source| HostError::Mount {
-                pod: pod.clone(),
-                source,
-            })?
-            .into_iter()
-            .map(|mount| mount.target)
-            .collect();
+        let failed = |source| HostError::Mount {
+            pod: pod.clone(),
+            source,
+        };
         for volume in &plan.volumes {
             let path = volumes.join(&volume.name);
             make_dir(&path)?;
-            if volume.memory && !mounted.contains(&path) {
-                mount::tmpfs(&path, memory_size(volume, plan)).map_err(|source| {
-                    HostError::Mount {
-                        pod: pod.clone(),
-                        source,
-                    }
-                })?;
+            if volume.memory && !mount::is_mount_point(&path).map_err(failed)? {
+                mount::tmpfs(&path, memory_size(volume, plan)).map_err(failed)?;
             }
             open_to_all(&path, plan.security.fs_group)?;
         }
@@ -157,7 +148,7 @@ impl PodHost for SysHost {
         if !dir.exists() {
             return Ok(());
         }
-        mount::unmount_all(&dir).map_err(|source| HostError::Mount {
+        mount::unmount_entries(&self.volumes(pod)).map_err(|source| HostError::Mount {
             pod: pod.clone(),
             source,
         })?;

@@ -49,6 +49,33 @@ fn mounts_are_listed_and_detached_with_all_below() {
 }
 
 #[test]
+fn the_entries_of_a_directory_are_unmounted_and_nothing_else() {
+    assert_root();
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().canonicalize().unwrap();
+    let volumes = root.join("volumes");
+    let [twice, plain, outside] =
+        ["volumes/twice", "volumes/plain", "outside"].map(|name| root.join(name));
+    for made in [&volumes, &twice, &plain, &outside] {
+        fs::create_dir(made).unwrap();
+    }
+    mount::tmpfs(&twice, None).unwrap();
+    mount::tmpfs(&twice, None).unwrap();
+    mount::tmpfs(&outside, None).unwrap();
+    std::os::unix::fs::symlink(&outside, volumes.join("link")).unwrap();
+    assert!(mount::is_mount_point(&twice).unwrap());
+    assert!(!mount::is_mount_point(&plain).unwrap());
+    assert!(!mount::is_mount_point(&volumes.join("link")).unwrap());
+
+    mount::unmount_entries(&volumes).unwrap();
+    mount::unmount_entries(&root.join("never")).unwrap();
+    let left = mount::under(&root).unwrap();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert_eq!(left[0].target, outside);
+    assert_eq!(mount::unmount_all(&root).unwrap(), 1);
+}
+
+#[test]
 fn network_namespaces_are_listed_and_removed() {
     assert_root();
     let name = format!("hearth-{}", instance());
