@@ -32,9 +32,9 @@ const RATE: f64 = 2.5;
 const SHORT: usize = 4;
 /// How long a claim is held that is given back soon.
 const HOLD: Duration = Duration::from_secs(3);
-/// Members of the pool for each kill: about as many claims come meanwhile at five a second, and two cores do not make new
-/// ones as fast.
-const MEMBERS_PER_KILL: usize = 30;
+/// Members of the pool for each round of kills: about as many claims come meanwhile at five a second, and two cores do not
+/// make new ones as fast.
+const MEMBERS_PER_KILL: usize = 20;
 /// Members that there must be before the next kill, so that claims meet it in their usual course.
 const STOCK: usize = 15;
 /// How long an answer may take while everything is being killed.
@@ -58,7 +58,7 @@ fn kills_lose_no_sandbox_and_answer_every_claim_exactly_once() {
     let limit = Duration::from_secs(240) + Duration::from_secs(60) * rounds;
     scene::run(limit, async |scene| {
         let first_seen = FirstSeen::default();
-        let members = (MEMBERS_PER_KILL * kills).max(3 * STOCK);
+        let members = (MEMBERS_PER_KILL * kills).max(4 * STOCK);
         scene.stocked_pool("pool", members).await?;
         note_ready_pods(scene, &first_seen);
 
@@ -98,7 +98,7 @@ fn kills() -> usize {
         .unwrap_or(KILLS)
 }
 
-/// Kills each component so many times, never two within half a second, and each only when it is at work again.
+/// Kills each component so many times, never two at a time, and each only when it is at work again.
 async fn kill_all(scene: &Scene, kills: usize) -> Result<()> {
     let (hearthd, controller) = (scene.cluster.hearthd(), scene.cluster.controller());
     let mut leader = successions(scene).await?;
@@ -146,9 +146,9 @@ async fn until_caught_up(scene: &Scene) -> Result<()> {
 
 /// Spreads the kills, so that they meet the claims at all stages.
 async fn pause(round: usize, component: usize) {
-    let spread = (round * 379 + component * 737) % 1500;
+    let spread = (round * 379 + component * 737) % 800;
     sleep(Duration::from_millis(
-        500 + u64::try_from(spread).unwrap_or_default(),
+        200 + u64::try_from(spread).unwrap_or_default(),
     ))
     .await;
 }
