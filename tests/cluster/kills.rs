@@ -32,9 +32,9 @@ const RATE: f64 = 2.5;
 const SHORT: usize = 4;
 /// How long a claim is held that is given back soon.
 const HOLD: Duration = Duration::from_secs(3);
-/// Members of the pool for each round of kills: about as many claims come meanwhile at five a second, and two cores do not
-/// make new ones as fast.
-const MEMBERS_PER_KILL: usize = 20;
+/// Members of the pool for each round of kills: as many claims come meanwhile at five a second, and two cores do not make
+/// new ones as fast.
+const MEMBERS_PER_KILL: usize = 60;
 /// Members that there must be before the next kill, so that claims meet it in their usual course.
 const STOCK: usize = 15;
 /// How long an answer may take while everything is being killed.

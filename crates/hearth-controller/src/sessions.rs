@@ -15,7 +15,7 @@ use hearth_core::effects::{NodeReply, NodeRequest};
 use hearth_core::ids::{Fence, NodeName};
 use hearth_core::index::{Endpoint, Reported};
 use hearth_tls::{ConnectOptions, Identity};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -111,6 +111,8 @@ pub struct Sessions {
 #[derive(Debug)]
 struct Node {
     endpoint: Endpoint,
+    /// Ends the wait before the next try to connect.
+    news: Arc<Notify>,
     requests: mpsc::Sender<NodeRequest>,
     token: CancellationToken,
 }
@@ -136,13 +138,15 @@ impl Sessions {
     }
 
     /// A node's API is at `endpoint`: opens a session, or a new one when the endpoint or its certificate has changed. An
-    /// endpoint that is not announced yet (empty) opens none.
+    /// endpoint that is not announced yet (empty) opens none. News of a node to which there is no session just now, as when
+    /// its daemon has started again, are the moment to try.
     pub fn set(&mut self, node: &NodeName, endpoint: Endpoint) {
-        if self
+        if let Some(known) = self
             .nodes
             .get(node)
-            .is_some_and(|known| known.endpoint == endpoint)
+            .filter(|known| known.endpoint == endpoint)
         {
+            known.news.notify_one();
             return;
         }
         self.remove(node);
@@ -151,12 +155,14 @@ impl Sessions {
         }
         let (requests, queue) = mpsc::channel(self.settings.in_flight);
         let token = self.token.child_token();
+        let news = Arc::new(Notify::new());
         let task = stream::NodeTask {
             node: node.clone(),
             endpoint: endpoint.clone(),
             leader: Arc::clone(&self.leader),
             settings: self.settings,
             inputs: self.inputs.clone(),
+            news: Arc::clone(&news),
         };
         let stop = token.clone();
         self.tracker
@@ -165,6 +171,7 @@ impl Sessions {
             node.clone(),
             Node {
                 endpoint,
+                news,
                 requests,
                 token,
             },
@@ -193,5 +200,41 @@ impl Sessions {
                 mpsc::error::TrySendError::Full(request)
                 | mpsc::error::TrySendError::Closed(request) => request,
             })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    #[tokio::test]
+    async fn news_of_a_node_end_the_wait_before_the_next_try() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = Endpoint {
+            address: listener.local_addr().unwrap().to_string(),
+            fingerprint: "00".repeat(32),
+        };
+        let token = CancellationToken::new();
+        let _end = token.clone().drop_guard();
+        let leader = Leader {
+            identity: Identity::generate("leader").unwrap(),
+            fence: Fence(1),
+            holder: "leader".to_owned(),
+        };
+        let settings = SessionSettings {
+            shortest_backoff: Duration::from_secs(3600),
+            ..SessionSettings::default()
+        };
+        let (inputs, _inputs) = mpsc::channel(1);
+        let mut sessions = Sessions::new(leader, settings, inputs, TaskTracker::new(), token);
+        let node = NodeName::from("n");
+        for attempt in 1..=3 {
+            sessions.set(&node, endpoint.clone());
+            // Dropped at once, so that the try fails.
+            let accepted = timeout(Duration::from_secs(10), listener.accept()).await;
+            assert!(accepted.is_ok(), "attempt {attempt} was not made");
+        }
     }
 }

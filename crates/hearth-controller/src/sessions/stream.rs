@@ -13,7 +13,7 @@ use hearth_telemetry::ErrorChain;
 use hearth_tls::{ConnectError, Fingerprint};
 use proto::session_event::Event;
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -52,6 +52,8 @@ pub(super) struct NodeTask {
     pub(super) leader: Arc<Leader>,
     pub(super) settings: SessionSettings,
     pub(super) inputs: mpsc::Sender<NodeInput>,
+    /// Something was heard of the node.
+    pub(super) news: Arc<Notify>,
 }
 
 /// An open session.
@@ -292,7 +294,8 @@ impl NodeTask {
         silent
     }
 
-    /// Waits before the next try; requests meanwhile are not sent. False when it is over.
+    /// Waits before the next try, or until something is heard of the node; requests meanwhile are not sent. False when it
+    /// is over.
     async fn pause(
         &self,
         requests: &mut mpsc::Receiver<NodeRequest>,
@@ -302,9 +305,10 @@ impl NodeTask {
         let until = tokio::time::sleep(wait);
         tokio::pin!(until);
         loop {
-            // Cancel-safe: the timer lives across turns, and a request received is answered at once.
+            // Cancel-safe: the timer lives across turns, a notice not taken stays, and a request received is answered at once.
             tokio::select! {
                 () = &mut until => return true,
+                () = self.news.notified() => return true,
                 () = stop.cancelled() => return false,
                 request = requests.recv() => match request {
                     Some(request) => self.reply(request, NodeReply::NotSent, Duration::ZERO).await,
