@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use hearth_api::Sandbox;
 use hearth_tests::fixtures::{self, IMAGE, PORT};
 use hearth_tests::scene::{self, AWAY, COLD};
-use hearth_tests::status::pod_uid;
+use hearth_tests::status::{address, pod_uid};
 use hearth_tests::wait::wait_for;
 use serde_json::json;
 
@@ -135,9 +135,4 @@ fn a_container_that_is_alive_no_more_is_started_anew() {
         ensure!(pod_uid(&after)? == uid, "another pod was made");
         Ok(())
     });
-}
-
-fn address(sandbox: &Sandbox) -> anyhow::Result<String> {
-    let status = sandbox.status.as_ref().context("no status")?;
-    status.pod_ips.first().cloned().context("no address")
 }

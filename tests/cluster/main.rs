@@ -2,6 +2,7 @@
 //! looks at things.
 
 mod claims;
+mod configs;
 mod containers;
 mod cri;
 mod examples;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use hearth_api::constants::{condition, label};
 use hearth_api::{Condition, Sandbox, SandboxClaim, Tier};
 use kube::ResourceExt as _;
@@ -45,6 +45,15 @@ pub fn answered(claim: &Arc<SandboxClaim>) -> Result<Claimed, String> {
         sandbox: sandbox.name,
         ip,
     })
+}
+
+/// First address of the Sandbox's pod.
+///
+/// # Errors
+/// When its status names none.
+pub fn address(sandbox: &Sandbox) -> Result<String> {
+    let status = sandbox.status.as_ref().context("no status")?;
+    status.pod_ips.first().cloned().context("no address")
 }
 
 /// The Sandbox, if it is Ready.
@@ -128,7 +137,8 @@ pub fn pod_uid(sandbox: &Sandbox) -> Result<String> {
     }
 }
 
-pub(crate) fn to_json<T: Serialize>(value: &T) -> String {
+/// A status as JSON, for messages.
+pub fn to_json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_else(|error| error.to_string())
 }
 

@@ -20,6 +20,7 @@ use crate::election::Leadership;
 use crate::events::Events;
 use crate::metrics::Metrics;
 use crate::sessions::{NodeInput, Sessions};
+use crate::supplies::Supplies;
 use crate::watches::{Change, Kind, WatchInput};
 use crate::writer::{Writer, Written};
 
@@ -54,6 +55,8 @@ pub struct Hands {
     pub writer: Writer,
     /// Publishes Events.
     pub events: Events,
+    /// ConfigMaps and Secrets for the nodes.
+    pub supplies: Supplies,
 }
 
 /// Makes the hands of a leader, given its fence.
@@ -178,7 +181,9 @@ impl Engine {
         };
         let mut hands = make_hands(fence);
         for (node, endpoint) in &self.endpoints {
-            hands.sessions.set(node, endpoint.clone());
+            hands
+                .sessions
+                .set(node, endpoint.clone(), hands.supplies.outlet(node));
         }
         self.hands = Some(hands);
         self.index.lead(self.now());
@@ -244,6 +249,16 @@ impl Engine {
                 if let Some(write) = unsent {
                     let full = Outcome::Unavailable("too many writes are waiting".to_owned());
                     self.index.on_outcome(&write.receipt, full, now);
+                }
+            }
+            Effect::Supply {
+                node,
+                config,
+                wanted,
+            } => {
+                // Who begins to lead is told all of it.
+                if let Some(hands) = &self.hands {
+                    hands.supplies.set(&node, config, wanted);
                 }
             }
             Effect::ConfirmClaims { namespace } => self.confirmer.confirm(namespace),
@@ -368,7 +383,8 @@ impl Engine {
                     return;
                 };
                 if let Some(hands) = &mut self.hands {
-                    hands.sessions.set(&name, endpoint.clone());
+                    let outlet = hands.supplies.outlet(&name);
+                    hands.sessions.set(&name, endpoint.clone(), outlet);
                 }
                 self.endpoints.insert(name, endpoint);
             }

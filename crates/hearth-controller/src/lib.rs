@@ -11,6 +11,7 @@ mod events;
 pub mod metrics;
 mod run;
 pub mod sessions;
+pub mod supplies;
 pub mod watches;
 pub mod writer;
 

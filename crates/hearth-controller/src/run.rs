@@ -22,6 +22,7 @@ use crate::engine::{End, Engine, Hands, Inputs};
 use crate::events::Events;
 use crate::metrics::Metrics;
 use crate::sessions::{Leader, SessionSettings, Sessions};
+use crate::supplies::Supplies;
 use crate::watches;
 use crate::writer::{Writer, WriterSettings};
 
@@ -233,7 +234,7 @@ fn engine(
             metrics.clone(),
         );
         let (sessions, writer, holder) = (config.sessions, config.writer, config.identity.clone());
-        let instance = config.identity.clone();
+        let (instance, watching) = (config.identity.clone(), clients.watching.clone());
         Box::new(move |fence| {
             metrics.leading();
             let leader = Leader {
@@ -244,6 +245,7 @@ fn engine(
             let writer = Writer::start(&client, writer, &written_sender, &tracker, &token);
             Hands {
                 events: Events::start(&client, &instance, &writer, &tracker, &token),
+                supplies: Supplies::start(watching, &tracker, &token),
                 writer,
                 sessions: Sessions::new(
                     leader,

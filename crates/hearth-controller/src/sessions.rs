@@ -19,6 +19,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::supplies::Outlet;
+
 /// What nodes have to say.
 #[derive(Debug)]
 pub enum NodeInput {
@@ -139,8 +141,8 @@ impl Sessions {
 
     /// A node's API is at `endpoint`: opens a session, or a new one when the endpoint or its certificate has changed. An
     /// endpoint that is not announced yet (empty) opens none. News of a node to which there is no session just now, as when
-    /// its daemon has started again, are the moment to try.
-    pub fn set(&mut self, node: &NodeName, endpoint: Endpoint) {
+    /// its daemon has started again, are the moment to try. The node is told what comes from `outlet`.
+    pub fn set(&mut self, node: &NodeName, endpoint: Endpoint, outlet: Outlet) {
         if let Some(known) = self
             .nodes
             .get(node)
@@ -163,6 +165,7 @@ impl Sessions {
             settings: self.settings,
             inputs: self.inputs.clone(),
             news: Arc::clone(&news),
+            outlet,
         };
         let stop = token.clone();
         self.tracker
@@ -206,6 +209,7 @@ impl Sessions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::supplies::Supplies;
     use tokio::net::TcpListener;
     use tokio::time::timeout;
 
@@ -231,7 +235,8 @@ mod tests {
         let mut sessions = Sessions::new(leader, settings, inputs, TaskTracker::new(), token);
         let node = NodeName::from("n");
         for attempt in 1..=3 {
-            sessions.set(&node, endpoint.clone());
+            let outlet = Supplies::default().outlet(&node);
+            sessions.set(&node, endpoint.clone(), outlet);
             // Dropped at once, so that the try fails.
             let accepted = timeout(Duration::from_secs(10), listener.accept()).await;
             assert!(accepted.is_ok(), "attempt {attempt} was not made");

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::ids::{Key, NodeName, OwnerKey, SandboxUid};
+use crate::podspec::ConfigRef;
 
 /// The two clocks, as the caller read them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +16,25 @@ pub struct Now {
     pub wall: Timestamp,
     /// Monotonic clock: for ages and waits. Counts from any fixed moment.
     pub mono: Duration,
+}
+
+/// A ConfigMap or Secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConfigKey {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its kind and name.
+    pub config: ConfigRef,
+}
+
+impl std::fmt::Display for ConfigKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} {}/{}",
+            self.config.kind, self.namespace, self.config.name
+        )
+    }
 }
 
 /// One thing to do.
@@ -26,6 +46,15 @@ pub enum Effect {
         node: NodeName,
         /// What to ask.
         request: NodeRequest,
+    },
+    /// Send a node what a ConfigMap or Secret holds, now and whenever it changes; or do not any more.
+    Supply {
+        /// The node, by its label value.
+        node: NodeName,
+        /// The object.
+        config: ConfigKey,
+        /// Whether the node needs it.
+        wanted: bool,
     },
     /// Write to the API server. The outcome comes back with the write's [`Receipt`].
     Write(Box<Write>),

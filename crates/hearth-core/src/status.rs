@@ -127,6 +127,9 @@ pub fn obstacle(state: &State) -> String {
     if let Some(failure) = &state.failure {
         return failure.error.clone();
     }
+    if let Some(lacking) = &state.lacking {
+        return lacking.clone();
+    }
     let Some(pod) = state.pod.as_ref().filter(|pod| !pod.ending) else {
         return String::new();
     };

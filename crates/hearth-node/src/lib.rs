@@ -6,6 +6,7 @@ pub mod binder;
 mod census;
 pub mod cleanup;
 pub mod config;
+mod configs;
 pub mod daemon;
 mod heartbeat;
 pub mod host;

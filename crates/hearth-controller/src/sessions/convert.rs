@@ -1,9 +1,12 @@
 //! Between the node API's messages and the core's values.
 
-use hearth_core::effects::{NodeReply, NodeRequest, Refusal};
+use hearth_core::effects::{ConfigKey, NodeReply, NodeRequest, Refusal};
 use hearth_core::ids::{OwnerKey, SandboxUid};
 use hearth_core::index::{Phase, Reported};
+use hearth_core::podspec::ConfigKind;
 use hearth_proto::node::v1 as proto;
+
+use crate::supplies::Supply;
 
 /// The message for a request.
 pub(super) fn request(request: &NodeRequest) -> proto::session_request::Request {
@@ -28,6 +31,50 @@ pub(super) fn request(request: &NodeRequest) -> proto::session_request::Request 
                 sandbox_uid: sandbox.0.clone(),
             })
         }
+    }
+}
+
+/// The message that begins the supplies.
+pub(super) fn supply_list(keys: Vec<ConfigKey>) -> proto::SessionRequest {
+    let keys = keys.into_iter().map(config_key).collect();
+    unasked(proto::session_request::Request::Supplies(
+        proto::SupplyList { keys },
+    ))
+}
+
+/// The message for a supply.
+pub(super) fn supply(supply: Supply) -> proto::SessionRequest {
+    let (key, wanted, config) = match supply {
+        Supply::Holds(key, config) => (key, true, config),
+        Supply::Forget(key) => (key, false, None),
+    };
+    unasked(proto::session_request::Request::Supply(proto::Supply {
+        key: Some(config_key(key)),
+        wanted,
+        config: config.map(|config| proto::Config {
+            resource_version: config.version.clone(),
+            data: config.data.clone().into_iter().collect(),
+        }),
+    }))
+}
+
+/// A message without a reply.
+fn unasked(request: proto::session_request::Request) -> proto::SessionRequest {
+    proto::SessionRequest {
+        id: 0,
+        request: Some(request),
+    }
+}
+
+fn config_key(key: ConfigKey) -> proto::ConfigKey {
+    let kind = match key.config.kind {
+        ConfigKind::ConfigMap => proto::config_key::Kind::ConfigMap,
+        ConfigKind::Secret => proto::config_key::Kind::Secret,
+    };
+    proto::ConfigKey {
+        kind: kind.into(),
+        namespace: key.namespace,
+        name: key.config.name,
     }
 }
 

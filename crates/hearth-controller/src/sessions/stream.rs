@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
 use super::{Leader, NodeInput, SessionSettings, convert};
+use crate::supplies::Outlet;
 
 /// Why a session ended. Every one is followed by a new try.
 #[derive(Debug, Error)]
@@ -54,6 +55,7 @@ pub(super) struct NodeTask {
     pub(super) inputs: mpsc::Sender<NodeInput>,
     /// Something was heard of the node.
     pub(super) news: Arc<Notify>,
+    pub(super) outlet: Outlet,
 }
 
 /// An open session.
@@ -128,6 +130,9 @@ impl NodeTask {
             inventory,
         })
         .await;
+        let list = convert::supply_list(self.outlet.begin());
+        // The queue has room: nothing was asked yet.
+        let _ = session.outgoing.try_send(list);
         let error = self.serve(&mut session, requests, stop).await;
         for (_, (request, sent)) in session.pending.drain() {
             self.reply(request, NodeReply::Unknown, sent.elapsed())
@@ -211,6 +216,12 @@ impl NodeTask {
                     None => std::future::pending().await,
                 }
             };
+            // A place first: what was taken from the outlet must go out. Cancel-safe, because taking it is the last wait.
+            let outgoing = session.outgoing.clone();
+            let supply = async {
+                let place = outgoing.reserve().await.ok()?;
+                Some((place, self.outlet.next().await))
+            };
             // Cancel-safe: `message` and `recv` keep what they have not returned; a dropped timer is made anew.
             tokio::select! {
                 event = session.incoming.message() => match event {
@@ -219,6 +230,7 @@ impl NodeTask {
                     Err(status) => return SessionError::Broken(Box::new(status)),
                 },
                 Some(request) = requests.recv() => self.ask(session, request).await,
+                Some((place, supply)) = supply => place.send(convert::supply(supply)),
                 () = expiry => if self.expire(session).await {
                     return SessionError::Silent(self.settings.request_deadline);
                 },

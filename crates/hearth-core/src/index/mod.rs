@@ -18,6 +18,7 @@ mod sandbox;
 mod settings;
 pub(crate) mod spec;
 mod standing;
+mod supply;
 mod work;
 
 #[cfg(test)]
@@ -77,6 +78,7 @@ pub struct Index {
     /// Where the last look at them stopped.
     unplaced_cursor: u64,
     census: census::Census,
+    supplies: supply::Supplies,
     /// What each sandbox takes on which node.
     charges: HashMap<u64, (NodeName, placement::Amounts)>,
 
@@ -135,6 +137,7 @@ impl Index {
             unplaced: BTreeSet::new(),
             unplaced_cursor: 0,
             census: census::Census::default(),
+            supplies: supply::Supplies::default(),
             charges: HashMap::new(),
             claims: HashMap::new(),
             claim_keys: HashMap::new(),
@@ -182,6 +185,7 @@ impl Index {
             }
         }
         self.mark_all();
+        self.supply_all();
         self.timers
             .wake_at(Task::Nodes, now.mono + self.settings.inventory_wait);
     }

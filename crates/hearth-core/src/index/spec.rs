@@ -1,6 +1,6 @@
 //! What is read of PodSpecs, once for each distinct text: the members of a pool share it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use hearth_api::{PersistentVolumeClaimTemplate, PodSpecJson};
 use serde_json::Value;
 
 use crate::placement::Shape;
+use crate::podspec::{ConfigRef, configs_in};
 use crate::pool::canonical;
 
 /// What is read of a PodSpec.
@@ -15,6 +16,8 @@ use crate::pool::canonical;
 pub(crate) struct SpecFacts {
     /// What placement needs.
     pub shape: Shape,
+    /// The ConfigMaps and Secrets that it names.
+    pub configs: BTreeSet<ConfigRef>,
     /// Hash of the canonical text.
     pub meaning: u64,
     /// Why the text is no PodSpec, when it is none.
@@ -42,19 +45,16 @@ impl SpecCache {
             Ok(shape) => (shape, None),
             Err(error) => (Shape::default(), Some(error.to_string())),
         };
+        let value = spec.parse::<Value>().unwrap_or(Value::Null);
         let facts = Arc::new(SpecFacts {
             shape,
-            meaning: meaning_of_spec(spec),
+            configs: configs_in(&value),
+            meaning: hash(&canonical(&value)),
             fault,
         });
         self.by_text.insert(spec.get().into(), Arc::clone(&facts));
         facts
     }
-}
-
-/// Hash of a PodSpec by meaning.
-pub(crate) fn meaning_of_spec(spec: &PodSpecJson) -> u64 {
-    hash(&canonical(&spec.parse::<Value>().unwrap_or(Value::Null)))
 }
 
 /// Hash of all that makes a member stale when it differs: pod spec, volume claim templates by name and spec in order,
@@ -121,8 +121,9 @@ mod tests {
 
     #[test]
     fn meaning_ignores_writing_but_not_volumes_or_service() {
-        let a = meaning_of_spec(&spec(r#"{"a":1,"resources":{}}"#));
-        let b = meaning_of_spec(&spec(r#"{ "a": 1 }"#));
+        let meaning = |text| SpecCache::default().facts(&spec(text)).meaning;
+        let a = meaning(r#"{"a":1,"resources":{}}"#);
+        let b = meaning(r#"{ "a": 1 }"#);
         assert_eq!(a, b);
         let volume = PersistentVolumeClaimTemplate::default();
         assert_ne!(semantics(a, &[], None), semantics(a, &[volume], None));

@@ -43,6 +43,7 @@ impl Index {
             self.leave_pool(id, &uid);
         }
         self.recharge(id, None);
+        self.resupply(id);
         Some(record)
     }
 
@@ -107,6 +108,7 @@ impl Index {
         let charge = charge(record);
         let pool = record.pool_uid().map(str::to_owned);
         self.recharge(id, charge);
+        self.resupply(id);
         let previous = self.membership.get(&id).cloned();
         if previous != pool
             && let Some(uid) = previous

@@ -147,7 +147,7 @@ impl World {
                         }
                     }
                     Effect::ConfirmClaims { namespace } => self.confirms.push(namespace),
-                    Effect::Event(_) | Effect::Observe(_) => {}
+                    Effect::Supply { .. } | Effect::Event(_) | Effect::Observe(_) => {}
                 }
             }
             if !looked {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::late::{Amount, EnvSource, LateEnv, PodField};
+use super::late::{EnvFrom, EnvSource, LateEnv};
 use super::plan::{
     ContainerPlan, ContainerSecurity, MountPlan, PullPolicy, Resources, RestartPolicy, Role,
 };
@@ -10,13 +10,13 @@ use super::pod::{label_name, unique};
 use super::probe::{Ports, lifecycle, probe};
 use super::read::At;
 use super::security;
+use super::source::{env, env_from};
 use super::volume::quantity;
 use crate::probe::ProbeKind;
 
 const NOT_YET: &str = "this node does not do it yet; remove it";
 const INIT_ENDS: &str =
     "an init container ends before anything asks for it; remove it, or set restartPolicy to Always";
-const ONLY_ENV: &str = "this node does not read ConfigMaps and Secrets yet; use env";
 /// Where Kubernetes has a container leave its last words unless it is told otherwise.
 const TERMINATION_LOG: &str = "/dev/termination-log";
 
@@ -54,7 +54,7 @@ pub(super) fn container(at: &At<'_>, pod: &PodContext) -> ContainerPlan {
     };
     let mut pull_policy = None;
     let mut ports = Ports::default();
-    let mut named = false;
+    let (mut named, mut from) = (false, Vec::new());
     // Ports first: probes refer to them by name.
     at.each_field(|name, at| {
         if name == "ports" {
@@ -74,6 +74,7 @@ pub(super) fn container(at: &At<'_>, pod: &PodContext) -> ContainerPlan {
         "workingDir" => plan.working_dir = at.string(),
         // Last, because it may refer to the container by its name.
         "env" => {}
+        "envFrom" => from = env_from(&at),
         "resources" => plan.resources = resources(&at),
         "volumeMounts" => plan.mounts = mounts(&at, &pod.volumes),
         "restartPolicy" => plan.restart_policy = restart_policy(&at),
@@ -107,7 +108,7 @@ pub(super) fn container(at: &At<'_>, pod: &PodContext) -> ContainerPlan {
             variables = env(&at, &plan.name);
         }
     });
-    settle(&mut plan, variables);
+    settle(&mut plan, from, variables);
     plan
 }
 
@@ -121,7 +122,6 @@ fn read_rare(name: &str, at: &At<'_>) {
         "terminationMessagePolicy" => {
             at.choice(&[("File", ())]);
         }
-        "envFrom" => at.refuse(ONLY_ENV),
         "volumeDevices" => at.refuse("block devices are not done; remove it"),
         _ => at.refuse(NOT_YET),
     }
@@ -169,125 +169,17 @@ fn default_pull_policy(image: &str) -> PullPolicy {
     }
 }
 
-fn env(at: &At<'_>, container: &str) -> Vec<(String, EnvSource)> {
-    at.list(|at| {
-        let (mut variable, mut value, mut source) = (String::new(), String::new(), None);
-        at.each_field(|name, at| match name {
-            "name" => {
-                variable = at.string();
-                if variable.is_empty() || variable.contains('=') || variable.contains('\0') {
-                    at.wrong("must be the name of a variable");
-                }
-            }
-            "value" => value = at.string(),
-            "valueFrom" => source = value_from(&at, container),
-            _ => at.refuse(NOT_YET),
-        });
-        if source.is_some() && !value.is_empty() {
-            at.problem_here("", "has value and valueFrom; remove one of them");
-        }
-        (variable, source.unwrap_or(EnvSource::Value(value)))
-    })
-}
-
-fn value_from(at: &At<'_>, container: &str) -> Option<EnvSource> {
-    let mut source = None;
-    at.each_field(|name, at| match name {
-        "fieldRef" => source = pod_field(&at).map(EnvSource::Field),
-        "resourceFieldRef" => source = resource(&at, container),
-        _ => at.wrong("this node does not read it yet; use value, fieldRef or resourceFieldRef"),
-    });
-    source
-}
-
-fn pod_field(at: &At<'_>) -> Option<PodField> {
-    let (mut field, mut named) = (None, false);
-    at.each_field(|name, at| match name {
-        "fieldPath" => (field, named) = (field_path(&at), true),
-        "apiVersion" => {
-            at.choice(&[("v1", ()), ("", ())]);
-        }
-        _ => at.refuse(NOT_YET),
-    });
-    if !named {
-        at.missing("fieldPath");
-    }
-    field
-}
-
-fn field_path(at: &At<'_>) -> Option<PodField> {
-    let path = at.string();
-    let entry = |map: &str| {
-        let key = path.strip_prefix(map)?.strip_prefix("['")?;
-        Some(key.strip_suffix("']")?.to_owned())
-    };
-    let field = match path.as_str() {
-        "metadata.name" => Some(PodField::Name),
-        "metadata.namespace" => Some(PodField::Namespace),
-        "metadata.uid" => Some(PodField::Uid),
-        "spec.nodeName" => Some(PodField::NodeName),
-        "spec.serviceAccountName" => Some(PodField::ServiceAccount),
-        "status.podIP" => Some(PodField::PodIp),
-        "status.podIPs" => Some(PodField::PodIps),
-        _ => entry("metadata.labels")
-            .map(PodField::Label)
-            .or_else(|| entry("metadata.annotations").map(PodField::Annotation)),
-    };
-    if field.is_none() {
-        at.wrong(
-            "must be metadata.name, .namespace, .uid, .labels['key'] or .annotations['key'], spec.nodeName, \
-             spec.serviceAccountName, status.podIP or status.podIPs",
-        );
-    }
-    field
-}
-
-fn resource(at: &At<'_>, own: &str) -> Option<EnvSource> {
-    let (mut container, mut amount, mut divisor) = (own.to_owned(), None, None);
-    let mut named = false;
-    at.each_field(|name, at| match name {
-        "containerName" => container = at.string(),
-        "resource" => {
-            named = true;
-            amount = at.choice(&[
-                ("requests.cpu", Amount::CpuRequest),
-                ("limits.cpu", Amount::CpuLimit),
-                ("requests.memory", Amount::MemoryRequest),
-                ("limits.memory", Amount::MemoryLimit),
-            ]);
-        }
-        "divisor" => divisor = Some(quantity(&at)),
-        _ => at.refuse(NOT_YET),
-    });
-    if !named {
-        at.missing("resource");
-    }
-    let amount = amount?;
-    let divisor = divisor.unwrap_or_default();
-    // Zero is how an unset divisor is written: a core, or a byte.
-    let (divisor, unit) = match amount {
-        Amount::CpuRequest | Amount::CpuLimit => (divisor.millis(), 1000),
-        Amount::MemoryRequest | Amount::MemoryLimit => (divisor.units(), 1),
-    };
-    Some(EnvSource::Resource {
-        container,
-        amount,
-        divisor: if divisor == 0 { unit } else { divisor },
-    })
-}
-
 /// What can be told now is: environments that name nothing of their pod.
-fn settle(plan: &mut ContainerPlan, env: Vec<(String, EnvSource)>) {
+fn settle(plan: &mut ContainerPlan, from: Vec<EnvFrom>, env: Vec<(String, EnvSource)>) {
     let late = LateEnv {
+        from,
         env,
         command: std::mem::take(&mut plan.command),
         args: std::mem::take(&mut plan.args),
     };
-    if late.is_plain() {
-        // No source asks for a value.
-        (plan.env, plan.command, plan.args) = late.settle(|_| String::new());
-    } else {
-        plan.late = Some(late);
+    match late.plain() {
+        Some(plain) => (plan.env, plan.command, plan.args) = plain,
+        None => plan.late = Some(late),
     }
 }
 

@@ -4,18 +4,33 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::config::{ConfigMissing, ConfigRef, Configs};
 use super::expand::expand;
 use super::plan::{ContainerPlan, PodPlan, Resources};
 
 /// The environment of a container as it is written, with the command and arguments that refer to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LateEnv {
+    /// Objects whose keys are variables, in order; those of `env` win.
+    pub from: Vec<EnvFrom>,
     /// Variables, in order.
     pub env: Vec<(String, EnvSource)>,
     /// Entry point.
     pub command: Vec<String>,
     /// Arguments.
     pub args: Vec<String>,
+}
+
+/// A ConfigMap or Secret each of whose keys is a variable.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnvFrom {
+    /// The object.
+    pub config: ConfigRef,
+    /// Whether it may be absent.
+    pub optional: bool,
+    /// Stands before each name.
+    pub prefix: String,
 }
 
 /// Where a variable has its value from.
@@ -25,6 +40,15 @@ pub enum EnvSource {
     Value(String),
     /// A field of the pod.
     Field(PodField),
+    /// A key of a ConfigMap or Secret.
+    Key {
+        /// The object.
+        config: ConfigRef,
+        /// The key.
+        key: String,
+        /// Whether either may be absent: then there is no such variable.
+        optional: bool,
+    },
     /// What a container of the pod asks for or is limited to.
     Resource {
         /// The container.
@@ -45,6 +69,8 @@ pub enum PodField {
     Uid,
     Label(String),
     Annotation(String),
+    Labels,
+    Annotations,
     NodeName,
     ServiceAccount,
     PodIp,
@@ -82,22 +108,42 @@ pub struct Known<'a> {
 
 impl PodPlan {
     /// The container as it is made: with the values of its environment.
-    #[must_use]
-    pub fn settled(&self, container: &ContainerPlan, known: &Known<'_>) -> ContainerPlan {
+    ///
+    /// # Errors
+    /// When a ConfigMap, Secret or key that is not optional is not there.
+    pub fn settled(
+        &self,
+        container: &ContainerPlan,
+        known: &Known<'_>,
+        configs: &Configs,
+    ) -> Result<ContainerPlan, ConfigMissing> {
         let mut settled = container.clone();
         if let Some(late) = &container.late {
-            let value = |source: &EnvSource| self.value(source, known);
-            (settled.env, settled.command, settled.args) = late.settle(value);
+            let value = |source: &EnvSource| self.value(source, known, configs);
+            (settled.env, settled.command, settled.args) = late.settle(configs, value)?;
             settled.late = None;
         }
-        settled
+        Ok(settled)
     }
 
-    /// The value of a source that is not a text of its own.
-    fn value(&self, source: &EnvSource, known: &Known<'_>) -> String {
-        match source {
+    /// The value of a source; `None` when there need not be any and is not.
+    pub(super) fn value(
+        &self,
+        source: &EnvSource,
+        known: &Known<'_>,
+        configs: &Configs,
+    ) -> Result<Option<String>, ConfigMissing> {
+        Ok(Some(match source {
             EnvSource::Value(text) => text.clone(),
             EnvSource::Field(field) => self.field(field, known),
+            EnvSource::Key {
+                config,
+                key,
+                optional,
+            } => match configs.key(config, key, *optional)? {
+                Some(value) => String::from_utf8_lossy(value).into_owned(),
+                None => return Ok(None),
+            },
             EnvSource::Resource {
                 container,
                 amount,
@@ -110,7 +156,7 @@ impl PodPlan {
                     .div_ceil((*divisor).max(1))
                     .to_string()
             }
-        }
+        }))
     }
 
     fn field(&self, field: &PodField, known: &Known<'_>) -> String {
@@ -121,6 +167,8 @@ impl PodPlan {
             PodField::Uid => known.uid.to_owned(),
             PodField::Label(key) => entry(&self.labels, key).unwrap_or_default(),
             PodField::Annotation(key) => entry(&self.annotations, key).unwrap_or_default(),
+            PodField::Labels => lines(&self.labels),
+            PodField::Annotations => lines(&self.annotations),
             PodField::NodeName => known.node_name.to_owned(),
             PodField::ServiceAccount if self.service_account.is_empty() => "default".to_owned(),
             PodField::ServiceAccount => self.service_account.clone(),
@@ -145,40 +193,110 @@ impl Amount {
 }
 
 impl LateEnv {
-    /// Environment, command and arguments: in the environment the variables defined before are expanded, in the others
-    /// all of them. What comes from elsewhere is taken as it is.
-    pub(super) fn settle(
+    /// Environment, command and arguments: in the environment the variables of `env` defined before are expanded, in the
+    /// others all of them. What comes from elsewhere is taken as it is.
+    fn settle(
         &self,
-        value: impl Fn(&EnvSource) -> String,
-    ) -> (Vec<(String, String)>, Vec<String>, Vec<String>) {
-        let mut env: Vec<(String, String)> = Vec::with_capacity(self.env.len());
+        configs: &Configs,
+        value: impl Fn(&EnvSource) -> Result<Option<String>, ConfigMissing>,
+    ) -> Result<Settled, ConfigMissing> {
+        let mut own = Variables::default();
         for (name, source) in &self.env {
             let value = match source {
-                EnvSource::Value(text) => expand(text, &variables(&env)),
-                other => value(other),
+                EnvSource::Value(text) => Some(expand(text, &own.map())),
+                other => value(other)?,
             };
-            // A variable that is set twice has its last value.
-            match env.iter_mut().find(|(known, _)| known == name) {
-                Some((_, known)) => *known = value,
-                None => env.push((name.clone(), value)),
+            if let Some(value) = value {
+                own.set(name, value);
             }
         }
-        let variables = variables(&env);
-        let all = |texts: &[String]| texts.iter().map(|text| expand(text, &variables)).collect();
-        let (command, args) = (all(&self.command), all(&self.args));
-        (env, command, args)
+        let mut all = Variables::default();
+        for from in &self.from {
+            let there = configs.get(&from.config, from.optional)?;
+            for (key, value) in there.iter().flat_map(|there| &there.data) {
+                let name = format!("{}{key}", from.prefix);
+                if is_variable(&name) {
+                    all.set(&name, String::from_utf8_lossy(value).into_owned());
+                }
+            }
+        }
+        own.0
+            .into_iter()
+            .for_each(|(name, value)| all.set(&name, value));
+        let variables = all.map();
+        let expanded = |texts: &[String]| -> Vec<String> {
+            texts.iter().map(|text| expand(text, &variables)).collect()
+        };
+        let (command, args) = (expanded(&self.command), expanded(&self.args));
+        Ok((all.0, command, args))
     }
 
-    /// Whether all of it can be told now.
-    pub(super) fn is_plain(&self) -> bool {
-        self.env
-            .iter()
-            .all(|(_, source)| matches!(source, EnvSource::Value(_)))
+    /// All of it, if it can be told now.
+    pub(super) fn plain(&self) -> Option<Settled> {
+        let is_text = |(_, source): &(String, EnvSource)| matches!(source, EnvSource::Value(_));
+        if !self.from.is_empty() || !self.env.iter().all(is_text) {
+            return None;
+        }
+        self.settle(&Configs::default(), |_| Ok(None)).ok()
     }
 }
 
-fn variables(env: &[(String, String)]) -> BTreeMap<&str, &str> {
-    env.iter()
-        .map(|(name, value)| (name.as_str(), value.as_str()))
-        .collect()
+/// Environment, command and arguments.
+type Settled = (Vec<(String, String)>, Vec<String>, Vec<String>);
+
+/// Variables in the order in which they were first set.
+#[derive(Default)]
+struct Variables(Vec<(String, String)>);
+
+impl Variables {
+    /// A variable that is set twice has its last value.
+    fn set(&mut self, name: &str, value: String) {
+        match self.0.iter_mut().find(|(known, _)| known == name) {
+            Some((_, known)) => *known = value,
+            None => self.0.push((name.to_owned(), value)),
+        }
+    }
+
+    fn map(&self) -> BTreeMap<&str, &str> {
+        self.0
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect()
+    }
+}
+
+/// Whether a process can have a variable of this name, by Kubernetes' rule: printable ASCII without `=`.
+fn is_variable(name: &str) -> bool {
+    !name.is_empty()
+        && name
+            .bytes()
+            .all(|byte| matches!(byte, b' '..=b'~') && byte != b'=')
+}
+
+/// Labels or annotations as the downward API writes them: a line `key="value"` each, the value with Go's escapes.
+fn lines(map: &BTreeMap<String, String>) -> String {
+    let line = |(key, value): (&String, &String)| format!("{key}={}", quoted(value));
+    map.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// As Go's `strconv.Quote` does.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from('"');
+    for c in text.chars() {
+        match c {
+            '"' => quoted.push_str("\\\""),
+            '\\' => quoted.push_str("\\\\"),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
+            '\x07' => quoted.push_str("\\a"),
+            '\x08' => quoted.push_str("\\b"),
+            '\x0b' => quoted.push_str("\\v"),
+            '\x0c' => quoted.push_str("\\f"),
+            c if c.is_ascii_control() => quoted.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
 }

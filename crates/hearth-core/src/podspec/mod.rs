@@ -7,8 +7,10 @@
 //! The API server does not validate an embedded PodSpec beyond its types, so what it would check of a Pod (names,
 //! ranges, references) is checked here.
 
+mod config;
 mod container;
 mod expand;
+mod files;
 mod late;
 mod plan;
 mod pod;
@@ -16,13 +18,16 @@ mod probe;
 mod quantity;
 mod read;
 mod security;
+mod source;
 mod volume;
 
 #[cfg(test)]
 mod tests;
 
+pub use config::{Config, ConfigKind, ConfigMissing, ConfigRef, Configs, configs_in};
 pub use expand::expand;
-pub use late::{Amount, EnvSource, Known, LateEnv, PodField};
+pub use files::{File, FileSource, Files, FilesPlan, KeyFile};
+pub use late::{Amount, EnvFrom, EnvSource, Known, LateEnv, PodField};
 pub use plan::{
     Capabilities, ContainerPlan, ContainerSecurity, DnsPlan, Hook, HttpHeader, MountPlan, PodPlan,
     PodSecurity, ProbeAction, ProbePlan, PullPolicy, Resources, RestartPolicy, Role, Seccomp,

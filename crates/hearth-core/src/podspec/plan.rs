@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::files::FilesPlan;
 use super::late::LateEnv;
 
 /// A pod, ready to be made. Small enough to be kept for each sandbox and written to the journal, which is why fields may
@@ -65,6 +66,12 @@ impl PodPlan {
             }
         }
         Some(most)
+    }
+
+    /// Whether a volume of it holds files, which change with what they are made from.
+    #[must_use]
+    pub fn has_files(&self) -> bool {
+        self.volumes.iter().any(|volume| volume.files.is_some())
     }
 
     /// What happens to this container when it exits: an init container that did its work is over, a sidecar never is.
@@ -202,7 +209,7 @@ pub struct Resources {
     pub memory_limit: Option<u64>,
 }
 
-/// A volume that lives as long as the pod (`emptyDir`).
+/// A volume that lives as long as the pod: an `emptyDir`, or one that holds files of the pod's making.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct VolumePlan {
@@ -212,6 +219,8 @@ pub struct VolumePlan {
     pub memory: bool,
     /// Most bytes; only for volumes in memory.
     pub size_limit: Option<u64>,
+    /// What it holds; `None`: it is empty, and the containers' to fill.
+    pub files: Option<FilesPlan>,
 }
 
 /// A volume in a container.

@@ -7,8 +7,9 @@ use hearth_api::{IdlePolicy, RecreatePolicy, SandboxSpec, Warmth};
 use serde_json::Value;
 
 use super::container::{self, PodContext};
+use super::files::FileSource;
 use super::late::EnvSource;
-use super::plan::{ContainerPlan, DnsPlan, PodPlan, RestartPolicy};
+use super::plan::{DnsPlan, PodPlan, RestartPolicy};
 use super::read::{At, Problems, Refusal};
 use super::{security, volume};
 
@@ -169,24 +170,29 @@ fn read_pod(pod: &At<'_>) -> PodPlan {
             "must be unique among containers and init containers",
         );
     }
-    check_references(pod, &plan.containers);
+    check_references(pod, &plan);
     conclude(pod, together, &mut plan);
     plan
 }
 
-/// Containers that an environment refers to.
-fn check_references(pod: &At<'_>, containers: &[ContainerPlan]) {
-    let sources = containers
-        .iter()
-        .filter_map(|container| container.late.as_ref())
-        .flat_map(|late| &late.env);
-    for (variable, source) in sources {
+/// Containers that an environment or a file refers to.
+fn check_references(pod: &At<'_>, plan: &PodPlan) {
+    let late = plan.containers.iter().filter_map(|c| c.late.as_ref());
+    let variables = late.flat_map(|late| &late.env);
+    let files = plan.volumes.iter().filter_map(|v| v.files.as_ref());
+    let files = files
+        .flat_map(|files| &files.sources)
+        .filter_map(|source| match source {
+            FileSource::Pod { path, value, .. } => Some((path, value)),
+            FileSource::Config { .. } => None,
+        });
+    for (what, source) in variables.map(|(name, source)| (name, source)).chain(files) {
         if let EnvSource::Resource { container, .. } = source
-            && containers.iter().all(|other| other.name != *container)
+            && plan.containers.iter().all(|other| other.name != *container)
         {
             pod.problem(
                 "containers",
-                &format!("{container:?} in resourceFieldRef.containerName of {variable}"),
+                &format!("{container:?} in resourceFieldRef.containerName of {what}"),
                 "must be the name of a container of the pod",
             );
         }

@@ -1,3 +1,4 @@
+mod configs;
 mod pods;
 
 use std::collections::BTreeMap;
@@ -120,7 +121,8 @@ fn everything_that_is_done_reaches_the_plan() {
         VolumePlan {
             name: "ram".into(),
             memory: true,
-            size_limit: Some(64 << 20)
+            size_limit: Some(64 << 20),
+            files: None,
         }
     );
     assert_eq!(
@@ -253,8 +255,8 @@ fn each_field_that_is_not_done_is_refused_by_its_name() {
             "volumes[0].hostPath",
         ),
         (
-            with_pod(&json!({"volumes": [{"name": "v", "configMap": {}}]})),
-            "volumes[0].configMap",
+            with_pod(&json!({"volumes": [{"name": "v", "nfs": {"server": "a", "path": "/"}}]})),
+            "volumes[0].nfs",
         ),
         (
             with_pod(&json!({"volumes": [{"name": "v", "emptyDir": {"sizeLimit": "1Gi"}}]})),
@@ -277,8 +279,8 @@ fn each_field_that_is_not_done_is_refused_by_its_name() {
             "containers[0].restartPolicyRules",
         ),
         (
-            with_container(&json!({"envFrom": [{"secretRef": {"name": "s"}}]})),
-            "containers[0].envFrom",
+            with_container(&json!({"envFrom": [{"secretRef": {"name": "S"}}]})),
+            "containers[0].envFrom[0].secretRef.name",
         ),
         (
             with_container(&json!({"env": [{"name": "A", "valueFrom": {"fieldRef": {}}}]})),
@@ -507,7 +509,7 @@ fn a_message_names_field_value_and_remedy_and_stays_short() {
         "spec.podTemplate.spec.hostNetwork is true: a sandbox never shares this with its node; remove it"
     );
     let many: Vec<Value> = (0..5000)
-        .map(|i| json!({"name": format!("v{i}"), "secret": {"secretName": "s".repeat(200)}}))
+        .map(|i| json!({"name": format!("v{i}"), "nfs": {"server": "s".repeat(200)}}))
         .collect();
     let refusal = plan(&spec_of(&with_pod(&json!({"volumes": many}))), None).unwrap_err();
     assert!(

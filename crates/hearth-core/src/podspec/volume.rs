@@ -1,11 +1,12 @@
 //! Volumes.
 
+use super::files::{self, FilesPlan};
 use super::plan::VolumePlan;
 use super::pod::{label_name, unique};
 use super::quantity::Quantity;
 use super::read::At;
 
-const ONLY_EMPTY_DIR: &str = "this node mounts only emptyDir volumes yet; remove it";
+const NO_SUCH_VOLUME: &str = "this node mounts only emptyDir, configMap, secret, downwardAPI and projected volumes yet; remove it";
 
 pub(super) fn volumes(at: &At<'_>) -> Vec<VolumePlan> {
     let volumes = at.list(|at| volume(&at));
@@ -15,20 +16,41 @@ pub(super) fn volumes(at: &At<'_>) -> Vec<VolumePlan> {
 
 fn volume(at: &At<'_>) -> VolumePlan {
     let mut plan = VolumePlan::default();
-    let mut named = false;
+    let (mut named, mut sources) = (false, 0);
     at.each_field(|name, at| match name {
         "name" => {
             named = true;
             plan.name = label_name(&at);
         }
-        "emptyDir" => empty_dir(&at, &mut plan),
+        "emptyDir" => {
+            sources += 1;
+            empty_dir(&at, &mut plan);
+        }
+        "configMap" | "secret" | "downwardAPI" | "projected" => {
+            sources += 1;
+            plan.files = Some(files(name, &at));
+        }
         // A volume without a source is an emptyDir, and so is one whose source was refused, for now.
-        _ => at.wrong(ONLY_EMPTY_DIR),
+        _ => at.wrong(NO_SUCH_VOLUME),
     });
+    if sources > 1 {
+        at.problem_here("", "has more than one source; remove all but one");
+    }
+    // What a Secret holds and what the pod is called does not touch a disk.
+    plan.memory |= plan.files.is_some();
     if !named {
         at.missing("name");
     }
     plan
+}
+
+fn files(source: &str, at: &At<'_>) -> FilesPlan {
+    match source {
+        "configMap" => files::config_map(at),
+        "secret" => files::secret(at),
+        "downwardAPI" => files::downward(at),
+        _ => files::projected(at),
+    }
 }
 
 fn empty_dir(at: &At<'_>, plan: &mut VolumePlan) {

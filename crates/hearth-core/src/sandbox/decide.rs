@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::op::{Effect, Op, Priority, Step, Stray};
 use super::state::{
-    Desired, Ended, Goal, HookState, Life, Pod, Prepared, Residency, SandboxFact, Stage, State,
-    Unsettled,
+    Contents, Desired, Ended, Goal, HookState, Life, Pod, Prepared, Residency, SandboxFact, Stage,
+    State, Unsettled,
 };
 use crate::podspec::Role;
 use crate::probe::ProbeKind;
@@ -46,6 +46,7 @@ impl State {
         let mut effects = Vec::new();
         self.wake = None;
         self.blocked = false;
+        self.lacking = None;
         if self.doing.as_ref().is_none_or(Op::may_be_dropped) {
             let before = self.doing.take();
             let choice = self.choose(&now);
@@ -151,7 +152,10 @@ impl State {
                 Some(_) => self.ready_to(Op::Record(Stage::Suspended), now),
             },
             Goal::Run { .. } | Goal::Freeze => match &now.desired.plan {
-                Some(Ok(_)) => Some(Op::Admit(now.priority())),
+                Some(Ok(_)) => {
+                    self.contents(now)?;
+                    Some(Op::Admit(now.priority()))
+                }
                 Some(Err(_)) | None => None,
             },
         }
@@ -246,6 +250,29 @@ impl State {
         }
     }
 
+    /// What the pod is to be made from; nothing, and the reason noted, while some of it is lacking.
+    fn contents(&mut self, now: &Now<'_>) -> Option<u64> {
+        match &now.desired.contents {
+            Contents::Known(contents) => Some(*contents),
+            Contents::Lacking(what) => {
+                self.lacking = Some(what.clone());
+                None
+            }
+        }
+    }
+
+    /// Brings files up to date that changed since the volumes were made. What is lacking now was there then.
+    fn choose_refresh(&mut self, now: &Now<'_>) -> Option<Op> {
+        let pod = self.pod.as_ref()?;
+        let Contents::Known(contents) = now.desired.contents else {
+            return None;
+        };
+        if pod.contents == Some(contents) || !pod.plan.has_files() {
+            return None;
+        }
+        self.ready_to(Op::Volumes { contents }, now)
+    }
+
     fn choose_making(&mut self, now: &Now<'_>) -> Option<Op> {
         let pod = self.pod.as_ref()?;
         let (volumes, cgroup, attempt) = (pod.volumes, pod.cgroup, pod.attempt);
@@ -258,10 +285,15 @@ impl State {
                     .unwrap_or(Stage::Creating);
                 self.ready_to(Op::Record(stage), now)
             }
-            SandboxFact::None if volumes != Prepared::Yes => self.ready_to(Op::Volumes, now),
+            SandboxFact::None if volumes != Prepared::Yes => {
+                let contents = self.contents(now)?;
+                self.ready_to(Op::Volumes { contents }, now)
+            }
             SandboxFact::None if cgroup != Prepared::Yes => self.ready_to(Op::Cgroup, now),
             SandboxFact::None => self.ready_to(Op::RunSandbox { attempt }, now),
-            SandboxFact::Up(_) => self.choose_container(now),
+            SandboxFact::Up(_) => self
+                .choose_refresh(now)
+                .or_else(|| self.choose_container(now)),
         }
     }
 
@@ -322,13 +354,16 @@ impl State {
             ),
             Life::Absent if needs_pull => self.ready_to(Op::Pull { container: index }, now),
             Life::Absent if !has_image => self.ready_to(Op::Image { container: index }, now),
-            Life::Absent => self.ready_to(
-                Op::Create {
-                    container: index,
-                    attempt,
-                },
-                now,
-            ),
+            Life::Absent => {
+                self.contents(now)?;
+                self.ready_to(
+                    Op::Create {
+                        container: index,
+                        attempt,
+                    },
+                    now,
+                )
+            }
             Life::Created(id) => self.ready_to(
                 Op::Start {
                     container: index,

@@ -85,7 +85,7 @@ fn create_step(doing: Option<&Op>, pod: &Pod) -> CreateStep {
             CreateStep::Start(*container)
         }
         Some(Op::RunSandbox { .. } | Op::RemoveSandbox { .. }) => CreateStep::Sandbox,
-        Some(Op::Record(_) | Op::Volumes | Op::Cgroup) => CreateStep::Host,
+        Some(Op::Record(_) | Op::Volumes { .. } | Op::Cgroup) => CreateStep::Host,
         _ => match pod.sandbox {
             SandboxFact::Up(_) => {
                 let waiting = pod.with_roles().position(|(role, c)| match c.life {

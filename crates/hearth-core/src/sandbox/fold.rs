@@ -248,7 +248,10 @@ fn back_off(step: Step) -> (Duration, Duration) {
 impl Pod {
     fn done(&mut self, op: &Op, learned: &Learned, now: Duration) {
         match (op, learned) {
-            (Op::Volumes, _) => self.volumes = Prepared::Yes,
+            (Op::Volumes { contents }, _) => {
+                self.volumes = Prepared::Yes;
+                self.contents = Some(*contents);
+            }
             (Op::Cgroup, _) => self.cgroup = Prepared::Yes,
             (Op::RemoveVolumes, _) => self.volumes = Prepared::No,
             (Op::RemoveCgroup, _) => self.cgroup = Prepared::No,

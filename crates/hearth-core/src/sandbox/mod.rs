@@ -36,8 +36,8 @@ pub use look::{SeenContainer, SeenLife, SeenSandbox, Sighting};
 pub use op::{Effect, Event, Learned, Op, Outcome, Priority, Step, Stray};
 pub use phase::{CreateStep, Phase, StopStep};
 pub use state::{
-    Container, Desired, Doom, Ended, Failure, Goal, HookState, Life, Observed, Pod, Prepared,
-    Residency, SandboxFact, Stage, State, Unsettled,
+    Container, Contents, Desired, Doom, Ended, Failure, Goal, HookState, Life, Observed, Pod,
+    Prepared, Residency, SandboxFact, Stage, State, Unsettled,
 };
 
 /// Takes in what was observed and says what to do next. `now` is the time since any fixed moment of this process.

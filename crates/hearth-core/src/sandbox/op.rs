@@ -111,8 +111,11 @@ pub enum Op {
     Record(Stage),
     /// Delete the record.
     Forget,
-    /// Make the volumes.
-    Volumes,
+    /// Make the volumes, or bring their files up to date.
+    Volumes {
+        /// See [`Contents::Known`](super::Contents::Known).
+        contents: u64,
+    },
     /// Make the cgroup and write its limits.
     Cgroup,
     /// Run the CRI sandbox.
@@ -290,7 +293,7 @@ impl Op {
             Self::Admit(_) => Step::Admit,
             Self::Record(_) => Step::Record,
             Self::Forget => Step::Forget,
-            Self::Volumes => Step::Volumes,
+            Self::Volumes { .. } => Step::Volumes,
             Self::Cgroup => Step::Cgroup,
             Self::RunSandbox { .. } => Step::RunSandbox,
             Self::Image { .. } => Step::Image,
@@ -362,7 +365,10 @@ impl Op {
         self.needs_slot()
             || matches!(
                 self,
-                Self::Record(Stage::Creating) | Self::Volumes | Self::Cgroup | Self::Image { .. }
+                Self::Record(Stage::Creating)
+                    | Self::Volumes { .. }
+                    | Self::Cgroup
+                    | Self::Image { .. }
             )
     }
 

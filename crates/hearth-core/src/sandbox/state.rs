@@ -35,6 +35,8 @@ pub struct State {
     pub slot: bool,
     /// When to take the next step at the latest.
     pub wake: Option<Duration>,
+    /// What must be there before the next step and is not: a ConfigMap, a Secret.
+    pub lacking: Option<String>,
     /// Since when the processes have been standing still.
     pub(super) frozen_since: Option<Duration>,
     /// Whether something is wanted now that failed too short a time ago.
@@ -52,6 +54,8 @@ pub struct Pod {
     pub attempt: u32,
     /// Directories and mounts of its volumes.
     pub volumes: Prepared,
+    /// What the files of its volumes were made from; `None` while that is not known.
+    pub contents: Option<u64>,
     /// Its cgroup with its limits.
     pub cgroup: Prepared,
     /// The CRI sandbox.
@@ -83,6 +87,7 @@ impl Pod {
             plan,
             attempt: 0,
             volumes: Prepared::No,
+            contents: None,
             cgroup: Prepared::No,
             sandbox: SandboxFact::None,
             ips: Vec::new(),
@@ -311,12 +316,30 @@ pub struct Desired {
     pub goal: Goal,
     /// What a new incarnation would be made from; `None` while the API was not heard.
     pub plan: Option<Result<Arc<PodPlan>, Arc<Refusal>>>,
+    /// The ConfigMaps and Secrets that the pod reads: of the one there is, or of the one that would be made.
+    pub contents: Contents,
     /// Whether it is a pool member that nobody has claimed.
     pub member: bool,
     /// Whether somebody needs its processes running: a bind, an exec.
     pub held: bool,
     /// Whether pods of its handler can be frozen.
     pub can_freeze: bool,
+}
+
+/// The ConfigMaps and Secrets that a pod reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Contents {
+    /// All that it needs is there. The number differs when any of it does.
+    Known(u64),
+    /// What is lacking, in words for the user: nothing is made from the rest.
+    Lacking(String),
+}
+
+impl Default for Contents {
+    /// Of a pod that reads none.
+    fn default() -> Self {
+        Self::Known(0)
+    }
 }
 
 /// Where a sandbox shall be.

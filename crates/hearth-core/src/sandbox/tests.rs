@@ -1,4 +1,5 @@
 mod containers;
+mod contents;
 
 use proptest::prelude::*;
 

@@ -75,6 +75,7 @@ impl World {
         let desired = Desired {
             goal,
             plan: Some(Ok(plan.clone())),
+            contents: Contents::default(),
             member,
             held: false,
             can_freeze,
@@ -192,7 +193,7 @@ impl World {
         );
         assert!(!op.needs_slot() || self.slot, "{op:?} without a slot");
         match op {
-            Op::Volumes
+            Op::Volumes { .. }
             | Op::Cgroup
             | Op::RunSandbox { .. }
             | Op::Create { .. }
@@ -313,7 +314,7 @@ impl World {
             Op::Admit(_) => Ending::Good,
             Op::Record(_)
             | Op::Forget
-            | Op::Volumes
+            | Op::Volumes { .. }
             | Op::Cgroup
             | Op::RemoveVolumes
             | Op::RemoveCgroup
@@ -369,7 +370,7 @@ impl World {
                 self.journal = Some((*stage, pod));
             }
             Op::Forget => self.journal = None,
-            Op::Volumes => {
+            Op::Volumes { .. } => {
                 self.volumes.insert(self.pod_uid());
             }
             Op::Cgroup => {

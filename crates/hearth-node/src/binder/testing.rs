@@ -1,11 +1,13 @@
 //! Pods that do what a test says.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_api::{PhaseTimes, Tier};
+use hearth_core::effects::ConfigKey;
 use hearth_core::ids::{Key, SandboxUid};
+use hearth_core::podspec::Config;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
@@ -50,6 +52,8 @@ pub(crate) struct FakeState {
     pub(crate) removed: Mutex<Vec<(SandboxUid, RemoveReason)>>,
     changes: Mutex<Vec<mpsc::UnboundedSender<SandboxUid>>>,
     pub(crate) wishes: Mutex<Vec<SandboxUid>>,
+    pub(crate) configs: Mutex<HashMap<ConfigKey, Option<Arc<Config>>>>,
+    pub(crate) supplied: Notify,
 }
 
 impl FakePods {
@@ -100,6 +104,21 @@ impl SessionPods for FakePods {
         let (changes, receiver) = mpsc::unbounded_channel();
         self.0.changes.lock().push(changes);
         receiver
+    }
+
+    fn keep_configs(&self, keys: &HashSet<ConfigKey>) {
+        self.0.configs.lock().retain(|key, _| keys.contains(key));
+        self.0.supplied.notify_one();
+    }
+
+    fn set_config(&self, key: ConfigKey, config: Option<Arc<Config>>) {
+        self.0.configs.lock().insert(key, config);
+        self.0.supplied.notify_one();
+    }
+
+    fn forget_config(&self, key: &ConfigKey) {
+        self.0.configs.lock().remove(key);
+        self.0.supplied.notify_one();
     }
 }
 

@@ -126,7 +126,7 @@ pub(super) fn container(
                 value: value.clone(),
             })
             .collect(),
-        mounts: mounts(container, places.volumes),
+        mounts: mounts(plan, container, places.volumes),
         labels: container_labels,
         log_path: log_path(&container.name, attempt),
         stdin: container.stdin,
@@ -211,11 +211,16 @@ fn namespaces(plan: &PodPlan) -> v1::NamespaceOption {
     }
 }
 
-fn mounts(container: &ContainerPlan, volumes: &Path) -> Vec<v1::Mount> {
+fn mounts(plan: &PodPlan, container: &ContainerPlan, volumes: &Path) -> Vec<v1::Mount> {
+    // Files of the pod's making are the daemon's to change.
+    let has_files = |name: &str| {
+        let mut volumes = plan.volumes.iter();
+        volumes.any(|volume| volume.name == name && volume.files.is_some())
+    };
     let mount = |mount: &hearth_core::podspec::MountPlan| v1::Mount {
         container_path: mount.path.clone(),
         host_path: text(&volumes.join(&mount.volume)),
-        readonly: mount.read_only,
+        readonly: mount.read_only || has_files(&mount.volume),
         propagation: v1::MountPropagation::PropagationPrivate.into(),
         ..Default::default()
     };

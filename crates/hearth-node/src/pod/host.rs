@@ -1,6 +1,6 @@
 //! What pods need of the host: cgroups, freezers, volumes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -9,19 +9,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_core::ids::PodUid;
-use hearth_core::podspec::{PodPlan, VolumePlan};
+use hearth_core::podspec::{Files, PodPlan, VolumePlan};
 use hearth_sys::mount::MountError;
 use hearth_sys::{CgroupError, CgroupTree, FreezeError, Freezer, Limits, mount};
+
+use super::payload;
 
 /// How long tasks that were killed may take to be gone before their cgroup is removed.
 const EMPTY_WITHIN: Duration = Duration::from_secs(10);
 /// How long a cgroup that has just been emptied may stay busy.
 const LEAVE_WITHIN: Duration = Duration::from_millis(500);
 
+/// The files of volumes that hold files, by the volume's name.
+pub type VolumeFiles = BTreeMap<String, Files>;
+
 /// What pods need of the host. All calls block, and are made on threads where that is allowed.
 pub trait PodHost: Send + Sync + std::fmt::Debug + 'static {
-    /// Makes the pod's volumes, empty. Harmless when they exist.
-    fn make_volumes(&self, pod: &PodUid, plan: &PodPlan) -> Result<(), HostError>;
+    /// Makes the pod's volumes, empty but for the files of those that have any. Harmless when they exist, and then only
+    /// the files change.
+    fn make_volumes(
+        &self,
+        pod: &PodUid,
+        plan: &PodPlan,
+        files: &VolumeFiles,
+    ) -> Result<(), HostError>;
 
     /// Removes the pod's volumes with all they hold. Success when there are none.
     fn remove_volumes(&self, pod: &PodUid) -> Result<(), HostError>;
@@ -123,7 +134,12 @@ impl SysHost {
 }
 
 impl PodHost for SysHost {
-    fn make_volumes(&self, pod: &PodUid, plan: &PodPlan) -> Result<(), HostError> {
+    fn make_volumes(
+        &self,
+        pod: &PodUid,
+        plan: &PodPlan,
+        files: &VolumeFiles,
+    ) -> Result<(), HostError> {
         let volumes = self.volumes(pod);
         make_dir(&volumes)?;
         // Only root looks in from outside; the volumes themselves are open to whatever user a container has.
@@ -138,7 +154,19 @@ impl PodHost for SysHost {
             if volume.memory && !mount::is_mount_point(&path).map_err(failed)? {
                 mount::tmpfs(&path, memory_size(volume, plan)).map_err(failed)?;
             }
-            open_to_all(&path, plan.security.fs_group)?;
+            match files.get(&volume.name) {
+                None => open_to_all(&path, plan.security.fs_group)?,
+                Some(files) => {
+                    payload::write(&path, files, plan.security.fs_group).map_err(
+                        |(path, source)| HostError::File {
+                            action: "write",
+                            path,
+                            source,
+                        },
+                    )?;
+                    set_mode(&path, 0o755)?;
+                }
+            }
         }
         Ok(())
     }

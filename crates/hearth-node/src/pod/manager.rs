@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_api::Sandbox;
+use hearth_core::effects::ConfigKey;
 use hearth_core::ids::{PodUid, SandboxUid};
+use hearth_core::podspec::Config;
 use hearth_core::sandbox::State;
 use hearth_cri::{ImageStore, PodRuntime};
 use parking_lot::RwLock;
@@ -29,6 +31,7 @@ use super::show;
 use super::slots::Slots;
 use super::view::PodView;
 use super::{ClaimActivity, follow};
+use crate::configs::ConfigStore;
 
 /// How many sandboxes are looked at, at the runtime, at once.
 const PARALLEL_LOOKS: usize = 8;
@@ -78,6 +81,7 @@ pub(super) struct Shared {
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
     pub(super) alarm: Alarm,
+    pub(super) configs: ConfigStore,
     hub: Hub,
     plans: Plans,
 }
@@ -200,6 +204,7 @@ impl PodManager {
                 stop: CancellationToken::new(),
                 tasks: TaskTracker::new(),
                 alarm: Alarm::default(),
+                configs: ConfigStore::default(),
                 hub: Hub::default(),
                 plans: Plans::default(),
             }),
@@ -281,6 +286,29 @@ impl PodManager {
     /// There may be more images: what failed for want of one is tried at once.
     pub fn images_changed(&self) {
         self.shared.tell_all(|inbox| inbox.retry = true);
+    }
+
+    /// All the ConfigMaps and Secrets that sandboxes of this node name; what else is known is forgotten.
+    pub fn keep_configs(&self, keys: &HashSet<ConfigKey>) {
+        self.shared.configs.retain(keys);
+    }
+
+    /// What a ConfigMap or Secret holds now; `None`: there is none. Pods that wait for it go on, files follow.
+    pub fn set_config(&self, key: ConfigKey, config: Option<Arc<Config>>) {
+        let namespace = key.namespace.clone();
+        if !self.shared.configs.put(key, config) {
+            return;
+        }
+        for cell in self.shared.cells.read().values() {
+            if cell.view().key.namespace == namespace {
+                cell.tell(|inbox| inbox.retry = true);
+            }
+        }
+    }
+
+    /// No sandbox of this node names it any more.
+    pub fn forget_config(&self, key: &ConfigKey) {
+        self.shared.configs.forget(key);
     }
 
     /// What an API object wants of its sandbox.

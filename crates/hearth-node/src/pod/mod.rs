@@ -26,6 +26,7 @@ mod gate;
 mod host;
 mod manager;
 mod metrics;
+mod payload;
 mod prober;
 mod record;
 mod runner;
@@ -49,7 +50,7 @@ pub use clock::WallClock;
 pub use config::{Handler, PodConfig};
 pub use desired::DesiredSandbox;
 pub use gate::BoundPod;
-pub use host::{HostError, PodHost, SysHost};
+pub use host::{HostError, PodHost, SysHost, VolumeFiles};
 pub use manager::{
     Adopted, GateRefused, Need, PodDeps, PodManager, RemoveReason, RunnerPanicked, ThawRefused,
 };

@@ -13,8 +13,8 @@ use futures::future::BoxFuture;
 use hearth_api::{OperatingMode, PhaseTimes, Warmth};
 use hearth_core::ids::Key;
 use hearth_core::sandbox::{
-    Desired, Effect, Event, Goal, Life, Observed, Op, Outcome, Phase, Residency, SandboxFact,
-    State, Step, step,
+    Contents, Desired, Effect, Event, Goal, Life, Observed, Op, Outcome, Phase, Residency,
+    SandboxFact, State, Step, step,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
@@ -29,6 +29,7 @@ use super::manager::{RemoveReason, Shared};
 use super::show;
 use super::slots::Slot;
 use super::work::{self, Done, Subject};
+use crate::configs;
 
 /// A clock may be set: what ends at a time of day is looked at anew at least this often.
 const CLOCK_CHECK: Duration = Duration::from_secs(60);
@@ -373,11 +374,22 @@ impl Runner {
         let can_freeze = !self.handler().freeze_method.is_empty();
         Desired {
             goal,
+            contents: self.contents(),
             plan,
             member,
             held: gate.held,
             can_freeze,
         }
+    }
+
+    /// What the pod there is reads, or the one that would be made.
+    fn contents(&self) -> Contents {
+        let wanted = self.desired.as_ref().and_then(|d| d.plan.as_ref().ok());
+        let plan = self.state.pod.as_ref().map(|pod| &pod.plan).or(wanted);
+        plan.map_or_else(Contents::default, |plan| {
+            let configs = self.shared.configs.of(&self.key.namespace, plan);
+            configs::contents(plan, &configs)
+        })
     }
 
     fn member(&self) -> bool {

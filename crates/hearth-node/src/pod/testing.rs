@@ -17,6 +17,7 @@ use hearth_sys::{FreezeError, Freezer, Limits};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,7 @@ pub(super) const IMAGE: &str = "localhost/hearth-busybox:dev";
 pub(super) struct FakeHost {
     runtime: FakeRuntime,
     state: Mutex<HostState>,
+    volumes_made: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -40,6 +42,7 @@ struct HostState {
     volumes: BTreeSet<PodUid>,
     cgroups: BTreeMap<PodUid, Limits>,
     freezers: HashMap<PodUid, FakeFreezer>,
+    files: HashMap<PodUid, VolumeFiles>,
     fail_volumes: u32,
 }
 
@@ -94,6 +97,28 @@ impl FakeHost {
             .clone()
     }
 
+    /// Waits until a file of a pod's volume holds this.
+    pub(super) async fn until_file(&self, pod: &PodUid, volume: &str, path: &str, text: &str) {
+        loop {
+            let now = self.file(pod, volume, path);
+            if now.as_deref() == Some(text) {
+                return;
+            }
+            let waited = timeout(LIMIT, self.volumes_made.notified()).await;
+            assert!(
+                waited.is_ok(),
+                "{path} of {volume} holds {now:?} and not {text:?}"
+            );
+        }
+    }
+
+    /// A file of a pod's volume, as text.
+    fn file(&self, pod: &PodUid, volume: &str, path: &str) -> Option<String> {
+        let state = self.state.lock();
+        let file = state.files.get(pod)?.get(volume)?.get(path)?;
+        Some(String::from_utf8_lossy(&file.data).into_owned())
+    }
+
     pub(super) fn fail_next_volumes(&self) {
         self.state.lock().fail_volumes += 1;
     }
@@ -116,7 +141,12 @@ impl FakeHost {
 }
 
 impl PodHost for FakeHost {
-    fn make_volumes(&self, pod: &PodUid, _plan: &PodPlan) -> Result<(), HostError> {
+    fn make_volumes(
+        &self,
+        pod: &PodUid,
+        _plan: &PodPlan,
+        files: &VolumeFiles,
+    ) -> Result<(), HostError> {
         let mut state = self.state.lock();
         if state.fail_volumes > 0 {
             state.fail_volumes -= 1;
@@ -128,6 +158,8 @@ impl PodHost for FakeHost {
             });
         }
         state.volumes.insert(pod.clone());
+        state.files.insert(pod.clone(), files.clone());
+        self.volumes_made.notify_one();
         Ok(())
     }
 
@@ -258,6 +290,7 @@ impl Node {
         let host = Arc::new(FakeHost {
             runtime: runtime.clone(),
             state: Mutex::default(),
+            volumes_made: Notify::new(),
         });
         let mut config = PodConfig::new("t", "node", PathBuf::from("/nonexistent/logs"));
         let runc = Handler {

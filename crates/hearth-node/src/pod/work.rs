@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::cell::Cell;
 use super::config::Handler;
 use super::cri_config::{self, PodIdentity, PodPlaces};
-use super::host::{HostError, PodHost};
+use super::host::{HostError, PodHost, VolumeFiles};
 use super::manager::Shared;
 use super::record::{PodIncarnation, PodRecord};
 use super::sight;
@@ -111,9 +111,9 @@ impl Subject {
                     .map_err(|error| Problem::of(&error))?;
                 NOTHING
             }
-            Op::Volumes => {
-                let plan = self.pod()?.plan.clone();
-                self.on_host(move |host, pod| host.make_volumes(pod, &plan))
+            Op::Volumes { .. } => {
+                let (plan, files) = (self.pod()?.plan.clone(), self.files()?);
+                self.on_host(move |host, pod| host.make_volumes(pod, &plan, &files))
                     .await
             }
             Op::Cgroup => {
@@ -208,6 +208,21 @@ impl Subject {
             .await
             .map_err(|error| Problem::of(&error))?;
         NOTHING
+    }
+
+    /// The files of the pod's volumes as they are to be now.
+    fn files(&self) -> Result<VolumeFiles> {
+        let pod = self.pod()?;
+        let configs = self.shared.configs.of(&self.key.namespace, &pod.plan);
+        let mut all = VolumeFiles::new();
+        for volume in &pod.plan.volumes {
+            let Some(plan) = &volume.files else { continue };
+            let files = pod.plan.files(plan, &self.known(pod), &configs);
+            let files = files
+                .map_err(|missing| Problem::Failed(format!("volume {}: {missing}", volume.name)))?;
+            all.insert(volume.name.clone(), files);
+        }
+        Ok(all)
     }
 
     fn limits(&self) -> Result<Limits> {
@@ -312,7 +327,9 @@ impl Subject {
                 "there is no sandbox to create it in".to_owned(),
             ));
         };
-        let container = &pod.plan.settled(container, &self.known(pod));
+        let configs = self.shared.configs.of(&self.key.namespace, &pod.plan);
+        let settled = pod.plan.settled(container, &self.known(pod), &configs);
+        let container = &settled.map_err(|missing| Problem::Failed(missing.to_string()))?;
         let mut config = self.with_places(|pod, identity, places| {
             cri_config::container(&pod.plan, container, identity, places, attempt)
         })?;

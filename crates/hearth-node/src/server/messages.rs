@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use hearth_api::Tier;
 use hearth_core::binding::Refusal;
+use hearth_core::effects::ConfigKey;
 use hearth_core::ids::{OwnerKey, SandboxUid};
+use hearth_core::podspec::{Config, ConfigKind, ConfigRef};
 use hearth_proto::node::v1 as proto;
 
 use crate::binder::{BindAnswer, BindTimes, Retired};
@@ -121,5 +123,28 @@ pub(super) fn retire_reply(retired: Retired) -> proto::RetireReply {
     };
     proto::RetireReply {
         outcome: outcome.into(),
+    }
+}
+
+/// A ConfigMap or Secret; `None` for a kind of a later version of the API.
+pub(super) fn config_key(key: proto::ConfigKey) -> Option<ConfigKey> {
+    let kind = match key.kind() {
+        proto::config_key::Kind::Unspecified => return None,
+        proto::config_key::Kind::ConfigMap => ConfigKind::ConfigMap,
+        proto::config_key::Kind::Secret => ConfigKind::Secret,
+    };
+    Some(ConfigKey {
+        namespace: key.namespace,
+        config: ConfigRef {
+            kind,
+            name: key.name,
+        },
+    })
+}
+
+pub(super) fn config(config: proto::Config) -> Config {
+    Config {
+        version: config.resource_version,
+        data: config.data.into_iter().collect(),
     }
 }

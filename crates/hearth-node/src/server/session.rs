@@ -105,6 +105,8 @@ impl<P: SessionPods> Session<P> {
                 }
                 message = self.requests.message(), if handlers.len() < MAX_REQUESTS => match message {
                     Ok(Some(request)) => {
+                        // In their order: the newest counts.
+                        let Some(request) = supplied(&shared.pods, request) else { continue };
                         shared.metrics.requests.inc();
                         let handler = handle(Arc::clone(&shared), self.fence, request, self.events.clone());
                         handlers.spawn(shared.tasks.track_future(handler));
@@ -247,6 +249,32 @@ fn inventory<P: SessionPods>(shared: &Shared<P>) -> proto::Inventory {
     }
 }
 
+/// Takes in what the controller supplies; gives any other request back.
+fn supplied<P: SessionPods>(
+    pods: &P,
+    request: proto::SessionRequest,
+) -> Option<proto::SessionRequest> {
+    match request.request {
+        Some(Request::Supplies(list)) => {
+            let keys = list.keys.into_iter().filter_map(messages::config_key);
+            pods.keep_configs(&keys.collect());
+            None
+        }
+        Some(Request::Supply(supply)) => {
+            if let Some(key) = supply.key.and_then(messages::config_key) {
+                if supply.wanted {
+                    let config = supply.config.map(messages::config).map(Arc::new);
+                    pods.set_config(key, config);
+                } else {
+                    pods.forget_config(&key);
+                }
+            }
+            None
+        }
+        _ => Some(request),
+    }
+}
+
 /// Does one request and answers it. An error ends the session.
 async fn handle<P: SessionPods>(
     shared: Arc<Shared<P>>,
@@ -296,7 +324,8 @@ async fn handle<P: SessionPods>(
                 "Hello comes once, at the beginning",
             ));
         }
-        None => {
+        // The supplies were taken in before.
+        Some(Request::Supplies(_) | Request::Supply(_)) | None => {
             return Err(Status::unimplemented(
                 "a request that this node does not know",
             ));

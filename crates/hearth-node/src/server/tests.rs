@@ -193,6 +193,15 @@ impl Client {
         }
     }
 
+    /// Sends what has no answer.
+    async fn tell(&self, request: Request) {
+        let request = proto::SessionRequest {
+            id: 0,
+            request: Some(request),
+        };
+        self.requests.send(request).await.unwrap();
+    }
+
     async fn bind(&mut self, key: &str, uid: &str) -> proto::BindReply {
         match self.ask(bind(key, uid)).await.unwrap() {
             Event::Bind(reply) => reply,
@@ -206,6 +215,31 @@ impl Client {
             if let Err(status) = self.event().await {
                 return status;
             }
+        }
+    }
+}
+
+impl Node {
+    /// Waits until these ConfigMaps and Secrets are known with these versions.
+    async fn until_known(&self, wanted: &str) {
+        loop {
+            let mut known: Vec<_> = self
+                .pods
+                .0
+                .configs
+                .lock()
+                .iter()
+                .map(|(key, config)| {
+                    let version = config.as_ref().map_or("absent", |config| &config.version);
+                    format!("{} {version}", key.config.name)
+                })
+                .collect();
+            known.sort();
+            if known.join(", ") == wanted {
+                return;
+            }
+            let waited = timeout(PATIENCE, self.pods.0.supplied.notified()).await;
+            assert!(waited.is_ok(), "known are {known:?}, not {wanted}");
         }
     }
 }
@@ -308,6 +342,43 @@ async fn requests_are_answered_by_their_ids() {
     };
     assert_eq!(reply.sandbox_uid, "a");
     assert_eq!(client.bind("k", "a").await.outcome(), Bound::Released);
+    node.shut_down().await;
+}
+
+#[tokio::test]
+async fn what_the_leader_supplies_is_taken_in_and_what_it_does_not_name_is_forgotten() {
+    let node = Node::start().await;
+    let leader = Identity::generate("leader").unwrap();
+    let (client, _) = node.lead(&leader, 5).await;
+    let key = |name: &str| proto::ConfigKey {
+        kind: proto::config_key::Kind::Secret.into(),
+        namespace: "ns".to_owned(),
+        name: name.to_owned(),
+    };
+    let list = |names: &[&str]| {
+        Request::Supplies(proto::SupplyList {
+            keys: names.iter().map(|name| key(name)).collect(),
+        })
+    };
+    let supply = |name: &str, wanted: bool, config| {
+        Request::Supply(proto::Supply {
+            key: Some(key(name)),
+            wanted,
+            config,
+        })
+    };
+    let holds = proto::Config {
+        resource_version: "7".to_owned(),
+        data: [("key".to_owned(), b"value".to_vec())].into(),
+    };
+    client.tell(list(&["a", "b", "c"])).await;
+    client.tell(supply("a", true, Some(holds))).await;
+    client.tell(supply("b", true, None)).await;
+    client.tell(supply("c", true, None)).await;
+    client.tell(supply("c", false, None)).await;
+    node.until_known("a 7, b absent").await;
+    client.tell(list(&["b"])).await;
+    node.until_known("b absent").await;
     node.shut_down().await;
 }
 

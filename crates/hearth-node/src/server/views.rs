@@ -1,6 +1,9 @@
+use std::collections::HashSet;
 use std::sync::Arc;
 
+use hearth_core::effects::ConfigKey;
 use hearth_core::ids::SandboxUid;
+use hearth_core::podspec::Config;
 
 use crate::binder::MemberPods;
 use crate::pod::{Changes, PodManager, PodView};
@@ -15,6 +18,15 @@ pub trait SessionPods: MemberPods {
 
     /// Subscribes to changes.
     fn changes(&self) -> Self::Changes;
+
+    /// All the ConfigMaps and Secrets that are needed.
+    fn keep_configs(&self, keys: &HashSet<ConfigKey>);
+
+    /// What one of them holds.
+    fn set_config(&self, key: ConfigKey, config: Option<Arc<Config>>);
+
+    /// One of them is not needed any more.
+    fn forget_config(&self, key: &ConfigKey);
 }
 
 /// A coalesced stream of changes.
@@ -32,6 +44,18 @@ impl SessionPods for PodManager {
 
     fn changes(&self) -> Changes {
         Self::changes(self)
+    }
+
+    fn keep_configs(&self, keys: &HashSet<ConfigKey>) {
+        Self::keep_configs(self, keys);
+    }
+
+    fn set_config(&self, key: ConfigKey, config: Option<Arc<Config>>) {
+        Self::set_config(self, key, config);
+    }
+
+    fn forget_config(&self, key: &ConfigKey) {
+        Self::forget_config(self, key);
     }
 }
 

@@ -121,7 +121,9 @@ fn an_environment_may_name_what_only_the_pod_knows() {
         machine_cpu_millis: 2000,
         machine_memory: 8 << 30,
     };
-    let settled = plan.settled(&plan.containers[0], &known);
+    let settled = plan
+        .settled(&plan.containers[0], &known, &Configs::default())
+        .unwrap();
     let env: Vec<_> = settled
         .env
         .iter()
@@ -151,8 +153,8 @@ fn an_environment_may_name_what_only_the_pod_knows() {
             "valueFrom.fieldRef.fieldPath is \"status.hostIP\"",
         ),
         (
-            json!({"secretKeyRef": {"name": "s", "key": "k"}}),
-            "valueFrom.secretKeyRef",
+            json!({"fileKeyRef": {"path": "p", "key": "k", "volumeName": "v"}}),
+            "valueFrom.fileKeyRef",
         ),
         (
             resource(json!({"resource": "requests.storage"})),

@@ -3,6 +3,7 @@ use hearth_core::ids::SandboxUid;
 use super::testing::Node;
 
 mod claims;
+mod configs;
 mod hooks;
 mod life;
 mod recovery;

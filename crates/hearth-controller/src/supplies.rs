@@ -1,0 +1,333 @@
+//! ConfigMaps and Secrets on their way to the nodes whose sandboxes name them.
+//!
+//! The index says which node needs which ([`Supplies::set`]). One task ([`reader`]) reads them, again whenever a watch of
+//! their metadata says that they changed; what they hold is kept here and taken by the nodes' sessions through their
+//! [`Outlet`]s. All of it is bounded by what the sandboxes name: what is due is a set of keys, not a queue.
+
+mod reader;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use hearth_core::effects::ConfigKey;
+use hearth_core::ids::NodeName;
+use hearth_core::podspec::{Config, ConfigKind};
+use kube::Client;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// What is known of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Content {
+    /// It has not been read yet.
+    Unread,
+    /// There is no such object.
+    Absent,
+    /// It is there.
+    Here(Arc<Config>),
+}
+
+/// One thing to tell a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Supply {
+    /// The object holds this; `None`: there is none.
+    Holds(ConfigKey, Option<Arc<Config>>),
+    /// No sandbox of the node names it any more.
+    Forget(ConfigKey),
+}
+
+/// Which node needs what, and what it holds.
+#[derive(Clone, Debug, Default)]
+pub struct Supplies {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Something is to be read.
+    to_read: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    objects: HashMap<ConfigKey, Object>,
+    shelves: HashMap<NodeName, Shelf>,
+    /// Wanted objects that are to be read, for the first time or again.
+    unread: BTreeSet<ConfigKey>,
+}
+
+#[derive(Debug)]
+struct Object {
+    content: Content,
+    nodes: HashSet<NodeName>,
+}
+
+/// What a node is to be told.
+#[derive(Debug, Default)]
+struct Shelf {
+    due: BTreeSet<ConfigKey>,
+    changed: Arc<Notify>,
+}
+
+impl Supplies {
+    /// Starts the task that reads; it ends when `token` is cancelled. Nothing is asked of the API server before a sandbox
+    /// names something.
+    #[must_use]
+    pub fn start(client: Client, tracker: &TaskTracker, token: &CancellationToken) -> Self {
+        let supplies = Self::default();
+        let reader = reader::Reader::new(client, Arc::clone(&supplies.shared));
+        let token = token.clone();
+        tracker.spawn(async move {
+            // Cancel-safe: a read has no effect.
+            tokio::select! {
+                () = token.cancelled() => {}
+                () = reader.run() => {}
+            }
+        });
+        supplies
+    }
+
+    /// A node needs an object, or does not any more.
+    pub fn set(&self, node: &NodeName, key: ConfigKey, wanted: bool) {
+        let mut state = self.shared.state.lock();
+        if wanted {
+            if state.want(node, &key) {
+                self.shared.to_read.notify_one();
+            }
+        } else {
+            state.unwant(node, &key);
+        }
+    }
+
+    /// Where a node's session takes what the node is to be told.
+    #[must_use]
+    pub fn outlet(&self, node: &NodeName) -> Outlet {
+        let mut state = self.shared.state.lock();
+        let changed = Arc::clone(&state.shelves.entry(node.clone()).or_default().changed);
+        Outlet {
+            shared: Arc::clone(&self.shared),
+            node: node.clone(),
+            changed,
+        }
+    }
+}
+
+impl State {
+    /// True when it has to be read.
+    fn want(&mut self, node: &NodeName, key: &ConfigKey) -> bool {
+        let is_new = !self.objects.contains_key(key);
+        let object = self.objects.entry(key.clone()).or_insert_with(|| Object {
+            content: Content::Unread,
+            nodes: HashSet::new(),
+        });
+        object.nodes.insert(node.clone());
+        if object.content != Content::Unread {
+            self.tell(node, key);
+        }
+        if is_new {
+            self.unread.insert(key.clone());
+        }
+        is_new
+    }
+
+    fn unwant(&mut self, node: &NodeName, key: &ConfigKey) {
+        let Some(object) = self.objects.get_mut(key) else {
+            return;
+        };
+        if !object.nodes.remove(node) {
+            return;
+        }
+        if object.nodes.is_empty() {
+            self.objects.remove(key);
+            self.unread.remove(key);
+        }
+        self.tell(node, key);
+    }
+
+    fn tell(&mut self, node: &NodeName, key: &ConfigKey) {
+        let shelf = self.shelves.entry(node.clone()).or_default();
+        shelf.due.insert(key.clone());
+        shelf.changed.notify_one();
+    }
+
+    /// The object was read. What was written before what is known already came late.
+    fn put(&mut self, key: &ConfigKey, content: Content) {
+        let Some(object) = self.objects.get_mut(key) else {
+            return;
+        };
+        if object.content == content {
+            return;
+        }
+        object.content = content;
+        let nodes: Vec<_> = object.nodes.iter().cloned().collect();
+        nodes.iter().for_each(|node| self.tell(node, key));
+    }
+
+    /// The watch says that the object may differ from what is known.
+    fn changed(&mut self, key: &ConfigKey, version: Option<&str>) -> bool {
+        let known = match self.objects.get(key).map(|object| &object.content) {
+            None => return false,
+            Some(Content::Here(config)) => version == Some(config.version.as_str()),
+            // It is being read, or about to be.
+            Some(Content::Unread) => self.unread.contains(key),
+            Some(Content::Absent) => version.is_none(),
+        };
+        !known && self.unread.insert(key.clone())
+    }
+
+    /// All wanted objects of a kind.
+    fn wanted(&self, kind: ConfigKind) -> Vec<ConfigKey> {
+        let keys = self.objects.keys();
+        keys.filter(|key| key.config.kind == kind)
+            .cloned()
+            .collect()
+    }
+}
+
+/// What one node is to be told, for its session.
+#[derive(Clone, Debug)]
+pub struct Outlet {
+    shared: Arc<Shared>,
+    node: NodeName,
+    changed: Arc<Notify>,
+}
+
+impl Outlet {
+    /// A session begins: all that the node needs. Of all that is known [`Self::next`] tells again.
+    #[must_use]
+    pub fn begin(&self) -> Vec<ConfigKey> {
+        let mut state = self.shared.state.lock();
+        let needed = |object: &Object| object.nodes.contains(&self.node);
+        let keys: Vec<_> = state
+            .objects
+            .iter()
+            .filter(|(_, object)| needed(object))
+            .map(|(key, _)| key.clone())
+            .collect();
+        let shelf = state.shelves.entry(self.node.clone()).or_default();
+        shelf.due = keys.iter().cloned().collect();
+        shelf.changed.notify_one();
+        keys
+    }
+
+    /// The next thing to tell the node. Cancel-safe.
+    pub async fn next(&self) -> Supply {
+        loop {
+            if let Some(supply) = self.take() {
+                return supply;
+            }
+            self.changed.notified().await;
+        }
+    }
+
+    fn take(&self) -> Option<Supply> {
+        let mut state = self.shared.state.lock();
+        loop {
+            let key = state.shelves.get_mut(&self.node)?.due.pop_first()?;
+            let object = state.objects.get(&key);
+            let content = object
+                .filter(|object| object.nodes.contains(&self.node))
+                .map(|object| object.content.clone());
+            match content {
+                None => return Some(Supply::Forget(key)),
+                Some(Content::Here(config)) => return Some(Supply::Holds(key, Some(config))),
+                Some(Content::Absent) => return Some(Supply::Holds(key, None)),
+                // It will be told once it was read.
+                Some(Content::Unread) => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+    use hearth_core::podspec::ConfigRef;
+
+    fn key(name: &str) -> ConfigKey {
+        ConfigKey {
+            namespace: "ns".to_owned(),
+            config: ConfigRef::new(ConfigKind::Secret, name),
+        }
+    }
+
+    fn config(version: &str) -> Arc<Config> {
+        Arc::new(Config {
+            version: version.to_owned(),
+            ..Config::default()
+        })
+    }
+
+    fn told(outlet: &Outlet) -> Vec<Supply> {
+        std::iter::from_fn(|| outlet.next().now_or_never()).collect()
+    }
+
+    #[test]
+    fn a_node_is_told_what_it_needs_and_nothing_else() {
+        let supplies = Supplies::default();
+        let (n, m) = (NodeName::from("n"), NodeName::from("m"));
+        let (of_n, of_m) = (supplies.outlet(&n), supplies.outlet(&m));
+        supplies.set(&n, key("a"), true);
+        supplies.set(&m, key("b"), true);
+        assert_eq!(told(&of_n), [], "nothing was read yet");
+        let put = |name, content| supplies.shared.state.lock().put(&key(name), content);
+        put("a", Content::Here(config("1")));
+        put("b", Content::Absent);
+        assert_eq!(told(&of_n), [Supply::Holds(key("a"), Some(config("1")))]);
+        assert_eq!(told(&of_m), [Supply::Holds(key("b"), None)]);
+        put("a", Content::Here(config("2")));
+        put("a", Content::Here(config("3")));
+        assert_eq!(
+            told(&of_n),
+            [Supply::Holds(key("a"), Some(config("3")))],
+            "the newest, once"
+        );
+        supplies.set(&n, key("a"), false);
+        assert_eq!(told(&of_n), [Supply::Forget(key("a"))]);
+        assert!(!supplies.shared.state.lock().objects.contains_key(&key("a")));
+    }
+
+    #[test]
+    fn a_new_session_is_told_everything_again() {
+        let supplies = Supplies::default();
+        let n = NodeName::from("n");
+        for name in ["a", "b"] {
+            supplies.set(&n, key(name), true);
+        }
+        supplies
+            .shared
+            .state
+            .lock()
+            .put(&key("a"), Content::Here(config("1")));
+        let outlet = supplies.outlet(&n);
+        assert_eq!(told(&outlet).len(), 1);
+        let mut wanted = outlet.begin();
+        wanted.sort();
+        assert_eq!(wanted, [key("a"), key("b")]);
+        assert_eq!(told(&outlet), [Supply::Holds(key("a"), Some(config("1")))]);
+    }
+
+    #[test]
+    fn only_a_wanted_object_of_another_version_is_read_again() {
+        let supplies = Supplies::default();
+        let mut state = supplies.shared.state.lock();
+        assert!(state.want(&"n".into(), &key("a")));
+        assert!(!state.want(&"m".into(), &key("a")), "once for all nodes");
+        state.unread.clear();
+        assert!(!state.changed(&key("other"), Some("1")));
+        assert!(
+            state.changed(&key("a"), Some("1")),
+            "changed while it is being read"
+        );
+        state.unread.clear();
+        state.put(&key("a"), Content::Here(config("2")));
+        assert!(!state.changed(&key("a"), Some("2")));
+        assert!(state.changed(&key("a"), Some("3")));
+        state.unread.clear();
+        assert!(state.changed(&key("a"), None), "it was deleted");
+    }
+}

@@ -1,0 +1,294 @@
+//! Reading ConfigMaps and Secrets, and noticing when they change.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, FuturesUnordered};
+use futures::{FutureExt as _, StreamExt as _};
+use hearth_core::effects::ConfigKey;
+use hearth_core::podspec::{Config, ConfigKind, ConfigRef};
+use hearth_telemetry::ErrorChain;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::PartialObjectMeta;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::{Content, Shared};
+
+/// Reads under way at once.
+const PARALLEL: usize = 8;
+/// How long a read may take.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// Wait before what could not be read is read again; doubles up to [`LONGEST_WAIT`] until a read succeeds.
+const SHORTEST_WAIT: Duration = Duration::from_millis(200);
+/// Longest wait before what could not be read is read again.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// The one that reads.
+pub(super) struct Reader {
+    client: Client,
+    shared: Arc<Shared>,
+    reading: HashSet<ConfigKey>,
+    failed: BTreeSet<ConfigKey>,
+    wait: Duration,
+    again_at: Option<Instant>,
+}
+
+/// Why an object could not be read.
+#[derive(Debug, Error)]
+enum ReadError {
+    #[error("the API server refuses or does not answer")]
+    Api(#[source] kube::Error),
+    #[error("no answer within {} s", DEADLINE.as_secs())]
+    Deadline,
+}
+
+type Read = (ConfigKey, Result<Content, ReadError>);
+type News = BoxStream<'static, Result<Event<Named>, watcher::Error>>;
+
+/// All that the watch says of an object that matters here.
+#[derive(Clone, Debug)]
+struct Named {
+    key: ConfigKey,
+    version: String,
+}
+
+impl Reader {
+    pub(super) fn new(client: Client, shared: Arc<Shared>) -> Self {
+        Self {
+            client,
+            shared,
+            reading: HashSet::new(),
+            failed: BTreeSet::new(),
+            wait: SHORTEST_WAIT,
+            again_at: None,
+        }
+    }
+
+    /// Reads what is wanted until it is dropped.
+    pub(super) async fn run(mut self) {
+        while self.shared.state.lock().unread.is_empty() {
+            self.shared.to_read.notified().await;
+        }
+        // Metadata only: of all the Secrets of a cluster this process sees the names, and what is in those that it has
+        // been asked for.
+        let mut news = futures::stream::select(
+            news::<ConfigMap>(self.client.clone(), ConfigKind::ConfigMap),
+            news::<Secret>(self.client.clone(), ConfigKind::Secret),
+        );
+        let mut listed = BTreeMap::new();
+        let mut reads: FuturesUnordered<BoxFuture<'static, Read>> = FuturesUnordered::new();
+        loop {
+            while reads.len() < PARALLEL
+                && let Some(key) = self.next_unread()
+            {
+                reads.push(read(self.client.clone(), key).boxed());
+            }
+            let again_at = self.again_at;
+            let again = async {
+                match again_at {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            // Cancel-safe: streams and reads are polled by reference, a notice not taken stays, the timer is made anew.
+            tokio::select! {
+                Some((key, read)) = reads.next() => self.ended(key, read),
+                Some((kind, news)) = news.next() => self.heard(kind, news, &mut listed),
+                () = self.shared.to_read.notified() => {}
+                () = again => self.read_again(),
+            }
+        }
+    }
+
+    /// The next object to read; one that is being read waits until that has ended, so that the newer answer comes later.
+    fn next_unread(&mut self) -> Option<ConfigKey> {
+        let mut state = self.shared.state.lock();
+        let free = |key: &&ConfigKey| !self.reading.contains(*key) && !self.failed.contains(*key);
+        let key = state.unread.iter().find(free).cloned()?;
+        state.unread.remove(&key);
+        self.reading.insert(key.clone());
+        Some(key)
+    }
+
+    fn ended(&mut self, key: ConfigKey, read: Result<Content, ReadError>) {
+        self.reading.remove(&key);
+        match read {
+            Ok(content) => {
+                self.wait = SHORTEST_WAIT;
+                self.shared.state.lock().put(&key, content);
+            }
+            Err(error) => {
+                let wait = self.wait;
+                tracing::warn!(object = %key, error = %ErrorChain(&error), retry_in = ?wait, "cannot read what sandboxes name");
+                self.failed.insert(key);
+                if self.again_at.is_none() {
+                    self.again_at = Some(Instant::now() + wait);
+                    self.wait = (wait * 2).min(LONGEST_WAIT);
+                }
+            }
+        }
+    }
+
+    fn read_again(&mut self) {
+        self.again_at = None;
+        let mut state = self.shared.state.lock();
+        for key in std::mem::take(&mut self.failed) {
+            // Nobody may want it any more.
+            if state.objects.contains_key(&key) {
+                state.unread.insert(key);
+            }
+        }
+    }
+
+    fn heard(
+        &self,
+        kind: ConfigKind,
+        news: Result<Event<Named>, watcher::Error>,
+        listed: &mut BTreeMap<ConfigKind, HashSet<ConfigKey>>,
+    ) {
+        let mut state = self.shared.state.lock();
+        let listed = listed.entry(kind).or_default();
+        match news {
+            Ok(Event::Init) => listed.clear(),
+            Ok(Event::InitApply(named)) => {
+                state.changed(&named.key, Some(&named.version));
+                if state.objects.contains_key(&named.key) {
+                    listed.insert(named.key);
+                }
+            }
+            Ok(Event::InitDone) => {
+                for key in state.wanted(kind) {
+                    if !listed.contains(&key) {
+                        state.changed(&key, None);
+                    }
+                }
+                listed.clear();
+            }
+            Ok(Event::Apply(named)) => drop(state.changed(&named.key, Some(&named.version))),
+            Ok(Event::Delete(named)) => drop(state.changed(&named.key, None)),
+            Err(error) => {
+                tracing::warn!(%kind, error = %ErrorChain(&error), "watch interrupted");
+            }
+        }
+    }
+}
+
+/// What a watch of all objects of a kind says, with growing pauses after errors.
+fn news<K>(
+    client: Client,
+    kind: ConfigKind,
+) -> BoxStream<'static, (ConfigKind, Result<Event<Named>, watcher::Error>)>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    let api: Api<PartialObjectMeta<K>> = Api::all(client);
+    let events = watcher(api, watcher::Config::default());
+    let events: News = events
+        .default_backoff()
+        .map(move |event| event.map(|event| named(event, kind)))
+        .boxed();
+    events.map(move |event| (kind, event)).boxed()
+}
+
+fn named<K>(event: Event<PartialObjectMeta<K>>, kind: ConfigKind) -> Event<Named> {
+    let name = |object: PartialObjectMeta<K>| {
+        let ObjectMeta {
+            namespace,
+            name,
+            resource_version,
+            ..
+        } = object.metadata;
+        Named {
+            key: ConfigKey {
+                namespace: namespace.unwrap_or_default(),
+                config: ConfigRef {
+                    kind,
+                    name: name.unwrap_or_default(),
+                },
+            },
+            version: resource_version.unwrap_or_default(),
+        }
+    };
+    match event {
+        Event::Apply(object) => Event::Apply(name(object)),
+        Event::Delete(object) => Event::Delete(name(object)),
+        Event::Init => Event::Init,
+        Event::InitApply(object) => Event::InitApply(name(object)),
+        Event::InitDone => Event::InitDone,
+    }
+}
+
+async fn read(client: Client, key: ConfigKey) -> Read {
+    let content = async {
+        let ConfigKey { namespace, config } = &key;
+        match config.kind {
+            ConfigKind::ConfigMap => {
+                let api: Api<ConfigMap> = Api::namespaced(client, namespace);
+                Ok(api.get_opt(&config.name).await?.map(of_config_map))
+            }
+            ConfigKind::Secret => {
+                let api: Api<Secret> = Api::namespaced(client, namespace);
+                Ok(api.get_opt(&config.name).await?.map(of_secret))
+            }
+        }
+    };
+    let content = match timeout(DEADLINE, content).await {
+        Ok(Ok(Some(config))) => Ok(Content::Here(Arc::new(config))),
+        Ok(Ok(None)) => Ok(Content::Absent),
+        Ok(Err(error)) => Err(ReadError::Api(error)),
+        Err(_) => Err(ReadError::Deadline),
+    };
+    (key, content)
+}
+
+fn of_config_map(object: ConfigMap) -> Config {
+    let text = object.data.unwrap_or_default();
+    let binary = object.binary_data.unwrap_or_default();
+    Config {
+        version: object.metadata.resource_version.unwrap_or_default(),
+        data: text
+            .into_iter()
+            .map(|(key, value)| (key, value.into_bytes()))
+            .chain(binary.into_iter().map(|(key, value)| (key, value.0)))
+            .collect(),
+    }
+}
+
+fn of_secret(object: Secret) -> Config {
+    let data = object.data.unwrap_or_default();
+    Config {
+        version: object.metadata.resource_version.unwrap_or_default(),
+        data: data
+            .into_iter()
+            .map(|(key, value)| (key, value.0))
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_config_map_has_texts_and_bytes_and_a_secret_bytes() {
+        let object = json!({
+            "metadata": {"resourceVersion": "7"}, "data": {"a": "text"}, "binaryData": {"b": "AP8="}
+        });
+        let config = of_config_map(serde_json::from_value(object).unwrap());
+        assert_eq!(config.version, "7");
+        assert_eq!(config.data["a"], b"text");
+        assert_eq!(config.data["b"], [0, 0xff]);
+        let object = json!({"metadata": {"resourceVersion": "8"}, "data": {"a": "dGV4dA=="}});
+        let config = of_secret(serde_json::from_value(object).unwrap());
+        assert_eq!(config.data["a"], b"text");
+    }
+}

@@ -1,0 +1,236 @@
+//! ConfigMaps and Secrets that a pod reads: which, and what they hold.
+//!
+//! A node may not read them. The controller sends it those that its sandboxes name, and for this it has to know them from
+//! the PodSpec's text alone ([`configs_in`]), by the same fields that the plan has them from ([`PodPlan::configs`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::files::FileSource;
+use super::late::EnvSource;
+use super::plan::PodPlan;
+
+/// The kinds whose objects a pod reads.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub enum ConfigKind {
+    /// ConfigMap.
+    #[default]
+    ConfigMap,
+    /// Secret.
+    Secret,
+}
+
+impl fmt::Display for ConfigKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ConfigMap => "ConfigMap",
+            Self::Secret => "Secret",
+        })
+    }
+}
+
+/// A ConfigMap or Secret of the pod's own namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ConfigRef {
+    /// Which kind.
+    pub kind: ConfigKind,
+    /// Its name.
+    pub name: String,
+}
+
+impl ConfigRef {
+    /// The object of this kind and name.
+    #[must_use]
+    pub fn new(kind: ConfigKind, name: &str) -> Self {
+        let name = name.to_owned();
+        Self { kind, name }
+    }
+}
+
+impl fmt::Display for ConfigRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?}", self.kind, self.name)
+    }
+}
+
+/// What a ConfigMap or Secret holds.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Config {
+    /// `metadata.resourceVersion`.
+    pub version: String,
+    /// `data`, with `binaryData` of a ConfigMap.
+    pub data: BTreeMap<String, Vec<u8>>,
+}
+
+/// Never the contents, which may be secret.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("version", &self.version)
+            .field("keys", &self.data.keys())
+            .finish()
+    }
+}
+
+/// What is known of the ConfigMaps and Secrets that a pod reads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Configs {
+    /// `None` for one that does not exist; absent for one of which nothing was heard yet.
+    pub known: BTreeMap<ConfigRef, Option<Arc<Config>>>,
+}
+
+/// Why a pod cannot be made of what is known, in words for the user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigMissing(pub String);
+
+impl fmt::Display for ConfigMissing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigMissing {}
+
+impl Configs {
+    /// The object; `None` when it is not there and need not be.
+    pub(super) fn get(
+        &self,
+        config: &ConfigRef,
+        optional: bool,
+    ) -> Result<Option<&Config>, ConfigMissing> {
+        match self.known.get(config) {
+            Some(Some(there)) => Ok(Some(there)),
+            Some(None) if optional => Ok(None),
+            Some(None) => Err(ConfigMissing(format!("{config} not found"))),
+            // A pod that starts without what is only late would differ from its neighbours for good.
+            None => Err(ConfigMissing(format!(
+                "{config} has not been sent by the controller yet"
+            ))),
+        }
+    }
+
+    /// The value of a key; `None` when it is not there and need not be.
+    pub(super) fn key(
+        &self,
+        config: &ConfigRef,
+        key: &str,
+        optional: bool,
+    ) -> Result<Option<&[u8]>, ConfigMissing> {
+        let Some(there) = self.get(config, optional)? else {
+            return Ok(None);
+        };
+        match there.data.get(key) {
+            Some(value) => Ok(Some(value)),
+            None if optional => Ok(None),
+            None => Err(ConfigMissing(format!("{config} has no key {key:?}"))),
+        }
+    }
+}
+
+impl PodPlan {
+    /// The ConfigMaps and Secrets that the pod reads.
+    #[must_use]
+    pub fn configs(&self) -> BTreeSet<ConfigRef> {
+        let late = self.containers.iter().filter_map(|c| c.late.as_ref());
+        let variables = late.flat_map(|late| {
+            let keys = late.env.iter().filter_map(|(_, source)| match source {
+                EnvSource::Key { config, .. } => Some(config),
+                _ => None,
+            });
+            keys.chain(late.from.iter().map(|from| &from.config))
+        });
+        let volumes = self.volumes.iter().filter_map(|v| v.files.as_ref());
+        let files = volumes
+            .flat_map(|files| &files.sources)
+            .filter_map(|source| match source {
+                FileSource::Config { config, .. } => Some(config),
+                FileSource::Pod { .. } => None,
+            });
+        variables.chain(files).cloned().collect()
+    }
+}
+
+impl PodPlan {
+    /// Looks whether all that the pod reads is there.
+    ///
+    /// # Errors
+    /// Names the first that is not and need be.
+    pub fn check(&self, configs: &Configs) -> Result<(), ConfigMissing> {
+        let late = self.containers.iter().filter_map(|c| c.late.as_ref());
+        for late in late {
+            for (_, source) in &late.env {
+                if let EnvSource::Key {
+                    config,
+                    key,
+                    optional,
+                } = source
+                {
+                    configs.key(config, key, *optional)?;
+                }
+            }
+            for from in &late.from {
+                configs.get(&from.config, from.optional)?;
+            }
+        }
+        let volumes = self.volumes.iter().filter_map(|v| v.files.as_ref());
+        for source in volumes.flat_map(|files| &files.sources) {
+            let FileSource::Config {
+                config,
+                optional,
+                items,
+            } = source
+            else {
+                continue;
+            };
+            configs.get(config, *optional)?;
+            for item in items.iter().flatten() {
+                configs.key(config, &item.key, *optional)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The ConfigMaps and Secrets that a PodSpec names, whatever else it says: this is read of texts too that no node would
+/// take. What a node does not read of a Secret it need not get, so only the fields count that a plan may have.
+#[must_use]
+pub fn configs_in(pod: &Value) -> BTreeSet<ConfigRef> {
+    use ConfigKind::{ConfigMap, Secret};
+    let mut found = BTreeSet::new();
+    let mut add = |kind, name: &Value| {
+        if let Some(name) = name.as_str().filter(|name| !name.is_empty()) {
+            found.insert(ConfigRef::new(kind, name));
+        }
+    };
+    let containers = items(pod, "initContainers").chain(items(pod, "containers"));
+    for container in containers {
+        for variable in items(container, "env") {
+            let from = &variable["valueFrom"];
+            add(ConfigMap, &from["configMapKeyRef"]["name"]);
+            add(Secret, &from["secretKeyRef"]["name"]);
+        }
+        for from in items(container, "envFrom") {
+            add(ConfigMap, &from["configMapRef"]["name"]);
+            add(Secret, &from["secretRef"]["name"]);
+        }
+    }
+    for volume in items(pod, "volumes") {
+        add(ConfigMap, &volume["configMap"]["name"]);
+        add(Secret, &volume["secret"]["secretName"]);
+        for source in items(&volume["projected"], "sources") {
+            add(ConfigMap, &source["configMap"]["name"]);
+            add(Secret, &source["secret"]["name"]);
+        }
+    }
+    found
+}
+
+fn items<'a>(of: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
+    of[name].as_array().into_iter().flatten()
+}

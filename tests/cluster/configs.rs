@@ -1,0 +1,178 @@
+//! ConfigMaps, Secrets and what a pod knows of itself, in variables and files.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use hearth_api::{Sandbox, SandboxTemplate};
+use hearth_tests::fixtures::{self, IMAGE, PORT};
+use hearth_tests::http;
+use hearth_tests::scene::{self, AWAY, COLD, Scene};
+use hearth_tests::status::{address, ready, to_json};
+use hearth_tests::wait::wait_for;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::{Value, json};
+
+use crate::LIMIT;
+
+fn config_map<const N: usize>(name: &str, data: [(&str, &str); N]) -> ConfigMap {
+    ConfigMap {
+        metadata: named(name),
+        data: Some(texts(data)),
+        ..ConfigMap::default()
+    }
+}
+
+fn secret<const N: usize>(name: &str, data: [(&str, &str); N]) -> Secret {
+    Secret {
+        metadata: named(name),
+        string_data: Some(texts(data)),
+        ..Secret::default()
+    }
+}
+
+fn named(name: &str) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name.to_owned()),
+        ..ObjectMeta::default()
+    }
+}
+
+fn texts<const N: usize>(data: [(&str, &str); N]) -> BTreeMap<String, String> {
+    data.map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
+}
+
+/// Waits until the Sandbox says what stands in its way.
+async fn until_message(scene: &Scene, name: &str, message: &str) -> Result<Arc<Sandbox>> {
+    let what = format!("says {message:?}");
+    scene
+        .sandboxes
+        .until_one(name, &what, COLD, |sandbox| {
+            let status = sandbox.status.clone().unwrap_or_default();
+            let said = status.node.clone().unwrap_or_default().message;
+            if said == message {
+                Ok(Arc::clone(sandbox))
+            } else {
+                Err(format!("its status is {}", to_json(&status)))
+            }
+        })
+        .await
+}
+
+/// Serves its environment as `/env` and its volumes below `/`.
+fn pod() -> Value {
+    let script = format!(
+        "mkdir -p /www && env > /www/env && cp -a /proc/self/mounts /www/mounts; exec httpd -f -p {PORT} -h /www"
+    );
+    json!({
+        "terminationGracePeriodSeconds": 0,
+        "volumes": [
+            {"name": "settings", "configMap": {"name": "settings"}},
+            {"name": "all", "projected": {"sources": [
+                {"secret": {"name": "keys", "items": [{"key": "token", "path": "deep/token", "mode": 0o444}]}},
+                {"configMap": {"name": "absent", "optional": true}},
+                {"downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}},
+            ]}},
+        ],
+        "containers": [{
+            "name": "main",
+            "image": IMAGE,
+            "imagePullPolicy": "Never",
+            "command": ["/bin/sh", "-c", script],
+            "env": [{"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "token"}}}],
+            "envFrom": [{"prefix": "S_", "configMapRef": {"name": "settings"}}],
+            "volumeMounts": [
+                {"name": "settings", "mountPath": "/www/settings"},
+                {"name": "all", "mountPath": "/www/all"},
+            ],
+            "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1},
+        }],
+    })
+}
+
+async fn until_served(ip: &str, path: &str, wanted: &str) -> Result<()> {
+    let what = format!("{path} has {wanted:?}");
+    wait_for(&what, AWAY, async || {
+        let answer = http::get(ip, PORT, path, Duration::from_secs(5)).await;
+        match answer {
+            Ok(text) if text.lines().any(|line| line == wanted) => Ok(()),
+            Ok(text) => Err(format!("it has {text:?}")),
+            Err(error) => Err(format!("{error:#}")),
+        }
+    })
+    .await
+}
+
+async fn check_all(scene: &Scene, ip: &str) -> Result<()> {
+    until_served(ip, "/env", "TOKEN=t0p").await?;
+    until_served(ip, "/env", "S_level=3").await?;
+    until_served(ip, "/settings/level", "3").await?;
+    until_served(ip, "/all/deep/token", "t0p").await?;
+    until_served(ip, "/all/labels", "app=\"boxes\"").await?;
+
+    // What changes while the sandbox runs: the files, but no variable.
+    scene
+        .patch::<ConfigMap>("settings", json!({"data": {"level": "4", "more": "5"}}))
+        .await?;
+    until_served(ip, "/settings/level", "4").await?;
+    until_served(ip, "/settings/more", "5").await?;
+    until_served(ip, "/env", "S_level=3").await
+}
+
+#[test]
+fn a_sandbox_waits_for_its_config_and_sees_it_change() {
+    scene::run(LIMIT, async |scene| {
+        let mut sandbox: Sandbox = fixtures::sandbox("reader", &pod());
+        sandbox.spec.pod_template.metadata.labels = [("app".to_owned(), "boxes".to_owned())].into();
+        scene.create(&sandbox).await?;
+        until_message(scene, "reader", "Secret \"keys\" not found").await?;
+        scene.create(&secret("keys", [("token", "t0p")])).await?;
+        until_message(scene, "reader", "ConfigMap \"settings\" not found").await?;
+        scene
+            .create(&config_map("settings", [("level", "3")]))
+            .await?;
+        let ready = scene.until_ready("reader", COLD).await?;
+        check_all(scene, &address(&ready)?).await
+    });
+}
+
+#[test]
+fn members_of_a_pool_have_what_their_template_names() {
+    scene::run(LIMIT, async |scene| {
+        scene
+            .create(&config_map("settings", [("level", "3")]))
+            .await?;
+        scene.create(&secret("keys", [("token", "t0p")])).await?;
+        let mut template: SandboxTemplate = fixtures::template("pool", &pod());
+        template.spec.pod_template.metadata.labels =
+            [("app".to_owned(), "boxes".to_owned())].into();
+        scene.create(&template).await?;
+        scene.create(&fixtures::pool("pool", "pool", 2)).await?;
+        scene.until_stocked("pool", 2).await?;
+        let claimed = scene.claim("claim", "pool", AWAY).await?;
+        check_all(scene, &claimed.ip).await?;
+        scene.release(&claimed).await
+    });
+}
+
+#[test]
+fn a_key_that_is_not_there_is_named() {
+    scene::run(LIMIT, async |scene| {
+        scene.create(&secret("keys", [("other", "x")])).await?;
+        let mut pod = fixtures::web_server();
+        pod["containers"][0]["env"] = json!([
+            {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "token"}}}
+        ]);
+        scene.create(&fixtures::sandbox("keyless", &pod)).await?;
+        let lacking = "Secret \"keys\" has no key \"token\"";
+        let sandbox = until_message(scene, "keyless", lacking).await?;
+        ensure!(ready(&sandbox).is_err(), "it is Ready without its key");
+        scene
+            .patch::<Secret>("keys", json!({"stringData": {"token": "t0p"}}))
+            .await?;
+        scene.until_ready("keyless", COLD).await.map(drop)
+    });
+}
