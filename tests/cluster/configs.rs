@@ -53,7 +53,7 @@ async fn until_message(scene: &Scene, name: &str, message: &str) -> Result<Arc<S
         .until_one(name, &what, COLD, |sandbox| {
             let status = sandbox.status.clone().unwrap_or_default();
             let said = status.node.clone().unwrap_or_default().message;
-            if said == message {
+            if said.contains(message) {
                 Ok(Arc::clone(sandbox))
             } else {
                 Err(format!("its status is {}", to_json(&status)))
@@ -174,5 +174,51 @@ fn a_key_that_is_not_there_is_named() {
             .patch::<Secret>("keys", json!({"stringData": {"token": "t0p"}}))
             .await?;
         scene.until_ready("keyless", COLD).await.map(drop)
+    });
+}
+
+#[test]
+fn parts_of_volumes_are_mounted_and_a_link_does_not_lead_out_of_one() {
+    scene::run(LIMIT, async |scene| {
+        scene
+            .create(&config_map("settings", [("level", "3")]))
+            .await?;
+        let mut pod = fixtures::web_server();
+        let script = format!(
+            "cp /one /www/one && echo mine > /www/mine/mark && cp -r /scratch/of /www/ && exec httpd -f -p {PORT} -h /www"
+        );
+        pod["volumes"] = json!([
+            {"name": "settings", "configMap": {"name": "settings"}},
+            {"name": "scratch", "emptyDir": {}},
+        ]);
+        let main = &mut pod["containers"][0];
+        main["command"] = json!(["/bin/sh", "-c", script]);
+        main["env"] =
+            json!([{"name": "WHO", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]);
+        main["volumeMounts"] = json!([
+            {"name": "settings", "mountPath": "/one", "subPath": "level"},
+            {"name": "scratch", "mountPath": "/www/mine", "subPathExpr": "of/$(WHO)"},
+            {"name": "scratch", "mountPath": "/scratch"},
+        ]);
+        scene.create(&fixtures::sandbox("parts", &pod)).await?;
+        let ready = scene.until_ready("parts", COLD).await?;
+        let ip = address(&ready)?;
+        until_served(&ip, "/one", "3").await?;
+        until_served(&ip, "/of/parts/mark", "mine").await?;
+
+        let mount = json!([{"name": "scratch", "mountPath": "/scratch"}]);
+        pod["initContainers"] = json!([{
+            "name": "trick", "image": IMAGE, "imagePullPolicy": "Never", "volumeMounts": mount,
+            "command": ["/bin/ln", "-s", "/etc", "/scratch/way"],
+        }]);
+        pod["containers"][0]["volumeMounts"] =
+            json!([{"name": "scratch", "mountPath": "/host", "subPath": "way"}]);
+        scene.create(&fixtures::sandbox("trick", &pod)).await?;
+        // The kernel says that it would cross into another file system.
+        until_message(scene, "trick", "container main: volume scratch: ").await?;
+        until_message(scene, "trick", "open, without leaving its volume, way").await?;
+        scene.delete::<Sandbox>("parts").await?;
+        scene.delete::<Sandbox>("trick").await?;
+        scene.until_no_pods(AWAY).await
     });
 }

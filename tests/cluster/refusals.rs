@@ -216,9 +216,9 @@ fn a_pod_that_cannot_be_honoured_names_its_field_and_leaves_the_node_to_others()
                 "hostPath",
             ),
             (
-                "secret",
-                volume(json!({"secret": {"secretName": "s"}})),
-                "secret",
+                "nfs",
+                volume(json!({"nfs": {"server": "s", "path": "/"}})),
+                "nfs",
             ),
             ("lifecycle", lifecycle, "lifecycle"),
             ("privileged", privileged, "privileged"),

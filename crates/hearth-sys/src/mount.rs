@@ -6,9 +6,12 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use procfs::process::Process;
-use rustix::fs::{AtFlags, StatxAttributes, StatxFlags};
+use rustix::fd::OwnedFd;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+};
 
 use crate::process::proc_error;
 
@@ -86,15 +89,24 @@ pub fn unmount_entries(directory: &Path) -> Result<(), MountError> {
         entries => entries.map_err(failed)?,
     };
     for entry in entries {
-        let path = entry.map_err(failed)?.path();
-        for _ in 0..ROUNDS {
-            if !is_mount_point(&path)? {
-                break;
-            }
-            unmount(&path)?;
-        }
+        unmount_at(&entry.map_err(failed)?.path())?;
     }
     Ok(())
+}
+
+/// Detaches all that is mounted at `path`, but not below it. Success when there is no such path.
+pub fn unmount_at(path: &Path) -> Result<(), MountError> {
+    for _ in 0..ROUNDS {
+        if !path.try_exists().unwrap_or(true) || !is_mount_point(path)? {
+            return Ok(());
+        }
+        unmount(path)?;
+    }
+    Err(MountError::new(
+        "unmount",
+        path,
+        io::Error::from(io::ErrorKind::ResourceBusy),
+    ))
 }
 
 /// Mounts `source` with all below it at `target`, which must exist and be of the same kind. What is mounted below the
@@ -113,6 +125,68 @@ pub fn bind(source: &Path, target: &Path, read_only: bool) -> Result<(), MountEr
                 error,
             ));
         }
+    }
+    Ok(())
+}
+
+/// Mounts what is at `path` below the directory `root` at `target`, which is made. Links are followed as long as they stay
+/// below `root`, whatever anybody makes of them meanwhile: the kernel checks each step, and what was opened is what is
+/// mounted. With `make`, directories that are missing are made, open to all.
+pub fn bind_beneath(root: &Path, path: &Path, target: &Path, make: bool) -> Result<(), MountError> {
+    let failed = |error: Errno| MountError::new("open, without leaving its volume,", path, error);
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let top = rustix::fs::open(root, flags | OFlags::DIRECTORY, Mode::empty()).map_err(failed)?;
+    let beneath = |path: &Path, flags| {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        rustix::fs::openat2(&top, path, flags, Mode::empty(), resolve)
+    };
+    let found = match beneath(path, flags) {
+        Err(Errno::NOENT) if make => {
+            make_beneath(&top, path, &beneath).map_err(failed)?;
+            beneath(path, flags)
+        }
+        found => found,
+    };
+    let found = found.map_err(failed)?;
+    let stat = rustix::fs::fstat(&found).map_err(failed)?;
+    let made = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        std::fs::create_dir_all(target)
+    } else {
+        std::fs::File::create(target).map(drop)
+    };
+    made.map_err(|error| MountError::new("make the mount point", target, error))?;
+    let mounting = |error| MountError::new("mount a part of a volume at", target, error);
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH
+        | OpenTreeFlags::AT_RECURSIVE;
+    let tree = rustix::mount::open_tree(&found, "", flags).map_err(mounting)?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(&tree, "", rustix::fs::CWD, target, flags).map_err(mounting)
+}
+
+/// Makes the directories of `path` that are missing, from the top.
+fn make_beneath(
+    top: &OwnedFd,
+    path: &Path,
+    beneath: &dyn Fn(&Path, OFlags) -> rustix::io::Result<OwnedFd>,
+) -> rustix::io::Result<()> {
+    let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut parent = top.try_clone().map_err(|_| Errno::MFILE)?;
+    let mut so_far = PathBuf::new();
+    for part in path.components() {
+        so_far.push(part);
+        let mode = Mode::from_raw_mode(0o777);
+        match rustix::fs::mkdirat(&parent, Path::new(part.as_os_str()), mode) {
+            // The mode given to mkdir is cut by the process's umask.
+            Ok(()) => {
+                let made = beneath(&so_far, directory)?;
+                rustix::fs::fchmod(&made, mode)?;
+            }
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(error),
+        }
+        parent = beneath(&so_far, directory)?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::late::{EnvFrom, EnvSource, LateEnv};
 use super::plan::{
     ContainerPlan, ContainerSecurity, MountPlan, PullPolicy, Resources, RestartPolicy, Role,
+    SubPath,
 };
 use super::pod::{label_name, unique};
 use super::probe::{Ports, lifecycle, probe};
@@ -226,6 +227,19 @@ fn mounts(at: &At<'_>, volumes: &BTreeSet<String>) -> Vec<MountPlan> {
     mounts
 }
 
+fn sub_path(at: &At<'_>) -> String {
+    let path = at.string();
+    if !stays_inside(&path) {
+        at.wrong("must be a relative path without ..");
+    }
+    path
+}
+
+/// Whether a path cannot lead out of the directory that it starts from, links aside.
+pub(super) fn stays_inside(path: &str) -> bool {
+    !path.starts_with('/') && path.split('/').all(|part| part != "..")
+}
+
 fn mount(at: &At<'_>, volumes: &BTreeSet<String>) -> MountPlan {
     let mut plan = MountPlan::default();
     at.each_field(|name, at| match name {
@@ -245,6 +259,12 @@ fn mount(at: &At<'_>, volumes: &BTreeSet<String>) -> MountPlan {
             }
         }
         "readOnly" => plan.read_only = at.bool(),
+        "subPath" | "subPathExpr" if at.value().as_str() == Some("") => {}
+        "subPath" | "subPathExpr" if plan.sub_path.is_some() => {
+            at.wrong("stands beside the other of subPath and subPathExpr; remove one of them");
+        }
+        "subPath" => plan.sub_path = Some(SubPath::Path(sub_path(&at))),
+        "subPathExpr" => plan.sub_path = Some(SubPath::Expr(sub_path(&at))),
         "mountPropagation" => {
             at.choice(&[("None", ())]);
         }

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::config::{ConfigMissing, ConfigRef, Configs};
+use super::container::stays_inside;
 use super::expand::expand;
-use super::plan::{ContainerPlan, PodPlan, Resources};
+use super::plan::{ContainerPlan, PodPlan, Resources, SubPath};
 
 /// The environment of a container as it is written, with the command and arguments that refer to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,10 +108,11 @@ pub struct Known<'a> {
 }
 
 impl PodPlan {
-    /// The container as it is made: with the values of its environment.
+    /// The container as it is made: with the values of its environment, in it and in paths of volumes.
     ///
     /// # Errors
-    /// When a ConfigMap, Secret or key that is not optional is not there.
+    /// When a ConfigMap, Secret or key that is not optional is not there, and when a path leads out of its volume or names a
+    /// variable that there is not.
     pub fn settled(
         &self,
         container: &ContainerPlan,
@@ -122,6 +124,23 @@ impl PodPlan {
             let value = |source: &EnvSource| self.value(source, known, configs);
             (settled.env, settled.command, settled.args) = late.settle(configs, value)?;
             settled.late = None;
+        }
+        let variables = settled.env.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+        let variables: BTreeMap<_, _> = variables.collect();
+        for mount in &mut settled.mounts {
+            if let Some(SubPath::Expr(expr)) = &mount.sub_path {
+                let path = expand(expr, &variables);
+                // What was not put in is a variable that there is not.
+                if path.contains("$(") || !stays_inside(&path) {
+                    let what = format!(
+                        "subPathExpr {expr:?} of volume {} makes {path:?}: it must be a relative path without .., of \
+                         variables that the container has",
+                        mount.volume
+                    );
+                    return Err(ConfigMissing(what));
+                }
+                mount.sub_path = Some(SubPath::Path(path));
+            }
         }
         Ok(settled)
     }

@@ -31,7 +31,7 @@ pub use late::{Amount, EnvFrom, EnvSource, Known, LateEnv, PodField};
 pub use plan::{
     Capabilities, ContainerPlan, ContainerSecurity, DnsPlan, Hook, HttpHeader, MountPlan, PodPlan,
     PodSecurity, ProbeAction, ProbePlan, PullPolicy, Resources, RestartPolicy, Role, Seccomp,
-    VolumePlan,
+    SubPath, VolumePlan,
 };
 pub use pod::plan;
 pub use quantity::{Quantity, QuantityError};

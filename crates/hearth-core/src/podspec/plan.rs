@@ -233,6 +233,17 @@ pub struct MountPlan {
     pub path: String,
     /// Whether it can only be read.
     pub read_only: bool,
+    /// What of the volume is mounted; `None`: all of it.
+    pub sub_path: Option<SubPath>,
+}
+
+/// A path in a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SubPath {
+    /// This one, relative and without `..`.
+    Path(String),
+    /// This one once the container's variables are put in.
+    Expr(String),
 }
 
 /// A probe and its timing.

@@ -149,7 +149,8 @@ fn everything_that_is_done_reaches_the_plan() {
         MountPlan {
             volume: "ram".into(),
             path: "/ram".into(),
-            read_only: true
+            read_only: true,
+            sub_path: None,
         }
     );
     let probe = main.readiness.clone().unwrap();
@@ -304,9 +305,9 @@ fn each_field_that_is_not_done_is_refused_by_its_name() {
         ),
         (
             with_container(
-                &json!({"volumeMounts": [{"name": "data", "mountPath": "/d", "subPath": "x"}]}),
+                &json!({"volumeMounts": [{"name": "data", "mountPath": "/d", "mountPropagation": "Bidirectional"}]}),
             ),
-            "containers[0].volumeMounts[0].subPath",
+            "containers[0].volumeMounts[0].mountPropagation",
         ),
         (
             with_container(&json!({"readinessProbe": {"grpc": {"port": "http"}}})),

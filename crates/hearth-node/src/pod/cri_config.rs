@@ -427,6 +427,7 @@ mod tests {
                 volume: "work".into(),
                 path: "/work".into(),
                 read_only: true,
+                sub_path: None,
             }],
             ..ContainerPlan::default()
         };

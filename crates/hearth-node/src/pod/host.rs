@@ -23,6 +23,19 @@ const LEAVE_WITHIN: Duration = Duration::from_millis(500);
 /// The files of volumes that hold files, by the volume's name.
 pub type VolumeFiles = BTreeMap<String, Files>;
 
+/// A part of a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Name of the volume.
+    pub volume: String,
+    /// Path in the volume.
+    pub path: String,
+    /// Name of its place, one for each mount of a pod.
+    pub place: String,
+    /// Whether it is made when it is missing.
+    pub make: bool,
+}
+
 /// What pods need of the host. All calls block, and are made on threads where that is allowed.
 pub trait PodHost: Send + Sync + std::fmt::Debug + 'static {
     /// Makes the pod's volumes, empty but for the files of those that have any. Harmless when they exist, and then only
@@ -33,6 +46,9 @@ pub trait PodHost: Send + Sync + std::fmt::Debug + 'static {
         plan: &PodPlan,
         files: &VolumeFiles,
     ) -> Result<(), HostError>;
+
+    /// Mounts a part of a volume at a place of its own, and says where that is. What was mounted there before goes.
+    fn mount_part(&self, pod: &PodUid, part: &Part) -> Result<PathBuf, HostError>;
 
     /// Removes the pod's volumes with all they hold. Success when there are none.
     fn remove_volumes(&self, pod: &PodUid) -> Result<(), HostError>;
@@ -113,7 +129,8 @@ pub struct SysHost {
 }
 
 impl SysHost {
-    /// Cgroups in `cgroups`, volumes below `pods_dir`: `<pods_dir>/<pod uid>/volumes/<name>`.
+    /// Cgroups in `cgroups`, volumes below `pods_dir`: `<pods_dir>/<pod uid>/volumes/<name>`,
+    /// and parts of them that are mounted on their own at `<pods_dir>/<pod uid>/parts/<place>`.
     #[must_use]
     pub fn new(cgroups: CgroupTree, pods_dir: PathBuf) -> Self {
         Self { cgroups, pods_dir }
@@ -121,6 +138,10 @@ impl SysHost {
 
     fn dir(&self, pod: &PodUid) -> PathBuf {
         self.pods_dir.join(pod.as_str())
+    }
+
+    fn parts(&self, pod: &PodUid) -> PathBuf {
+        self.dir(pod).join("parts")
     }
 
     fn cgroup(&self, pod: &PodUid) -> Result<hearth_sys::Cgroup, HostError> {
@@ -171,15 +192,34 @@ impl PodHost for SysHost {
         Ok(())
     }
 
+    fn mount_part(&self, pod: &PodUid, part: &Part) -> Result<PathBuf, HostError> {
+        let parts = self.parts(pod);
+        make_dir(&parts)?;
+        let place = parts.join(&part.place);
+        let mounting = |source| HostError::Mount {
+            pod: pod.clone(),
+            source,
+        };
+        // Of a container that was made before, in a volume that may have changed.
+        mount::unmount_at(&place).map_err(mounting)?;
+        remove_place(&place)?;
+        let volume = self.volumes(pod).join(&part.volume);
+        mount::bind_beneath(&volume, Path::new(&part.path), &place, part.make).map_err(mounting)?;
+        Ok(place)
+    }
+
     fn remove_volumes(&self, pod: &PodUid) -> Result<(), HostError> {
         let dir = self.dir(pod);
         if !dir.exists() {
             return Ok(());
         }
-        mount::unmount_entries(&self.volumes(pod)).map_err(|source| HostError::Mount {
-            pod: pod.clone(),
-            source,
-        })?;
+        // Parts first: what is mounted there is a volume's.
+        for mounts in [self.parts(pod), self.volumes(pod)] {
+            mount::unmount_entries(&mounts).map_err(|source| HostError::Mount {
+                pod: pod.clone(),
+                source,
+            })?;
+        }
         match fs::remove_dir_all(&dir) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => Err(HostError::File {
                 action: "remove",
@@ -295,6 +335,23 @@ fn make_dir(path: &Path) -> Result<(), HostError> {
         path: path.to_owned(),
         source,
     })
+}
+
+/// Removes the file or empty directory that something was mounted at; success when there is none.
+fn remove_place(path: &Path) -> Result<(), HostError> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => fs::remove_dir(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(HostError::File {
+            action: "remove",
+            path: path.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn set_mode(path: &Path, mode: u32) -> Result<(), HostError> {

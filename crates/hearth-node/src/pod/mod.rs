@@ -18,6 +18,7 @@ mod cell;
 mod changes;
 mod clock;
 mod config;
+mod create;
 mod cri_config;
 mod desired;
 mod errand;
@@ -50,7 +51,7 @@ pub use clock::WallClock;
 pub use config::{Handler, PodConfig};
 pub use desired::DesiredSandbox;
 pub use gate::BoundPod;
-pub use host::{HostError, PodHost, SysHost, VolumeFiles};
+pub use host::{HostError, Part, PodHost, SysHost, VolumeFiles};
 pub use manager::{
     Adopted, GateRefused, Need, PodDeps, PodManager, RemoveReason, RunnerPanicked, ThawRefused,
 };

@@ -163,6 +163,11 @@ impl PodHost for FakeHost {
         Ok(())
     }
 
+    fn mount_part(&self, pod: &PodUid, part: &Part) -> Result<PathBuf, HostError> {
+        let (volume, path) = (&part.volume, &part.path);
+        Ok(PathBuf::from(format!("/pods/{pod}/parts/{volume}/{path}")))
+    }
+
     fn remove_volumes(&self, pod: &PodUid) -> Result<(), HostError> {
         self.state.lock().volumes.remove(pod);
         Ok(())

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hearth_core::ids::{Key, PodUid, SandboxUid};
-use hearth_core::podspec::{ContainerPlan, Known, PullPolicy};
+use hearth_core::podspec::{ContainerPlan, PullPolicy};
 use hearth_core::sandbox::{Learned, Op, Outcome, Pod, Residency, Stage, Stray};
 use hearth_cri::{CriError, ErrorKind, v1};
 use hearth_sys::Limits;
@@ -55,7 +55,7 @@ pub(super) type Result<T> = std::result::Result<T, Problem>;
 pub(super) const NOTHING: Result<Learned> = Ok(Learned::Nothing);
 
 impl Problem {
-    fn of(error: &dyn std::error::Error) -> Self {
+    pub(super) fn of(error: &dyn std::error::Error) -> Self {
         Self::Failed(ErrorChain(error).to_string())
     }
 
@@ -70,9 +70,13 @@ impl Problem {
     }
 
     fn about(self, container: &str) -> Self {
+        self.of_one("container", container)
+    }
+
+    pub(super) fn of_one(self, what: &str, name: &str) -> Self {
         match self {
-            Self::Failed(text) => Self::Failed(format!("container {container}: {text}")),
-            Self::Unknown(text) => Self::Unknown(format!("container {container}: {text}")),
+            Self::Failed(text) => Self::Failed(format!("{what} {name}: {text}")),
+            Self::Unknown(text) => Self::Unknown(format!("{what} {name}: {text}")),
         }
     }
 }
@@ -167,7 +171,7 @@ impl Subject {
         }
     }
 
-    fn pod(&self) -> Result<&Pod> {
+    pub(super) fn pod(&self) -> Result<&Pod> {
         self.pod
             .as_ref()
             .ok_or_else(|| Problem::Failed("there is no pod".to_owned()))
@@ -236,7 +240,7 @@ impl Subject {
     }
 
     /// Calls `make` with all that CRI messages are made from.
-    fn with_places<T>(
+    pub(super) fn with_places<T>(
         &self,
         make: impl FnOnce(&Pod, PodIdentity<'_>, PodPlaces<'_>) -> T,
     ) -> Result<T> {
@@ -262,7 +266,7 @@ impl Subject {
         Ok(make(pod, identity, places))
     }
 
-    fn sandbox_config(&self, attempt: u32) -> Result<v1::PodSandboxConfig> {
+    pub(super) fn sandbox_config(&self, attempt: u32) -> Result<v1::PodSandboxConfig> {
         self.with_places(|pod, identity, places| {
             cri_config::pod_sandbox(&pod.plan, identity, places, attempt)
         })
@@ -319,103 +323,6 @@ impl Subject {
         NOTHING
     }
 
-    async fn create(&self, container: &ContainerPlan, attempt: u32) -> Result<Learned> {
-        self.check_user(container).await?;
-        let pod = self.pod()?;
-        let Some(sandbox_id) = pod.sandbox.id() else {
-            return Err(Problem::Failed(
-                "there is no sandbox to create it in".to_owned(),
-            ));
-        };
-        let configs = self.shared.configs.of(&self.key.namespace, &pod.plan);
-        let settled = pod.plan.settled(container, &self.known(pod), &configs);
-        let container = &settled.map_err(|missing| Problem::Failed(missing.to_string()))?;
-        let mut config = self.with_places(|pod, identity, places| {
-            cri_config::container(&pod.plan, container, identity, places, attempt)
-        })?;
-        if config
-            .mounts
-            .iter()
-            .all(|mount| mount.container_path != ETC_HOSTS)
-        {
-            config.mounts.push(self.hosts(container).await?);
-        }
-        let sandbox = self.sandbox_config(pod.attempt)?;
-        let created = self
-            .shared
-            .runtime
-            .create_container(sandbox_id, config, sandbox)
-            .await;
-        created
-            .map(Learned::Container)
-            .map_err(|error| Problem::of_change(&error))
-    }
-
-    /// What a container may be told of its pod.
-    fn known<'a>(&'a self, pod: &'a Pod) -> Known<'a> {
-        let config = &self.shared.config;
-        Known {
-            name: &self.key.name,
-            namespace: &self.key.namespace,
-            uid: &pod.uid.0,
-            node_name: &config.node_name,
-            ips: &pod.ips,
-            machine_cpu_millis: config.machine_cpu_millis,
-            machine_memory: config.machine_memory,
-        }
-    }
-
-    /// A container that must not run as root, and does not say as whom it runs, runs as its image says.
-    async fn check_user(&self, container: &ContainerPlan) -> Result<()> {
-        let security = &container.security;
-        if !security.run_as_non_root {
-            return Ok(());
-        }
-        let (root, known) = match security.run_as_user {
-            Some(user) => (user == 0, true),
-            None => {
-                let status = self.shared.images.image_status(&container.image).await;
-                let image = status
-                    .map_err(|error| Problem::of(&error))?
-                    .unwrap_or_default();
-                let user = image.uid.map(|uid| uid.value);
-                // An image without any user runs as root.
-                (
-                    user == Some(0) || (user.is_none() && image.username.is_empty()),
-                    user.is_some(),
-                )
-            }
-        };
-        let image = &container.image;
-        match (root, known) {
-            (true, _) => Err(Problem::Failed(format!(
-                "image {image} runs as root, and runAsNonRoot is true: set runAsUser"
-            ))),
-            (false, false) => Err(Problem::Failed(format!(
-                "image {image} runs as a user by name, which may be root, and runAsNonRoot is true: set runAsUser"
-            ))),
-            (false, true) => Ok(()),
-        }
-    }
-
-    async fn hosts(&self, container: &ContainerPlan) -> Result<v1::Mount> {
-        let pod = self.pod()?;
-        let uid = pod.uid.clone();
-        let name = if pod.plan.hostname.is_empty() {
-            &self.key.name
-        } else {
-            &pod.plan.hostname
-        };
-        let content = hosts_file(&pod.ips, name, &pod.plan.host_aliases);
-        let path = blocking(&self.shared, move |host| host.write_hosts(&uid, &content)).await?;
-        Ok(v1::Mount {
-            container_path: ETC_HOSTS.to_owned(),
-            host_path: path.to_string_lossy().into_owned(),
-            readonly: container.security.read_only_root,
-            ..Default::default()
-        })
-    }
-
     async fn freeze(&self) -> Result<Learned> {
         let pod = self.pod()?.uid.clone();
         let freezer = blocking(&self.shared, move |host| host.freezer(&pod)).await?;
@@ -470,27 +377,13 @@ impl Subject {
     }
 }
 
-const ETC_HOSTS: &str = "/etc/hosts";
-
-fn hosts_file(ips: &[String], name: &str, aliases: &[(String, Vec<String>)]) -> String {
-    let mut content =
-        String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-    for ip in ips {
-        content.push_str(&format!("{ip}\t{name}\n"));
-    }
-    for (ip, names) in aliases {
-        content.push_str(&format!("{ip}\t{}\n", names.join(" ")));
-    }
-    content
-}
-
 fn changed(result: std::result::Result<(), CriError>) -> Result<Learned> {
     result
         .map(|()| Learned::Nothing)
         .map_err(|error| Problem::of_change(&error))
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     shared: &Shared,
     call: impl FnOnce(&dyn PodHost) -> std::result::Result<T, HostError> + Send + 'static,
 ) -> Result<T> {
@@ -562,22 +455,5 @@ pub(super) async fn remove_orphan(shared: &Shared, orphan: &Orphan) {
         Err(Problem::Failed(error) | Problem::Unknown(error)) => {
             tracing::warn!(sandbox = %owner, %pod, error, "a pod that no record names could not be removed");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_hosts_file_names_the_pod_and_its_aliases() {
-        let aliases = [(
-            "10.1.1.1".to_owned(),
-            vec!["db".to_owned(), "db.local".to_owned()],
-        )];
-        let content = hosts_file(&["10.88.0.2".to_owned()], "box", &aliases);
-        let lines: Vec<&str> = content.lines().collect();
-        assert_eq!(lines[0], "127.0.0.1\tlocalhost");
-        assert_eq!(lines[2..], ["10.88.0.2\tbox", "10.1.1.1\tdb db.local"]);
     }
 }

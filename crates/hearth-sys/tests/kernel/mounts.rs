@@ -76,6 +76,53 @@ fn the_entries_of_a_directory_are_unmounted_and_nothing_else() {
 }
 
 #[test]
+fn a_part_of_a_volume_is_mounted_and_nothing_outside_of_it() {
+    assert_root();
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().canonicalize().unwrap();
+    let [volume, outside, parts] = ["volume", "outside", "parts"].map(|name| root.join(name));
+    for made in [&volume, &outside, &parts] {
+        fs::create_dir(made).unwrap();
+    }
+    fs::write(outside.join("secret"), "x").unwrap();
+    fs::create_dir(volume.join("data")).unwrap();
+    fs::write(volume.join("data/file"), "content").unwrap();
+    let link =
+        |target: &str, name: &str| std::os::unix::fs::symlink(target, volume.join(name)).unwrap();
+    link("data/file", "inside");
+    link("../outside", "up");
+    link(outside.to_str().unwrap(), "absolute");
+    let bind = |path: &str, target: &str, make| {
+        mount::bind_beneath(&volume, Path::new(path), &parts.join(target), make)
+    };
+    bind("data", "a", false).unwrap();
+    assert_eq!(fs::read_to_string(parts.join("a/file")).unwrap(), "content");
+    bind("inside", "b", false).unwrap();
+    assert_eq!(fs::read_to_string(parts.join("b")).unwrap(), "content");
+    bind("new/deep", "c", true).unwrap();
+    fs::write(volume.join("new/deep/file"), "late").unwrap();
+    assert_eq!(fs::read_to_string(parts.join("c/file")).unwrap(), "late");
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &fs::metadata(volume.join("new")).unwrap().permissions(),
+    );
+    assert_eq!(mode & 0o777, 0o777);
+    for (path, make) in [
+        ("up", true),
+        ("up/secret", true),
+        ("absolute", true),
+        ("up/made", true),
+        ("../outside", true),
+        ("none", false),
+    ] {
+        let error = bind(path, "never", make).unwrap_err().to_string();
+        assert!(error.contains(path), "{error}");
+    }
+    assert!(!outside.join("made").exists());
+    mount::unmount_entries(&parts).unwrap();
+    assert_eq!(mount::under(&root).unwrap(), []);
+}
+
+#[test]
 fn network_namespaces_are_listed_and_removed() {
     assert_root();
     let name = format!("hearth-{}", instance());

@@ -216,6 +216,58 @@ fn the_controller_finds_in_the_text_what_the_node_has_in_its_plan() {
 }
 
 #[test]
+fn a_part_of_a_volume_may_depend_on_variables() {
+    let mounted = |mount: Value| {
+        with_container(&json!({
+            "env": [{"name": "WHO", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}, {"name": "UP", "value": ".."}],
+            "volumeMounts": [mount],
+        }))
+    };
+    let settled = |fields: Value| {
+        let mut mount = json!({"name": "data", "mountPath": "/d"});
+        mount
+            .as_object_mut()
+            .unwrap()
+            .extend(fields.as_object().unwrap().clone());
+        let plan = planned(&mounted(mount));
+        let settled = plan.settled(&plan.containers[0], &known(&[]), &Configs::default())?;
+        Ok::<_, ConfigMissing>(settled.mounts[0].sub_path.clone())
+    };
+    let path = |path: &str| Ok(Some(SubPath::Path(path.to_owned())));
+    assert_eq!(settled(json!({})), Ok(None));
+    assert_eq!(settled(json!({"subPath": "a/b"})), path("a/b"));
+    assert_eq!(
+        settled(json!({"subPathExpr": "logs/$(WHO)"})),
+        path("logs/box")
+    );
+    for expr in ["$(UP)/x", "$(NONE)"] {
+        let error = settled(json!({"subPathExpr": expr}))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with(&format!("subPathExpr {expr:?} of volume data")),
+            "{error}"
+        );
+    }
+    for (fields, expect) in [
+        (json!({"subPath": "../x"}), "subPath is \"../x\""),
+        (json!({"subPath": "/x"}), "subPath is \"/x\""),
+        (
+            json!({"subPath": "a", "subPathExpr": "b"}),
+            "remove one of them",
+        ),
+    ] {
+        let mut mount = json!({"name": "data", "mountPath": "/d"});
+        mount
+            .as_object_mut()
+            .unwrap()
+            .extend(fields.as_object().unwrap().clone());
+        let problems = refused(&mounted(mount));
+        assert!(problems[0].contains(expect), "{expect}: {problems:?}");
+    }
+}
+
+#[test]
 fn what_makes_no_sense_is_refused_by_name() {
     let volume = |source: Value| with_pod(&json!({"volumes": [source]}));
     let item = |path: &str| json!({"name": "v", "secret": {"secretName": "s", "items": [{"key": "k", "path": path}]}});
