@@ -6,7 +6,8 @@ use anyhow::{Context as _, ensure};
 use hearth_api::Sandbox;
 use hearth_api::constants::{condition, message, reason};
 use hearth_tests::cgroups::Limits;
-use hearth_tests::fixtures::{self, IMAGE};
+use hearth_tests::fixtures::{self, IMAGE, PORT};
+use hearth_tests::http;
 use hearth_tests::process::comm;
 use hearth_tests::scene::{self, AWAY, COLD};
 use hearth_tests::status::{self, pod_uid};
@@ -213,5 +214,45 @@ fn a_container_that_ends_is_started_again_in_the_same_pod() {
                 .map_err(|error| format!("{error:#}"))
         })
         .await
+    });
+}
+
+#[test]
+fn a_pod_has_the_kernel_parameters_and_the_resolver_that_it_asks_for() {
+    scene::run(LIMIT, async |scene| {
+        let mut pod = fixtures::web_server();
+        let script = format!(
+            "mkdir -p /www && cp /etc/resolv.conf /www/ && cat /proc/sys/net/ipv4/tcp_fin_timeout > /www/timeout; exec httpd -f -p {PORT} -h /www"
+        );
+        pod["containers"][0]["command"] = json!(["/bin/sh", "-c", script]);
+        pod["securityContext"] =
+            json!({"sysctls": [{"name": "net.ipv4.tcp_fin_timeout", "value": "17"}]});
+        pod["dnsPolicy"] = json!("Default");
+        pod["dnsConfig"] =
+            json!({"searches": ["boxes.example"], "options": [{"name": "ndots", "value": "3"}]});
+        scene.create(&fixtures::sandbox("tuned", &pod)).await?;
+        let ip = status::address(&*scene.until_ready("tuned", COLD).await?)?;
+        let get = async |path: &str| http::get(&ip, PORT, path, Duration::from_secs(5)).await;
+        let timeout = get("/timeout").await?;
+        ensure!(timeout.trim() == "17", "tcp_fin_timeout is {timeout:?}");
+        let resolver = get("/resolv.conf").await?;
+        let has = |keyword: &str, word: &str| {
+            let mut lines = resolver.lines().filter(|line| line.starts_with(keyword));
+            lines.any(|line| line.split_whitespace().any(|found| found == word))
+        };
+        ensure!(
+            has("search", "boxes.example") && has("options", "ndots:3"),
+            "resolv.conf is {resolver:?}"
+        );
+        // What the node has is there as well.
+        let node = std::fs::read_to_string("/etc/resolv.conf").context("resolv.conf")?;
+        for server in node
+            .lines()
+            .filter(|line| line.starts_with("nameserver"))
+            .take(3)
+        {
+            ensure!(resolver.contains(server), "{server} is not in {resolver:?}");
+        }
+        Ok(())
     });
 }

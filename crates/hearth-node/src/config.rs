@@ -1,9 +1,10 @@
 //! What the daemon is told, checked once.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hearth_core::podspec::{ClusterDns, api_server_variables};
 use thiserror::Error;
 
 use crate::paths::Paths;
@@ -39,6 +40,12 @@ pub struct Config {
     pub max_parallel_creates: usize,
     /// Most processes and threads in one sandbox; 0: no limit.
     pub pids_limit: u64,
+    /// Addresses of the cluster's resolver; none: pods have the node's.
+    pub cluster_dns: Vec<IpAddr>,
+    /// Domain of the cluster.
+    pub cluster_domain: String,
+    /// Where sandboxes are told that the API server is, host and port; `None`: they are not told.
+    pub kubernetes_service: Option<(String, u16)>,
     /// Namespace of the leader Lease.
     pub leader_namespace: String,
     /// Name of the leader Lease.
@@ -60,6 +67,19 @@ pub struct ConfigError {
 }
 
 impl Config {
+    /// The cluster's resolver, if pods are to use it.
+    pub(crate) fn resolver(&self) -> Option<ClusterDns> {
+        let servers: Vec<_> = self.cluster_dns.iter().map(ToString::to_string).collect();
+        let domain = self.cluster_domain.clone();
+        (!servers.is_empty()).then_some(ClusterDns { servers, domain })
+    }
+
+    /// Variables that every container has.
+    pub(crate) fn services(&self) -> Vec<(String, String)> {
+        let service = self.kubernetes_service.as_ref();
+        service.map_or_else(Vec::new, |(host, port)| api_server_variables(host, *port))
+    }
+
     /// Checks what can be checked without looking at the machine.
     ///
     /// # Errors
@@ -132,6 +152,13 @@ impl Config {
                 "must be 1 to 1000: a bridge has 1023 ports",
             );
         }
+        if !self.cluster_dns.is_empty() && self.cluster_domain.is_empty() {
+            return error(
+                "cluster-domain",
+                &self.cluster_domain,
+                "must be the domain that --cluster-dns resolves, such as cluster.local",
+            );
+        }
         if self.max_parallel_creates == 0 {
             return error("max-parallel-creates", "0", "must be at least 1");
         }
@@ -196,6 +223,9 @@ mod tests {
             max_sandboxes: 512,
             max_parallel_creates: 2,
             pids_limit: 0,
+            cluster_dns: Vec::new(),
+            cluster_domain: "cluster.local".to_owned(),
+            kubernetes_service: None,
             leader_namespace: "a".to_owned(),
             leader_lease: "b".to_owned(),
             heartbeat: Duration::from_secs(10),

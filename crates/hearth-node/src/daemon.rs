@@ -378,6 +378,7 @@ impl Parts {
         config.handlers = [(String::new(), handler.clone()), (RUNC.to_owned(), handler)].into();
         config.pids_limit = self.config.pids_limit;
         config.max_parallel_creates = self.config.max_parallel_creates;
+        (config.cluster_dns, config.services) = (self.config.resolver(), self.config.services());
         config.machine_cpu_millis =
             u64::try_from(hearth_sys::machine::cpu_count()).unwrap_or(u64::MAX / 1000) * 1000;
         config.machine_memory =

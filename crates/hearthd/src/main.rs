@@ -1,6 +1,6 @@
 //! `hearthd`: arguments to configuration to run.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -99,6 +99,17 @@ struct RunArgs {
     /// Most processes and threads in one sandbox; 0: no limit.
     #[arg(long, env = "HEARTH_PIDS_LIMIT", default_value_t = 1024)]
     pids_limit: u64,
+    /// Address of the cluster's resolver, for pods with dnsPolicy ClusterFirst; may be given several times. Absent: they
+    /// have the node's.
+    #[arg(long, env = "HEARTH_CLUSTER_DNS", value_delimiter = ',')]
+    cluster_dns: Vec<IpAddr>,
+    /// Domain of the cluster.
+    #[arg(long, env = "HEARTH_CLUSTER_DOMAIN", default_value = "cluster.local")]
+    cluster_domain: String,
+    /// host:port at which sandboxes are told to find the API server (KUBERNETES_SERVICE_HOST and the like). Absent: as
+    /// hearthd itself is told, when it runs in a Pod.
+    #[arg(long, env = "HEARTH_KUBERNETES_SERVICE", value_parser = host_port)]
+    kubernetes_service: Option<(String, u16)>,
     /// Namespace of the leader Lease.
     #[arg(long, env = "HEARTH_LEADER_NAMESPACE", default_value = hearth_api::constants::CONTROLLER_NAMESPACE)]
     leader_namespace: String,
@@ -132,6 +143,9 @@ impl RunArgs {
             max_sandboxes,
             max_parallel_creates,
             pids_limit,
+            cluster_dns,
+            cluster_domain,
+            kubernetes_service,
             leader_namespace,
             leader_lease,
             heartbeat_seconds,
@@ -153,11 +167,33 @@ impl RunArgs {
             max_sandboxes,
             max_parallel_creates: max_parallel_creates.unwrap_or(cores),
             pids_limit,
+            cluster_dns,
+            cluster_domain,
+            kubernetes_service: kubernetes_service.or_else(own_service),
             leader_namespace,
             leader_lease,
             heartbeat: Duration::from_secs(u64::from(heartbeat_seconds)),
         }
     }
+}
+
+/// `host:port`; an IPv6 address in brackets.
+fn host_port(text: &str) -> Result<(String, u16), String> {
+    let wrong = || format!("{text:?} is not host:port, such as 10.96.0.1:443 or [fd00::1]:443");
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let port = port.parse().map_err(|_| wrong())?;
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    if bare.is_empty() || (bare.contains(':') && bare == host) {
+        return Err(wrong());
+    }
+    Ok((bare.to_owned(), port))
+}
+
+/// Where this process is told that the API server is.
+fn own_service() -> Option<(String, u16)> {
+    let host = std::env::var("KUBERNETES_SERVICE_HOST").ok()?;
+    let port = std::env::var("KUBERNETES_SERVICE_PORT").ok()?;
+    Some((host, port.parse().ok()?)).filter(|(host, _)| !host.is_empty())
 }
 
 fn default_dir(parent: &str, instance: &str) -> PathBuf {
@@ -225,4 +261,25 @@ fn serve(args: RunArgs) -> Result<()> {
         signals.context("listen for signals")?;
         result.map_err(anyhow::Error::from)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_a_host_and_a_port() {
+        for (text, expect) in [
+            ("10.96.0.1:443", Some(("10.96.0.1", 443))),
+            ("kube.example:6443", Some(("kube.example", 6443))),
+            ("[fd00::1]:443", Some(("fd00::1", 443))),
+            ("fd00::1:443", None),
+            ("10.96.0.1", None),
+            (":443", None),
+            ("a:port", None),
+        ] {
+            let expect = expect.map(|(host, port)| (host.to_owned(), port));
+            assert_eq!(host_port(text).ok(), expect, "{text}");
+        }
+    }
 }

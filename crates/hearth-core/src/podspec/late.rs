@@ -105,6 +105,31 @@ pub struct Known<'a> {
     pub machine_cpu_millis: u64,
     /// Memory of the machine, in bytes.
     pub machine_memory: u64,
+    /// Variables of the cluster's Services: every container has them unless it sets them itself.
+    pub services: &'a [(String, String)],
+}
+
+/// The variables by which programs find the API server at this address, as a kubelet sets them for the Service
+/// `kubernetes`.
+#[must_use]
+pub fn api_server_variables(host: &str, port: u16) -> Vec<(String, String)> {
+    let address = if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    };
+    let url = format!("tcp://{address}");
+    let by_port = |suffix: &str| format!("KUBERNETES_PORT_{port}_TCP{suffix}");
+    vec![
+        ("KUBERNETES_SERVICE_HOST".to_owned(), host.to_owned()),
+        ("KUBERNETES_SERVICE_PORT".to_owned(), port.to_string()),
+        ("KUBERNETES_SERVICE_PORT_HTTPS".to_owned(), port.to_string()),
+        ("KUBERNETES_PORT".to_owned(), url.clone()),
+        (by_port(""), url),
+        (by_port("_PROTO"), "tcp".to_owned()),
+        (by_port("_PORT"), port.to_string()),
+        (by_port("_ADDR"), host.to_owned()),
+    ]
 }
 
 impl PodPlan {
@@ -122,8 +147,14 @@ impl PodPlan {
         let mut settled = container.clone();
         if let Some(late) = &container.late {
             let value = |source: &EnvSource| self.value(source, known, configs);
-            (settled.env, settled.command, settled.args) = late.settle(configs, value)?;
+            (settled.env, settled.command, settled.args) =
+                late.settle(configs, known.services, value)?;
             settled.late = None;
+        }
+        for (name, value) in known.services {
+            if settled.env.iter().all(|(set, _)| set != name) {
+                settled.env.push((name.clone(), value.clone()));
+            }
         }
         let variables = settled.env.iter().map(|(k, v)| (k.as_str(), v.as_str()));
         let variables: BTreeMap<_, _> = variables.collect();
@@ -213,16 +244,17 @@ impl Amount {
 
 impl LateEnv {
     /// Environment, command and arguments: in the environment the variables of `env` defined before are expanded, in the
-    /// others all of them. What comes from elsewhere is taken as it is.
+    /// others all of them, and everywhere those of Services. What comes from elsewhere is taken as it is.
     fn settle(
         &self,
         configs: &Configs,
+        services: &[(String, String)],
         value: impl Fn(&EnvSource) -> Result<Option<String>, ConfigMissing>,
     ) -> Result<Settled, ConfigMissing> {
         let mut own = Variables::default();
         for (name, source) in &self.env {
             let value = match source {
-                EnvSource::Value(text) => Some(expand(text, &own.map())),
+                EnvSource::Value(text) => Some(expand(text, &own.map(services))),
                 other => value(other)?,
             };
             if let Some(value) = value {
@@ -242,7 +274,7 @@ impl LateEnv {
         own.0
             .into_iter()
             .for_each(|(name, value)| all.set(&name, value));
-        let variables = all.map();
+        let variables = all.map(services);
         let expanded = |texts: &[String]| -> Vec<String> {
             texts.iter().map(|text| expand(text, &variables)).collect()
         };
@@ -252,11 +284,14 @@ impl LateEnv {
 
     /// All of it, if it can be told now.
     pub(super) fn plain(&self) -> Option<Settled> {
-        let is_text = |(_, source): &(String, EnvSource)| matches!(source, EnvSource::Value(_));
-        if !self.from.is_empty() || !self.env.iter().all(is_text) {
+        // Variables of Services are the node's to know.
+        let known = |text: &String| !text.contains("$(KUBERNETES_");
+        let plain = |(_, source): &(String, EnvSource)| matches!(source, EnvSource::Value(text) if known(text));
+        let texts = self.command.iter().chain(&self.args);
+        if !self.from.is_empty() || !self.env.iter().all(plain) || !texts.into_iter().all(known) {
             return None;
         }
-        self.settle(&Configs::default(), |_| Ok(None)).ok()
+        self.settle(&Configs::default(), &[], |_| Ok(None)).ok()
     }
 }
 
@@ -276,9 +311,11 @@ impl Variables {
         }
     }
 
-    fn map(&self) -> BTreeMap<&str, &str> {
-        self.0
+    /// By name, with those of Services where nothing else is set.
+    fn map<'a>(&'a self, services: &'a [(String, String)]) -> BTreeMap<&'a str, &'a str> {
+        services
             .iter()
+            .chain(&self.0)
             .map(|(name, value)| (name.as_str(), value.as_str()))
             .collect()
     }

@@ -9,6 +9,7 @@
 
 mod config;
 mod container;
+mod dns;
 mod expand;
 mod files;
 mod late;
@@ -25,13 +26,14 @@ mod volume;
 mod tests;
 
 pub use config::{Config, ConfigKind, ConfigMissing, ConfigRef, Configs, configs_in};
+pub use dns::{ClusterDns, Resolver};
 pub use expand::expand;
 pub use files::{File, FileSource, Files, FilesPlan, KeyFile};
-pub use late::{Amount, EnvFrom, EnvSource, Known, LateEnv, PodField};
+pub use late::{Amount, EnvFrom, EnvSource, Known, LateEnv, PodField, api_server_variables};
 pub use plan::{
-    Capabilities, ContainerPlan, ContainerSecurity, DnsPlan, Hook, HttpHeader, MountPlan, PodPlan,
-    PodSecurity, ProbeAction, ProbePlan, PullPolicy, Resources, RestartPolicy, Role, Seccomp,
-    SubPath, VolumePlan,
+    Capabilities, ContainerPlan, ContainerSecurity, DnsMore, DnsPlan, Hook, HttpHeader, MountPlan,
+    PodPlan, PodSecurity, ProbeAction, ProbePlan, PullPolicy, Resources, RestartPolicy, Role,
+    Seccomp, SubPath, VolumePlan,
 };
 pub use pod::plan;
 pub use quantity::{Quantity, QuantityError};

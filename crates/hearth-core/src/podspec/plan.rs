@@ -22,6 +22,8 @@ pub struct PodPlan {
     pub hostname: String,
     /// Name resolution.
     pub dns: DnsPlan,
+    /// What the resolver has besides, unless it is all the pod's own.
+    pub dns_more: DnsMore,
     /// More lines of `/etc/hosts`: an address and its names.
     pub host_aliases: Vec<(String, Vec<String>)>,
     /// Whether the containers see each other's processes.
@@ -195,6 +197,18 @@ pub enum DnsPlan {
     },
 }
 
+/// What a resolver has besides what the node or the cluster gives it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DnsMore {
+    /// Addresses of resolvers.
+    pub servers: Vec<String>,
+    /// Search domains.
+    pub searches: Vec<String>,
+    /// Resolver options, `name` or `name:value`.
+    pub options: Vec<String>,
+}
+
 /// CPU and memory of a container.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -339,6 +353,8 @@ pub struct PodSecurity {
     pub supplemental_groups: Vec<i64>,
     /// Group of the volumes, and one more group of each container's first process.
     pub fs_group: Option<u32>,
+    /// Kernel parameters of the pod's namespaces.
+    pub sysctls: BTreeMap<String, String>,
 }
 
 /// Security of a container.

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::container::{self, PodContext};
 use super::files::FileSource;
 use super::late::EnvSource;
-use super::plan::{DnsPlan, PodPlan, RestartPolicy};
+use super::plan::{DnsMore, DnsPlan, PodPlan, RestartPolicy};
 use super::read::{At, Problems, Refusal};
 use super::{security, volume};
 
@@ -97,7 +97,7 @@ fn check_sandbox(spec: &SandboxSpec, warmth: Option<Warmth>, problems: &Problems
 #[derive(Default)]
 struct Together {
     dns_policy: Option<DnsPolicy>,
-    dns: Dns,
+    dns: DnsMore,
     token_declined: bool,
     account: Option<String>,
 }
@@ -107,13 +107,6 @@ enum DnsPolicy {
     Cluster,
     Node,
     Own,
-}
-
-#[derive(Default)]
-struct Dns {
-    servers: Vec<String>,
-    searches: Vec<String>,
-    options: Vec<String>,
 }
 
 fn read_pod(pod: &At<'_>) -> PodPlan {
@@ -241,31 +234,30 @@ fn conclude(pod: &At<'_>, together: Together, plan: &mut PodPlan) {
         token_declined,
         account,
     } = together;
-    let Dns {
-        servers,
-        searches,
-        options,
-    } = dns;
-    let configured = !servers.is_empty() || !searches.is_empty() || !options.is_empty();
-    plan.dns = match dns_policy {
-        None | Some(DnsPolicy::Cluster) => DnsPlan::Cluster,
-        Some(DnsPolicy::Node) => DnsPlan::Node,
-        Some(DnsPolicy::Own) => DnsPlan::Own {
-            servers,
-            searches,
-            options,
-        },
-    };
-    if let DnsPlan::Own { servers, .. } = &plan.dns {
-        if servers.is_empty() {
-            pod.problem(
-                "dnsConfig.nameservers",
-                "",
-                "needs at least one address when dnsPolicy is None",
-            );
+    match dns_policy {
+        None | Some(DnsPolicy::Cluster) => (plan.dns, plan.dns_more) = (DnsPlan::Cluster, dns),
+        Some(DnsPolicy::Node) => (plan.dns, plan.dns_more) = (DnsPlan::Node, dns),
+        Some(DnsPolicy::Own) => {
+            let DnsMore {
+                servers,
+                searches,
+                options,
+            } = dns;
+            plan.dns = DnsPlan::Own {
+                servers,
+                searches,
+                options,
+            };
         }
-    } else if configured {
-        pod.problem("dnsConfig", "set", "is only done with dnsPolicy None yet");
+    }
+    if let DnsPlan::Own { servers, .. } = &plan.dns
+        && servers.is_empty()
+    {
+        pod.problem(
+            "dnsConfig.nameservers",
+            "",
+            "needs at least one address when dnsPolicy is None",
+        );
     }
     plan.service_account = account.clone().unwrap_or_default();
     // An account that nothing in the pod can see is harmless; one whose token is expected is not.
@@ -336,8 +328,8 @@ fn dns_policy(at: &At<'_>) -> Option<DnsPolicy> {
     ])
 }
 
-fn dns_config(at: &At<'_>) -> Dns {
-    let mut dns = Dns::default();
+fn dns_config(at: &At<'_>) -> DnsMore {
+    let mut dns = DnsMore::default();
     at.each_field(|name, at| match name {
         "nameservers" => dns.servers = at.strings(),
         "searches" => dns.searches = at.strings(),

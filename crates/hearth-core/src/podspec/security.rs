@@ -26,6 +26,7 @@ pub(super) fn pod(at: &At<'_>, pod: &mut PodSecurity, defaults: &mut Defaults) {
         "fsGroupChangePolicy" => {
             at.choice(&[("Always", ()), ("OnRootMismatch", ())]);
         }
+        "sysctls" => at.each_item(|_, at| sysctl(&at, pod)),
         "supplementalGroupsPolicy" => {
             at.choice(&[("Merge", ())]);
         }
@@ -50,6 +51,41 @@ pub(super) fn container(at: &At<'_>, security: &mut ContainerSecurity) {
         _ => at.refuse(NOT_YET),
     });
     security.allow_privilege_escalation = escalation.unwrap_or(true);
+}
+
+/// Kernel parameters that are the pod's own and cannot hurt its neighbours: those that Kubernetes calls safe.
+const SAFE_SYSCTLS: [&str; 12] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.tcp_wmem",
+];
+
+fn sysctl(at: &At<'_>, pod: &mut PodSecurity) {
+    let (mut sysctl, mut value) = (String::new(), String::new());
+    at.each_field(|name, at| match name {
+        "name" => {
+            // The kernel's own form has slashes.
+            sysctl = at.string().replace('/', ".");
+            if !SAFE_SYSCTLS.contains(&sysctl.as_str()) {
+                at.wrong("is not one of the parameters that Kubernetes calls safe; remove it");
+            }
+        }
+        "value" => value = at.string(),
+        _ => at.refuse(NOT_YET),
+    });
+    if sysctl.is_empty() {
+        at.missing("name");
+    }
+    pod.sysctls.insert(sysctl, value);
 }
 
 /// A user or group id.

@@ -71,7 +71,10 @@ fn everything_that_is_done_reaches_the_plan() {
         "dnsPolicy": "None",
         "dnsConfig": {"nameservers": ["10.0.0.1"], "searches": ["a.b"], "options": [{"name": "ndots", "value": "2"}]},
         "hostAliases": [{"ip": "10.1.1.1", "hostnames": ["db"]}],
-        "securityContext": {"runAsUser": 7, "fsGroup": 9, "supplementalGroups": [8]},
+        "securityContext": {
+            "runAsUser": 7, "fsGroup": 9, "supplementalGroups": [8],
+            "sysctls": [{"name": "net/ipv4/tcp_fin_timeout", "value": "9"}],
+        },
         "nodeSelector": {"a": "b"}, "tolerations": [{"operator": "Exists"}], "affinity": {"nodeAffinity": {}},
         "automountServiceAccountToken": false, "serviceAccountName": "builder", "enableServiceLinks": false,
         "schedulerName": "default-scheduler", "os": {"name": "linux"}, "hostNetwork": false,
@@ -113,7 +116,8 @@ fn everything_that_is_done_reaches_the_plan() {
         plan.security,
         PodSecurity {
             supplemental_groups: vec![8],
-            fs_group: Some(9)
+            fs_group: Some(9),
+            sysctls: [("net.ipv4.tcp_fin_timeout".to_owned(), "9".to_owned())].into(),
         }
     );
     assert_eq!(
@@ -224,10 +228,6 @@ fn each_field_that_is_not_done_is_refused_by_its_name() {
             "enableServiceLinks",
         ),
         (
-            with_pod(&json!({"dnsConfig": {"searches": ["a"]}})),
-            "dnsConfig",
-        ),
-        (
             with_pod(&json!({"dnsPolicy": "None"})),
             "dnsConfig.nameservers",
         ),
@@ -249,7 +249,7 @@ fn each_field_that_is_not_done_is_refused_by_its_name() {
         ),
         (
             with_pod(&json!({"securityContext": {"sysctls": [{"name": "a", "value": "b"}]}})),
-            "securityContext.sysctls",
+            "securityContext.sysctls[0].name",
         ),
         (
             with_pod(&json!({"volumes": [{"name": "v", "hostPath": {"path": "/"}}]})),

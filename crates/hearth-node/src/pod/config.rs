@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hearth_core::podspec::ClusterDns;
+
 /// How pods are made on this node.
 #[derive(Clone, Debug)]
 pub struct PodConfig {
@@ -21,6 +23,12 @@ pub struct PodConfig {
     pub machine_cpu_millis: u64,
     /// Memory of the machine in bytes: whom the kernel kills first is a share of it.
     pub machine_memory: u64,
+    /// The cluster's resolver, where there is one.
+    pub cluster_dns: Option<ClusterDns>,
+    /// The node's `resolv.conf`.
+    pub resolv_conf: PathBuf,
+    /// Variables that every container has: where the API server is.
+    pub services: Vec<(String, String)>,
     /// How many pods are made or torn down at once.
     pub max_parallel_creates: usize,
     /// Refills and teardown start only when no bind came for this long.
@@ -55,6 +63,9 @@ impl PodConfig {
             pids_limit: 0,
             machine_cpu_millis: 0,
             machine_memory: 0,
+            cluster_dns: None,
+            resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            services: Vec::new(),
             max_parallel_creates: 2,
             claim_quiet: Duration::from_millis(300),
             claim_yield_max: Duration::from_secs(5),

@@ -68,6 +68,7 @@ impl Subject {
             ips: &pod.ips,
             machine_cpu_millis: config.machine_cpu_millis,
             machine_memory: config.machine_memory,
+            services: &config.services,
         }
     }
 

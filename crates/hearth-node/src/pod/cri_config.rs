@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use hearth_core::ids::{Key, PodUid, SandboxUid};
-use hearth_core::podspec::{ContainerPlan, DnsPlan, PodPlan, Resources, Seccomp};
+use hearth_core::podspec::{ContainerPlan, PodPlan, Resolver, Resources, Seccomp};
 use k8s_cri::v1;
 
 /// Label on everything we make at the runtime: the UID of the Sandbox object.
@@ -50,6 +50,8 @@ pub(super) struct PodPlaces<'a> {
     pub(super) volumes: &'a Path,
     /// Memory of the machine in bytes: whom the kernel kills first is a share of it.
     pub(super) machine_memory: u64,
+    /// The pod's resolver, unless it is the node's.
+    pub(super) resolver: Option<&'a Resolver>,
 }
 
 /// The pod sandbox of a plan.
@@ -76,7 +78,12 @@ pub(super) fn pod_sandbox(
         // The kernel takes 64 bytes at most.
         hostname: hostname.chars().take(63).collect(),
         log_directory: text(places.log_directory),
-        dns_config: dns(&plan.dns),
+        // Without one the runtime takes the node's.
+        dns_config: places.resolver.map(|resolver| v1::DnsConfig {
+            servers: resolver.servers.clone(),
+            searches: resolver.searches.clone(),
+            options: resolver.options.clone(),
+        }),
         labels: labels(plan, identity),
         annotations: plan
             .annotations
@@ -92,6 +99,12 @@ pub(super) fn pod_sandbox(
                 ..Default::default()
             }),
             resources: Some(linux_resources(&resources, places.machine_memory)),
+            sysctls: plan
+                .security
+                .sysctls
+                .iter()
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect(),
             ..Default::default()
         }),
         ..Default::default()
@@ -179,22 +192,6 @@ fn labels(plan: &PodPlan, identity: PodIdentity<'_>) -> HashMap<String, String> 
         labels.insert(key.to_owned(), value.to_owned());
     }
     labels
-}
-
-fn dns(plan: &DnsPlan) -> Option<v1::DnsConfig> {
-    match plan {
-        // Without a configuration the runtime takes the node's resolv.conf.
-        DnsPlan::Cluster | DnsPlan::Node => None,
-        DnsPlan::Own {
-            servers,
-            searches,
-            options,
-        } => Some(v1::DnsConfig {
-            servers: servers.clone(),
-            searches: searches.clone(),
-            options: options.clone(),
-        }),
-    }
 }
 
 fn namespaces(plan: &PodPlan) -> v1::NamespaceOption {
@@ -360,6 +357,7 @@ mod tests {
             log_directory: Path::new("/logs/n_box_p-1"),
             volumes: Path::new("/vols"),
             machine_memory: 16 * GIB,
+            resolver: None,
         };
         f(plan, identity, places)
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hearth_core::ids::{Key, PodUid, SandboxUid};
-use hearth_core::podspec::{ContainerPlan, PullPolicy};
+use hearth_core::podspec::{ContainerPlan, PullPolicy, Resolver};
 use hearth_core::sandbox::{Learned, Op, Outcome, Pod, Residency, Stage, Stray};
 use hearth_cri::{CriError, ErrorKind, v1};
 use hearth_sys::Limits;
@@ -262,6 +262,7 @@ impl Subject {
             log_directory: &cri_config::log_directory(&config.logs_dir, &self.key, &pod.uid),
             volumes: &self.shared.host.volumes(&pod.uid),
             machine_memory: config.machine_memory,
+            resolver: None,
         };
         Ok(make(pod, identity, places))
     }
@@ -272,9 +273,26 @@ impl Subject {
         })
     }
 
+    /// The pod's resolver, unless it is the node's.
+    async fn resolver(&self) -> Result<Option<Resolver>> {
+        let config = &self.shared.config;
+        let text = tokio::fs::read_to_string(&config.resolv_conf).await;
+        // A node without one has no resolver to give.
+        let node = Resolver::parse(&text.unwrap_or_default());
+        let plan = &self.pod()?.plan;
+        Ok(plan.resolver(&self.key.namespace, &node, config.cluster_dns.as_ref()))
+    }
+
     async fn run_sandbox(&self, attempt: u32) -> Result<Learned> {
         let runtime = &self.shared.runtime;
-        let config = self.sandbox_config(attempt)?;
+        let resolver = self.resolver().await?;
+        let config = self.with_places(|pod, identity, places| {
+            let places = PodPlaces {
+                resolver: resolver.as_ref(),
+                ..places
+            };
+            cri_config::pod_sandbox(&pod.plan, identity, places, attempt)
+        })?;
         // Nothing of this incarnation can be frozen yet.
         self.cell.attach(None, Residency::Running);
         let id = runtime

@@ -12,6 +12,7 @@ fn known(ips: &[String]) -> Known<'_> {
         ips,
         machine_cpu_millis: 2000,
         machine_memory: 8 << 30,
+        services: &[],
     }
 }
 
@@ -132,6 +133,48 @@ fn what_is_not_there_is_named() {
         let settled = plan.settled(&plan.containers[0], &known(&[]), &here);
         assert_eq!(settled.unwrap_err().to_string(), expect);
     }
+}
+
+#[test]
+fn every_container_has_the_variables_of_services_unless_it_sets_them() {
+    let services = [
+        ("KUBERNETES_SERVICE_HOST", "10.96.0.1"),
+        ("KUBERNETES_SERVICE_PORT", "443"),
+    ];
+    let services = services.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let known = Known {
+        services: &services,
+        ..known(&[])
+    };
+    let settled = |fields: &Value| {
+        let plan = planned(&with_container(fields));
+        plan.settled(&plan.containers[0], &known, &Configs::default())
+            .unwrap()
+    };
+    let env = |container: &ContainerPlan| -> Vec<String> {
+        container
+            .env
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect()
+    };
+    let plain = settled(&json!({"env": [{"name": "KUBERNETES_SERVICE_PORT", "value": "6443"}]}));
+    assert_eq!(
+        env(&plain),
+        [
+            "KUBERNETES_SERVICE_PORT=6443",
+            "KUBERNETES_SERVICE_HOST=10.96.0.1"
+        ]
+    );
+    let expanded = settled(&json!({
+        "args": ["$(API)", "$$(KUBERNETES_SERVICE_HOST)"],
+        "env": [{"name": "API", "value": "https://$(KUBERNETES_SERVICE_HOST):$(KUBERNETES_SERVICE_PORT)"}],
+    }));
+    assert_eq!(
+        expanded.args,
+        ["https://10.96.0.1:443", "$(KUBERNETES_SERVICE_HOST)"]
+    );
+    assert_eq!(expanded.env.len(), 3);
 }
 
 fn volumes() -> Value {

@@ -120,6 +120,7 @@ fn an_environment_may_name_what_only_the_pod_knows() {
         ips: &["10.0.0.7".to_owned()],
         machine_cpu_millis: 2000,
         machine_memory: 8 << 30,
+        services: &[],
     };
     let settled = plan
         .settled(&plan.containers[0], &known, &Configs::default())
