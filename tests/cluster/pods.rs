@@ -256,3 +256,48 @@ fn a_pod_has_the_kernel_parameters_and_the_resolver_that_it_asks_for() {
         Ok(())
     });
 }
+
+#[test]
+fn a_container_that_ends_says_why() {
+    scene::run(LIMIT, async |scene| {
+        let failing = |script: &str| fixtures::script("Never", script);
+        let mut own_file = failing("echo no licence > /tmp/why; exit 3");
+        own_file["containers"][0]["terminationMessagePath"] = json!("/tmp/why");
+        let mut from_log = failing("echo begun; echo the disk is full >&2; exit 4");
+        from_log["containers"][0]["terminationMessagePolicy"] = json!("FallbackToLogsOnError");
+        // Keeps all that it reads.
+        let mut greedy = failing("exec tail -c 1000000000 /dev/zero");
+        greedy["containers"][0]["resources"] = json!({"limits": {"memory": "32Mi"}});
+        for (name, pod, words) in [
+            (
+                "plain",
+                failing("echo no luck > /dev/termination-log; exit 2"),
+                "code 2: no luck",
+            ),
+            ("own-file", own_file, "code 3: no licence"),
+            ("from-log", from_log, "code 4: begun\nthe disk is full"),
+            (
+                "silent",
+                failing("echo said nothing; exit 5"),
+                "ended with code 5",
+            ),
+            ("greedy", greedy, "code 137: OOMKilled"),
+        ] {
+            scene.create(&fixtures::sandbox(name, &pod)).await?;
+            let wanted = format!("says {words:?}");
+            scene
+                .sandboxes
+                .until_one(name, &wanted, COLD, |sandbox| {
+                    let status = sandbox.status.clone().unwrap_or_default();
+                    let said = status.node.clone().unwrap_or_default().message;
+                    if said.ends_with(words) {
+                        Ok(())
+                    } else {
+                        Err(format!("its status is {}", status::to_json(&status)))
+                    }
+                })
+                .await?;
+        }
+        Ok(())
+    });
+}

@@ -18,8 +18,6 @@ use crate::probe::ProbeKind;
 const NOT_YET: &str = "this node does not do it yet; remove it";
 const INIT_ENDS: &str =
     "an init container ends before anything asks for it; remove it, or set restartPolicy to Always";
-/// Where Kubernetes has a container leave its last words unless it is told otherwise.
-const TERMINATION_LOG: &str = "/dev/termination-log";
 
 /// What a container needs to know of its pod.
 #[derive(Clone, Debug, Default)]
@@ -84,6 +82,11 @@ pub(super) fn container(at: &At<'_>, pod: &PodContext) -> ContainerPlan {
         "readinessProbe" => plan.readiness = probe(&at, &ports, ProbeKind::Readiness),
         "lifecycle" => (plan.post_start, plan.pre_stop) = lifecycle(&at, &ports),
         "securityContext" => security::container(&at, &mut plan.security),
+        "terminationMessagePath" => plan.last_words.path = container_path(&at),
+        "terminationMessagePolicy" => {
+            let known = [("File", false), ("FallbackToLogsOnError", true)];
+            plan.last_words.or_log = at.choice(&known).unwrap_or_default();
+        }
         "tty" => plan.tty = at.bool(),
         "stdin" => plan.stdin = at.bool(),
         "stdinOnce" => plan.stdin_once = at.bool(),
@@ -116,13 +119,6 @@ pub(super) fn container(at: &At<'_>, pod: &PodContext) -> ContainerPlan {
 /// Fields that are accepted with one value only, or not at all.
 fn read_rare(name: &str, at: &At<'_>) {
     match name {
-        // What these ask for by default costs nothing: nobody reads a sandbox's last words.
-        "terminationMessagePath" => {
-            at.choice(&[(TERMINATION_LOG, ())]);
-        }
-        "terminationMessagePolicy" => {
-            at.choice(&[("File", ())]);
-        }
         "volumeDevices" => at.refuse("block devices are not done; remove it"),
         _ => at.refuse(NOT_YET),
     }
@@ -227,6 +223,15 @@ fn mounts(at: &At<'_>, volumes: &BTreeSet<String>) -> Vec<MountPlan> {
     mounts
 }
 
+fn container_path(at: &At<'_>) -> String {
+    let path = at.string();
+    let good = path.starts_with('/') && !path.contains(':');
+    if !good || path.split('/').any(|part| part == "..") {
+        at.wrong("must be an absolute path without : and ..");
+    }
+    path
+}
+
 fn sub_path(at: &At<'_>) -> String {
     let path = at.string();
     if !stays_inside(&path) {
@@ -250,13 +255,7 @@ fn mount(at: &At<'_>, volumes: &BTreeSet<String>) -> MountPlan {
             }
         }
         "mountPath" => {
-            plan.path = at.string();
-            if !plan.path.starts_with('/')
-                || plan.path.contains(':')
-                || plan.path.split('/').any(|part| part == "..")
-            {
-                at.wrong("must be an absolute path without : and ..");
-            }
+            plan.path = container_path(&at);
         }
         "readOnly" => plan.read_only = at.bool(),
         "subPath" | "subPathExpr" if at.value().as_str() == Some("") => {}

@@ -31,9 +31,9 @@ pub use expand::expand;
 pub use files::{File, FileSource, Files, FilesPlan, KeyFile};
 pub use late::{Amount, EnvFrom, EnvSource, Known, LateEnv, PodField, api_server_variables};
 pub use plan::{
-    Capabilities, ContainerPlan, ContainerSecurity, DnsMore, DnsPlan, Hook, HttpHeader, MountPlan,
-    PodPlan, PodSecurity, ProbeAction, ProbePlan, PullPolicy, Resources, RestartPolicy, Role,
-    Seccomp, SubPath, VolumePlan,
+    Capabilities, ContainerPlan, ContainerSecurity, DnsMore, DnsPlan, Hook, HttpHeader, LastWords,
+    MountPlan, PodPlan, PodSecurity, ProbeAction, ProbePlan, PullPolicy, Resources, RestartPolicy,
+    Role, Seccomp, SubPath, VolumePlan,
 };
 pub use pod::plan;
 pub use quantity::{Quantity, QuantityError};

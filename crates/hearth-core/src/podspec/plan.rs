@@ -131,6 +131,8 @@ pub struct ContainerPlan {
     pub post_start: Option<Hook>,
     /// Done before it is told to stop, within the grace period.
     pub pre_stop: Option<Hook>,
+    /// Where it leaves its last words.
+    pub last_words: LastWords,
     /// Security of the container, that of the pod folded in.
     pub security: ContainerSecurity,
     /// Whether it has a terminal.
@@ -139,6 +141,26 @@ pub struct ContainerPlan {
     pub stdin: bool,
     /// Whether its standard input is closed after the first client.
     pub stdin_once: bool,
+}
+
+/// Where a container says why it ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LastWords {
+    /// A file in the container.
+    pub path: String,
+    /// Whether the end of its log stands in for them when it failed and left none.
+    pub or_log: bool,
+}
+
+impl Default for LastWords {
+    /// As Kubernetes has it for a container that says nothing of it.
+    fn default() -> Self {
+        Self {
+            path: "/dev/termination-log".to_owned(),
+            or_log: false,
+        }
+    }
 }
 
 /// What a container is to its pod.

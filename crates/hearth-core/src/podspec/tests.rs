@@ -300,7 +300,7 @@ fn each_field_that_is_not_done_is_refused_by_its_name() {
             "containers[0].securityContext.privileged",
         ),
         (
-            with_container(&json!({"terminationMessagePolicy": "FallbackToLogsOnError"})),
+            with_container(&json!({"terminationMessagePolicy": "Never"})),
             "containers[0].terminationMessagePolicy",
         ),
         (

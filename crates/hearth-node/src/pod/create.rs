@@ -6,6 +6,7 @@ use hearth_cri::v1;
 
 use super::cri_config;
 use super::host::Part;
+use super::words;
 use super::work::{Problem, Result, Subject, blocking};
 
 const ETC_HOSTS: &str = "/etc/hosts";
@@ -39,6 +40,9 @@ impl Subject {
         {
             config.mounts.push(self.hosts(container).await?);
         }
+        config
+            .mounts
+            .push(self.last_words(container, attempt).await?);
         let sandbox = self.sandbox_config(pod.attempt)?;
         let created = self
             .shared
@@ -48,6 +52,17 @@ impl Subject {
         created
             .map(Learned::Container)
             .map_err(|error| Problem::of_change(&error))
+    }
+
+    async fn last_words(&self, container: &ContainerPlan, attempt: u32) -> Result<v1::Mount> {
+        let uid = self.pod()?.uid.clone();
+        let place = words::place(&container.name, attempt);
+        let path = blocking(&self.shared, move |host| host.make_last_words(&uid, &place)).await?;
+        Ok(v1::Mount {
+            container_path: container.last_words.path.clone(),
+            host_path: path.to_string_lossy().into_owned(),
+            ..Default::default()
+        })
     }
 
     async fn mount_part(&self, part: Part, mount: &MountPlan) -> Result<String> {

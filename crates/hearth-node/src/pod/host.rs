@@ -13,7 +13,10 @@ use hearth_core::podspec::{Files, PodPlan, VolumePlan};
 use hearth_sys::mount::MountError;
 use hearth_sys::{CgroupError, CgroupTree, FreezeError, Freezer, Limits, mount};
 
-use super::payload;
+use super::{payload, words};
+
+/// Directory of the containers' last words, beside the volumes.
+const LAST_WORDS: &str = "last-words";
 
 /// How long tasks that were killed may take to be gone before their cgroup is removed.
 const EMPTY_WITHIN: Duration = Duration::from_secs(10);
@@ -58,6 +61,12 @@ pub trait PodHost: Send + Sync + std::fmt::Debug + 'static {
 
     /// Writes the pod's `/etc/hosts` and says where it is.
     fn write_hosts(&self, pod: &PodUid, content: &str) -> Result<PathBuf, HostError>;
+
+    /// Makes an empty file for the last words of a container and says where it is. `place` is one for each attempt.
+    fn make_last_words(&self, pod: &PodUid, place: &str) -> Result<PathBuf, HostError>;
+
+    /// The last words of a container, shortened; empty when it left none.
+    fn last_words(&self, pod: &PodUid, place: &str) -> String;
 
     /// Makes the pod's cgroup and writes its limits. Harmless when it exists.
     fn make_cgroup(&self, pod: &PodUid, limits: &Limits) -> Result<(), HostError>;
@@ -247,6 +256,26 @@ impl PodHost for SysHost {
             source,
         })?;
         Ok(path)
+    }
+
+    fn make_last_words(&self, pod: &PodUid, place: &str) -> Result<PathBuf, HostError> {
+        let directory = self.dir(pod).join(LAST_WORDS);
+        make_dir(&directory)?;
+        let path = directory.join(place);
+        let make = || {
+            // Whatever user the container has.
+            fs::File::create(&path)?.set_permissions(fs::Permissions::from_mode(0o666))
+        };
+        make().map_err(|source| HostError::File {
+            action: "make",
+            path: path.clone(),
+            source,
+        })?;
+        Ok(path)
+    }
+
+    fn last_words(&self, pod: &PodUid, place: &str) -> String {
+        words::of_file(&self.dir(pod).join(LAST_WORDS).join(place))
     }
 
     fn make_cgroup(&self, pod: &PodUid, limits: &Limits) -> Result<(), HostError> {

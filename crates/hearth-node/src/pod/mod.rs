@@ -36,6 +36,7 @@ mod sight;
 mod slots;
 mod stop;
 mod view;
+mod words;
 mod work;
 
 #[cfg(test)]

@@ -43,6 +43,7 @@ struct HostState {
     cgroups: BTreeMap<PodUid, Limits>,
     freezers: HashMap<PodUid, FakeFreezer>,
     files: HashMap<PodUid, VolumeFiles>,
+    last_words: HashMap<String, String>,
     fail_volumes: u32,
 }
 
@@ -119,6 +120,12 @@ impl FakeHost {
         Some(String::from_utf8_lossy(&file.data).into_owned())
     }
 
+    /// The last words of an attempt of a container, `<container>-<attempt>`.
+    pub(super) fn set_last_words(&self, place: &str, words: &str) {
+        let mut state = self.state.lock();
+        state.last_words.insert(place.to_owned(), words.to_owned());
+    }
+
     pub(super) fn fail_next_volumes(&self) {
         self.state.lock().fail_volumes += 1;
     }
@@ -179,6 +186,15 @@ impl PodHost for FakeHost {
 
     fn write_hosts(&self, pod: &PodUid, _content: &str) -> Result<PathBuf, HostError> {
         Ok(PathBuf::from(format!("/pods/{pod}/etc-hosts")))
+    }
+
+    fn make_last_words(&self, pod: &PodUid, place: &str) -> Result<PathBuf, HostError> {
+        Ok(PathBuf::from(format!("/pods/{pod}/last-words/{place}")))
+    }
+
+    fn last_words(&self, _pod: &PodUid, place: &str) -> String {
+        let state = self.state.lock();
+        state.last_words.get(place).cloned().unwrap_or_default()
     }
 
     fn make_cgroup(&self, pod: &PodUid, limits: &Limits) -> Result<(), HostError> {

@@ -376,7 +376,9 @@ impl Subject {
         )
         .await;
         drop(permit);
-        seen.map(Learned::Seen).map_err(|error| Problem::of(&error))
+        let mut seen = seen.map_err(|error| Problem::of(&error))?;
+        self.hear_last_words(&mut seen).await?;
+        Ok(Learned::Seen(seen))
     }
 
     async fn remove_volumes(&self) -> Result<Learned> {

@@ -117,3 +117,17 @@ async fn init_containers_end_before_the_pod_begins_also_across_a_restart_of_the_
         "what runs is adopted, and not initialised again"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_container_s_last_words_are_told() {
+    let node = Node::new();
+    node.runtime.set_program(|_| Program::Exits(3));
+    node.host.set_last_words("main-0", "no licence");
+    let never = json!({
+        "restartPolicy": "Never",
+        "containers": [{"name": "main", "image": IMAGE}],
+    });
+    node.want(&sandbox("a", &never));
+    let view = node.told("a").await;
+    assert_eq!(view.message, "container main ended with code 3: no licence");
+}
