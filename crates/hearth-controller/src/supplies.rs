@@ -153,7 +153,7 @@ impl State {
         shelf.changed.notify_one();
     }
 
-    /// The object was read. What was written before what is known already came late.
+    /// The object was read.
     fn put(&mut self, key: &ConfigKey, content: Content) {
         let Some(object) = self.objects.get_mut(key) else {
             return;

@@ -1,6 +1,6 @@
 //! What the ConfigMaps and Secrets hold that sandboxes of this node name, as the controller has sent it.
 //!
-//! In memory only: Secrets are on no disk of the node. After a start of the daemon the controller sends all of it again.
+//! In memory only. After a start of the daemon the controller sends all of it again.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -132,7 +132,9 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::index::testing;
     use crate::podspec::{ConfigKind, ConfigRef};
+    use serde_json::json;
 
     fn need(node: &str, names: &[&str]) -> Option<Need> {
         let configs = names
@@ -186,5 +188,50 @@ mod tests {
         assert_eq!(set(2, None), ["-n/a"]);
         assert_eq!(set(1, need("m", &["b"])), ["+m/b", "-n/b", "-n/c"]);
         assert_eq!(told(&supplies.all()), ["+m/a", "+m/b"]);
+    }
+
+    fn reader(name: &str, node: Option<&str>, version: u64) -> hearth_api::Sandbox {
+        let env =
+            json!([{"name": "K", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "k"}}}]);
+        let mut object = json!({
+            "metadata": testing::metadata(name, version),
+            "spec": {"podTemplate": {"spec": {"containers": [{"name": "main", "image": "i", "env": env}]}}},
+        });
+        if let Some(node) = node {
+            object["metadata"]["labels"] = json!({"hearth.dev/node": node});
+        }
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn supplies(effects: Vec<Effect>) -> Vec<String> {
+        let is_supply = |effect: &Effect| matches!(effect, Effect::Supply { .. });
+        told(&effects.into_iter().filter(is_supply).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn what_a_sandbox_names_goes_to_its_node_while_it_is_there() {
+        let mut index = testing::leader();
+        index.apply_sandbox(reader("a", None, 1), testing::at(1));
+        assert_eq!(supplies(index.take_effects()), [""; 0], "it has no node");
+        index.apply_sandbox(reader("a", Some("n1"), 2), testing::at(2));
+        assert_eq!(supplies(index.take_effects()), ["+n1/keys"]);
+        index.apply_sandbox(reader("b", Some("n1"), 3), testing::at(3));
+        index.apply_sandbox(reader("a", Some("n2"), 4), testing::at(4));
+        assert_eq!(
+            supplies(index.take_effects()),
+            ["+n2/keys"],
+            "b is still there"
+        );
+        index.delete_sandbox(&testing::key("b"), "uid-b", testing::at(5));
+        assert_eq!(supplies(index.take_effects()), ["-n1/keys"]);
+    }
+
+    #[test]
+    fn a_new_leader_begins_with_all_that_nodes_need() {
+        let mut index = Index::new(super::super::Settings::default(), 1, testing::at(0));
+        index.apply_sandbox(reader("a", Some("n1"), 1), testing::at(1));
+        assert_eq!(supplies(index.take_effects()), [""; 0], "it does not lead");
+        index.lead(testing::at(2));
+        assert_eq!(supplies(index.take_effects()), ["+n1/keys"]);
     }
 }
