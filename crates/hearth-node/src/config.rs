@@ -74,6 +74,16 @@ impl Config {
         (!servers.is_empty()).then_some(ClusterDns { servers, domain })
     }
 
+    /// The node's address: where the node API is reached. Empty when that is a name.
+    pub(crate) fn host_ip(&self) -> String {
+        let advertised = self.advertise_address.as_deref();
+        let ip = match advertised {
+            None => Some(self.listen.ip()),
+            Some(address) => address.parse().ok().map(|address: SocketAddr| address.ip()),
+        };
+        ip.map(|ip| ip.to_string()).unwrap_or_default()
+    }
+
     /// Variables that every container has.
     pub(crate) fn services(&self) -> Vec<(String, String)> {
         let service = self.kubernetes_service.as_ref();
@@ -229,6 +239,23 @@ mod tests {
             leader_namespace: "a".to_owned(),
             leader_lease: "b".to_owned(),
             heartbeat: Duration::from_secs(10),
+        }
+    }
+
+    #[test]
+    fn the_node_s_address_is_where_its_api_is_reached() {
+        for (advertised, expect) in [
+            (None, "127.0.0.1"),
+            (Some("192.0.2.7:10270"), "192.0.2.7"),
+            (Some("[2001:db8::7]:10270"), "2001:db8::7"),
+            (Some("node.example:10270"), ""),
+        ] {
+            let advertise_address = advertised.map(str::to_owned);
+            let config = Config {
+                advertise_address,
+                ..good()
+            };
+            assert_eq!(config.host_ip(), expect, "{advertised:?}");
         }
     }
 

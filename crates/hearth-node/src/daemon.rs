@@ -376,6 +376,7 @@ impl Parts {
         let mut config =
             PodConfig::new(&self.config.instance, &self.config.node_name, paths.logs());
         config.handlers = [(String::new(), handler.clone()), (RUNC.to_owned(), handler)].into();
+        config.host_ip = self.config.host_ip();
         config.pids_limit = self.config.pids_limit;
         config.max_parallel_creates = self.config.max_parallel_creates;
         (config.cluster_dns, config.services) = (self.config.resolver(), self.config.services());

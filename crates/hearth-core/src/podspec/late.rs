@@ -76,6 +76,7 @@ pub enum PodField {
     ServiceAccount,
     PodIp,
     PodIps,
+    HostIp,
 }
 
 /// A resource of a container.
@@ -99,6 +100,8 @@ pub struct Known<'a> {
     pub uid: &'a str,
     /// The node's name.
     pub node_name: &'a str,
+    /// The node's address.
+    pub host_ip: &'a str,
     /// Its addresses.
     pub ips: &'a [String],
     /// CPU of the machine, in thousandths of a core: what a container without a limit has.
@@ -224,6 +227,7 @@ impl PodPlan {
             PodField::ServiceAccount => self.service_account.clone(),
             PodField::PodIp => known.ips.first().cloned().unwrap_or_default(),
             PodField::PodIps => known.ips.join(","),
+            PodField::HostIp => known.host_ip.to_owned(),
         }
     }
 }

@@ -150,6 +150,8 @@ fn field_path(at: &At<'_>, of_file: bool) -> Option<PodField> {
         "spec.serviceAccountName" => Some(PodField::ServiceAccount),
         "status.podIP" => Some(PodField::PodIp),
         "status.podIPs" => Some(PodField::PodIps),
+        // A node has one address here.
+        "status.hostIP" | "status.hostIPs" => Some(PodField::HostIp),
         _ => entry("metadata.labels")
             .map(PodField::Label)
             .or_else(|| entry("metadata.annotations").map(PodField::Annotation)),
@@ -161,7 +163,7 @@ fn field_path(at: &At<'_>, of_file: bool) -> Option<PodField> {
     } else if field.is_none() {
         at.wrong(
             "must be metadata.name, .namespace, .uid, .labels['key'] or .annotations['key'], spec.nodeName, \
-             spec.serviceAccountName, status.podIP or status.podIPs",
+             spec.serviceAccountName, status.podIP, .podIPs, .hostIP or .hostIPs",
         );
     }
     field

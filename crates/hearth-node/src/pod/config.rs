@@ -13,6 +13,8 @@ pub struct PodConfig {
     pub instance: String,
     /// Name of the node.
     pub node_name: String,
+    /// The node's address, as pods are told; empty where it is not known.
+    pub host_ip: String,
     /// By `runtimeClassName`; the empty name is the default.
     pub handlers: BTreeMap<String, Handler>,
     /// Container logs are made below: `<logs_dir>/<namespace>_<name>_<pod uid>/<container>/<attempt>.log`.
@@ -58,6 +60,7 @@ impl PodConfig {
         Self {
             instance: instance.to_owned(),
             node_name: node_name.to_owned(),
+            host_ip: String::new(),
             handlers: BTreeMap::from([(String::new(), runc.clone()), ("runc".to_owned(), runc)]),
             logs_dir,
             pids_limit: 0,

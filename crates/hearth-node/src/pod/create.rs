@@ -80,6 +80,7 @@ impl Subject {
             namespace: &self.key.namespace,
             uid: &pod.uid.0,
             node_name: &config.node_name,
+            host_ip: &config.host_ip,
             ips: &pod.ips,
             machine_cpu_millis: config.machine_cpu_millis,
             machine_memory: config.machine_memory,

@@ -9,6 +9,7 @@ fn known(ips: &[String]) -> Known<'_> {
         namespace: "n",
         uid: "u",
         node_name: "node",
+        host_ip: "192.0.2.7",
         ips,
         machine_cpu_millis: 2000,
         machine_memory: 8 << 30,

@@ -100,6 +100,7 @@ fn an_environment_may_name_what_only_the_pod_knows() {
                 {"name": "TEAM", "valueFrom": field("metadata.labels['team']")},
                 {"name": "NOTE", "valueFrom": field("metadata.annotations['none']")},
                 {"name": "NODE", "valueFrom": field("spec.nodeName")},
+                {"name": "HOST", "valueFrom": field("status.hostIP")},
                 {"name": "WHO", "valueFrom": field("spec.serviceAccountName")},
                 {"name": "CPU", "valueFrom": resource(json!({"resource": "requests.cpu"}))},
                 {"name": "MILLIS", "valueFrom": resource(json!({"resource": "limits.cpu", "divisor": "1m"}))},
@@ -117,6 +118,7 @@ fn an_environment_may_name_what_only_the_pod_knows() {
         namespace: "n",
         uid: "u",
         node_name: "node",
+        host_ip: "192.0.2.7",
         ips: &["10.0.0.7".to_owned()],
         machine_cpu_millis: 2000,
         machine_memory: 8 << 30,
@@ -139,6 +141,7 @@ fn an_environment_may_name_what_only_the_pod_knows() {
             "TEAM=$(NAME) stays",
             "NOTE=",
             "NODE=node",
+            "HOST=192.0.2.7",
             "WHO=builder",
             "CPU=1",
             "MILLIS=2000",
@@ -150,8 +153,8 @@ fn an_environment_may_name_what_only_the_pod_knows() {
 
     for (source, expect) in [
         (
-            field("status.hostIP"),
-            "valueFrom.fieldRef.fieldPath is \"status.hostIP\"",
+            field("status.phase"),
+            "valueFrom.fieldRef.fieldPath is \"status.phase\"",
         ),
         (
             json!({"fileKeyRef": {"path": "p", "key": "k", "volumeName": "v"}}),
