@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ use crate::host::{
     ContainerdHost, ContainerdState, Host, HostError, RUNC, import_images, probe_freeze, wait_up,
 };
 use crate::journal::{Batch, Contents, Found, Journal, OpenError};
+use crate::local::{LocalApi, LocalSocket};
 use crate::metered::Metered;
 use crate::metrics::Metrics;
 use crate::pod::{
@@ -82,6 +84,18 @@ pub enum DaemonError {
         #[source]
         source: io::Error,
     },
+    /// The local API's socket.
+    #[error("listen on {path} for the local API", path = .path.display())]
+    LocalSocket {
+        /// The socket.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The local API.
+    #[error("serve the local API")]
+    ServeLocal(#[source] tonic::transport::Error),
     /// Metrics and health.
     #[error("serve metrics and health")]
     Admin(#[source] AdminError),
@@ -271,6 +285,7 @@ impl Parts {
             self.metrics.binder.clone(),
             self.tracker.clone(),
         );
+        self.serve_local_api(&binder, &pods)?;
         pods.adopt(records).await;
         for view in pods.views() {
             if binder.is_disposed(&view.uid) {
@@ -424,6 +439,22 @@ impl Parts {
                 }
             }
         });
+    }
+
+    /// Serves the local API, from before the pods are looked at: what keeps that waiting may be what somebody wants to see.
+    fn serve_local_api(
+        &mut self,
+        binder: &Binder<PodManager>,
+        pods: &PodManager,
+    ) -> Result<(), DaemonError> {
+        let path = self.host.paths().local_socket();
+        let socket =
+            LocalSocket::bind(&path).map_err(|source| DaemonError::LocalSocket { path, source })?;
+        let api = LocalApi::new(pods.clone(), Box::new(binder.clone()), self.token.clone());
+        self.never_ends("local API", async move {
+            api.serve(socket).await.map_err(DaemonError::ServeLocal)
+        });
+        Ok(())
     }
 
     /// Serves the node API. Returns where, and the fingerprint of its certificate.

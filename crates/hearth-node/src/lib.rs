@@ -11,6 +11,7 @@ pub mod daemon;
 mod heartbeat;
 pub mod host;
 pub mod journal;
+pub mod local;
 mod metered;
 mod metrics;
 pub mod paths;

@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+/// Name of the local API's socket in the run directory.
+pub const LOCAL_SOCKET: &str = "hearthd.sock";
+
 /// The directories and names of one instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {
@@ -99,6 +102,12 @@ impl Paths {
     #[must_use]
     pub fn lock(&self) -> PathBuf {
         self.run.join("lock")
+    }
+
+    /// Where `hearthd ctl` reaches the daemon.
+    #[must_use]
+    pub fn local_socket(&self) -> PathBuf {
+        self.run.join(LOCAL_SOCKET)
     }
 
     /// What the kernel's switch for forwarding was before this instance.

@@ -1,4 +1,5 @@
-//! Generated messages, clients and servers: the node API (`proto/hearth/node/v1/node.proto`), and what probes speak.
+//! Generated messages, clients and servers: the node API (`proto/hearth/node/v1/node.proto`), the local API
+//! (`proto/hearth/local/v1/local.proto`), and what probes speak.
 
 /// `hearth.node.v1`.
 #[expect(
@@ -10,6 +11,19 @@ pub mod node {
     /// Version 1.
     pub mod v1 {
         tonic::include_proto!("hearth.node.v1");
+    }
+}
+
+/// `hearth.local.v1`.
+#[expect(
+    missing_docs,
+    clippy::allow_attributes,
+    reason = "generated; the documentation is in the .proto file"
+)]
+pub mod local {
+    /// Version 1.
+    pub mod v1 {
+        tonic::include_proto!("hearth.local.v1");
     }
 }
 

@@ -1,5 +1,7 @@
 //! `hearthd`: arguments to configuration to run.
 
+mod ctl;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,6 +29,8 @@ struct Cli {
 enum Command {
     /// Takes an instance off the machine: sandboxes, containerd, network, cgroups, directories. Harmless twice.
     Cleanup(CleanupArgs),
+    /// Asks the daemon of this machine what it knows, as crictl asks containerd. For root.
+    Ctl(ctl::CtlArgs),
 }
 
 #[derive(Debug, Args)]
@@ -202,16 +206,27 @@ fn default_dir(parent: &str, instance: &str) -> PathBuf {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    init_logging(cli.run.log_format, "info");
     match cli.command {
-        Some(Command::Cleanup(args)) => clean_up(args),
-        None => match serve(cli.run) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                tracing::error!(error = %ErrorChain(error.as_ref()), "hearthd ends");
-                ExitCode::FAILURE
-            }
-        },
+        Some(Command::Cleanup(args)) => {
+            init_logging(cli.run.log_format, "info");
+            clean_up(args)
+        }
+        // Its output is what was asked for, and no log.
+        Some(Command::Ctl(args)) => ctl::main(args),
+        None => {
+            init_logging(cli.run.log_format, "info");
+            run(cli.run)
+        }
+    }
+}
+
+fn run(args: RunArgs) -> ExitCode {
+    match serve(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = %ErrorChain(error.as_ref()), "hearthd ends");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -25,6 +25,7 @@ mod errand;
 mod follow;
 mod gate;
 mod host;
+mod inspect;
 mod manager;
 mod metrics;
 mod payload;
@@ -42,7 +43,7 @@ mod work;
 #[cfg(test)]
 mod gate_tests;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -53,6 +54,7 @@ pub use config::{Handler, PodConfig};
 pub use desired::DesiredSandbox;
 pub use gate::BoundPod;
 pub use host::{HostError, Part, PodHost, SysHost, VolumeFiles};
+pub(crate) use inspect::log_file;
 pub use manager::{
     Adopted, GateRefused, Need, PodDeps, PodManager, RemoveReason, RunnerPanicked, ThawRefused,
 };

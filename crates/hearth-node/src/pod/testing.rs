@@ -288,13 +288,13 @@ impl RecordStore for FakeRecords {
 }
 
 /// A node with a daemon that can be killed.
-pub(super) struct Node {
-    pub(super) runtime: FakeRuntime,
+pub(crate) struct Node {
+    pub(crate) runtime: FakeRuntime,
     pub(super) host: Arc<FakeHost>,
     pub(super) records: Arc<FakeRecords>,
     pub(super) claims: ClaimActivity,
     pub(super) metrics: PodMetrics,
-    pub(super) pods: PodManager,
+    pub(crate) pods: PodManager,
     config: PodConfig,
     clock: WallClock,
     stop: CancellationToken,
@@ -306,7 +306,7 @@ impl Node {
         Self::with(|_| {})
     }
 
-    pub(super) fn with(change: impl FnOnce(&mut PodConfig)) -> Self {
+    pub(crate) fn with(change: impl FnOnce(&mut PodConfig)) -> Self {
         let runtime = FakeRuntime::new(FakeOptions::default());
         let host = Arc::new(FakeHost {
             runtime: runtime.clone(),
@@ -393,7 +393,7 @@ impl Node {
         (&mut self.task).await.unwrap().unwrap();
     }
 
-    pub(super) fn want(&self, sandbox: &Sandbox) {
+    pub(crate) fn want(&self, sandbox: &Sandbox) {
         let uid = SandboxUid(sandbox.metadata.uid.clone().unwrap());
         self.pods.set_desired(&uid, self.pods.desired(sandbox));
     }
@@ -423,7 +423,7 @@ impl Node {
             .await
     }
 
-    pub(super) async fn ready(&self, uid: &str, tier: hearth_api::Tier) -> Arc<PodView> {
+    pub(crate) async fn ready(&self, uid: &str, tier: hearth_api::Tier) -> Arc<PodView> {
         let ready = |view: &PodView| view.phase == PodPhase::Ready && view.tier == Some(tier);
         self.view_when(uid, &format!("ready and {tier:?}"), ready)
             .await
@@ -514,12 +514,12 @@ pub(super) fn sandbox(uid: &str, fields: &Value) -> Sandbox {
     sandbox
 }
 
-pub(super) fn bare(uid: &str) -> Sandbox {
+pub(crate) fn bare(uid: &str) -> Sandbox {
     sandbox(uid, &json!({}))
 }
 
 /// A pool member that nobody has claimed.
-pub(super) fn member(uid: &str) -> Sandbox {
+pub(crate) fn member(uid: &str) -> Sandbox {
     let mut sandbox = bare(uid);
     sandbox.metadata.labels = Some([(label::WARM_POOL.to_owned(), "hash".to_owned())].into());
     sandbox

@@ -83,6 +83,12 @@ pub enum PodPhase {
 }
 
 impl PodView {
+    /// Whether the API wants it to run, as far as it was heard.
+    #[must_use]
+    pub fn operating_mode(&self) -> OperatingMode {
+        self.for_status.mode
+    }
+
     /// The status of the Sandbox, all that the node writes of it. `previous` is the one it has: what the node does not
     /// write is kept from there, and so is the whole while the node has not found out what there is.
     #[must_use]

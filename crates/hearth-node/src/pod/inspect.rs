@@ -1,0 +1,71 @@
+//! What the local API asks about pods beyond their views: what the runtime and the host have of them.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use hearth_core::ids::PodUid;
+use hearth_cri::{CriError, v1};
+
+use super::cri_config::{LABEL_INSTANCE, LABEL_POD_UID, log_directory, log_path};
+use super::host::HostError;
+use super::manager::PodManager;
+use super::view::PodView;
+
+impl PodManager {
+    /// When each pod was made at the runtime, in nanoseconds since 1970.
+    pub(crate) async fn created(&self) -> Result<HashMap<PodUid, i64>, CriError> {
+        let instance = self.shared.config.instance.clone();
+        let filter = v1::PodSandboxFilter {
+            label_selector: [(LABEL_INSTANCE.to_owned(), instance)].into(),
+            ..Default::default()
+        };
+        let sandboxes = self.shared.runtime.list_pod_sandboxes(filter).await?;
+        let uid = |sandbox: &v1::PodSandbox| {
+            let metadata = sandbox.metadata.as_ref()?;
+            Some(PodUid(metadata.uid.clone()))
+        };
+        Ok(sandboxes
+            .iter()
+            .filter_map(|sandbox| Some((uid(sandbox)?, sandbox.created_at)))
+            .collect())
+    }
+
+    /// The pod's containers at the runtime, those that have exited included, by name and attempt.
+    pub(crate) async fn containers(
+        &self,
+        pod: &PodUid,
+    ) -> Result<Vec<v1::ContainerStatus>, CriError> {
+        let filter = v1::ContainerFilter {
+            label_selector: [(LABEL_POD_UID.to_owned(), pod.0.clone())].into(),
+            ..Default::default()
+        };
+        let runtime = &self.shared.runtime;
+        let mut containers = Vec::new();
+        for container in runtime.list_containers(filter).await? {
+            // One that is gone by now is none.
+            containers.extend(runtime.container_status(&container.id).await?);
+        }
+        let order = |container: &v1::ContainerStatus| {
+            let metadata = container.metadata.clone().unwrap_or_default();
+            (metadata.name, metadata.attempt)
+        };
+        containers.sort_by_cached_key(order);
+        Ok(containers)
+    }
+
+    /// The pod's cgroup, in each hierarchy.
+    pub(crate) fn cgroup(&self, pod: &PodUid) -> Result<String, HostError> {
+        self.shared.host.cgroup_parent(pod)
+    }
+
+    /// Where the pod's containers log; `None` without a pod.
+    pub(crate) fn log_directory(&self, view: &PodView) -> Option<PathBuf> {
+        let pod = view.pod_uid.as_ref()?;
+        Some(log_directory(&self.shared.config.logs_dir, &view.key, pod))
+    }
+}
+
+/// The log of a container, in the log directory of its pod.
+pub(crate) fn log_file(directory: &Path, container: &str, attempt: u32) -> PathBuf {
+    directory.join(log_path(container, attempt))
+}

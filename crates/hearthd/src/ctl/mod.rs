@@ -1,0 +1,78 @@
+//! `hearthd ctl`: what crictl is to containerd, for the daemon of this machine.
+//!
+//! It speaks the local API over the daemon's socket and prints what comes. What a command prints goes to stdout, why it
+//! did not do something to stderr, with exit code 1.
+
+mod client;
+mod list;
+mod output;
+mod table;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Subcommand};
+use hearth_node::paths::LOCAL_SOCKET;
+use hearth_telemetry::ErrorChain;
+
+use crate::default_dir;
+
+#[derive(Debug, Args)]
+pub(crate) struct CtlArgs {
+    /// Instance id.
+    #[arg(long, env = "HEARTH_INSTANCE", default_value = "node")]
+    instance: String,
+    /// As the daemon has it; default /run/hearth/<instance>.
+    #[arg(long, env = "HEARTH_RUN_DIR")]
+    run_dir: Option<PathBuf>,
+    /// The daemon's socket; default hearthd.sock in the run directory.
+    #[arg(long, conflicts_with = "run_dir")]
+    socket: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Lists the sandboxes of this node.
+    List(list::ListArgs),
+    /// Prints what is known of one sandbox and its containers, as JSON.
+    Inspect(list::InspectArgs),
+}
+
+/// Does what was asked for, and says with what exit code to end.
+pub(crate) fn main(args: CtlArgs) -> ExitCode {
+    match run(args) {
+        Ok(code) => code,
+        Err(error) if output::nobody_listens(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", ErrorChain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: CtlArgs) -> Result<ExitCode> {
+    let CtlArgs {
+        instance,
+        run_dir,
+        socket,
+        command,
+    } = args;
+    let socket = socket.unwrap_or_else(|| {
+        let run_dir = run_dir.unwrap_or_else(|| default_dir("/run/hearth", &instance));
+        run_dir.join(LOCAL_SOCKET)
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the async runtime")?;
+    runtime.block_on(async {
+        let client = client::connect(&socket).await?;
+        match command {
+            Command::List(args) => list::list(client, &args).await,
+            Command::Inspect(args) => list::inspect(client, args).await,
+        }
+    })
+}
