@@ -450,7 +450,12 @@ impl Parts {
         let path = self.host.paths().local_socket();
         let socket =
             LocalSocket::bind(&path).map_err(|source| DaemonError::LocalSocket { path, source })?;
-        let api = LocalApi::new(pods.clone(), Box::new(binder.clone()), self.token.clone());
+        let api = LocalApi::new(
+            pods.clone(),
+            Box::new(binder.clone()),
+            self.tracker.clone(),
+            self.token.clone(),
+        );
         self.never_ends("local API", async move {
             api.serve(socket).await.map_err(DaemonError::ServeLocal)
         });

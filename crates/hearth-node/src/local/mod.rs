@@ -5,6 +5,7 @@
 //! but those that follow something, whose number is bounded.
 
 mod error;
+mod logs;
 mod show;
 mod socket;
 #[cfg(test)]
@@ -15,13 +16,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_core::ids::{OwnerKey, PodUid, SandboxUid};
+use hearth_core::ids::{Key, OwnerKey, PodUid, SandboxUid};
 use hearth_proto::local::v1 as proto;
 use hearth_proto::local::v1::local_server::{Local, LocalServer};
 use hearth_telemetry::ErrorChain;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
 use crate::binder::Binder;
@@ -34,6 +37,8 @@ pub use socket::LocalSocket;
 const MAX_CALLS: usize = 64;
 /// How long a call may take that only looks.
 const LOOK: Duration = Duration::from_secs(60);
+
+type LogStream = ReceiverStream<Result<proto::LogsResponse, Status>>;
 
 /// Who holds the sandboxes.
 pub trait Owners: fmt::Debug + Send + Sync + 'static {
@@ -58,18 +63,25 @@ struct Shared {
     pods: PodManager,
     owners: Box<dyn Owners>,
     calls: Arc<Semaphore>,
+    tasks: TaskTracker,
     stop: CancellationToken,
 }
 
 impl LocalApi {
-    /// All calls end when `stop` is cancelled.
+    /// What lasts is spawned on `tasks`, and all calls end when `stop` is cancelled.
     #[must_use]
-    pub fn new(pods: PodManager, owners: Box<dyn Owners>, stop: CancellationToken) -> Self {
+    pub fn new(
+        pods: PodManager,
+        owners: Box<dyn Owners>,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
         Self {
             shared: Arc::new(Shared {
                 pods,
                 owners,
                 calls: Arc::new(Semaphore::new(MAX_CALLS)),
+                tasks,
                 stop,
             }),
         }
@@ -98,19 +110,27 @@ impl Shared {
         permit.map_err(|_| Refusal::Busy(MAX_CALLS))
     }
 
-    /// Does something within `limit`, or until the daemon is stopped.
+    /// Answers a call within `limit`.
     async fn call<T>(
         &self,
         limit: Duration,
         work: impl Future<Output = Result<T, Refusal>>,
     ) -> Result<Response<T>, Status> {
         let _permit = self.enter()?;
-        // What is dropped here has a deadline at whomever it asks, or is done with through a gate, which opens again.
-        let done = tokio::select! {
+        Ok(Response::new(self.bounded(limit, work).await?))
+    }
+
+    /// Does something within `limit`, and until the daemon is stopped.
+    async fn bounded<T>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Refusal> {
+        // What is dropped here only looks, or has gone through a gate, which does not need to be told.
+        tokio::select! {
             () = self.stop.cancelled() => Err(Refusal::Stopping),
             done = timeout(limit, work) => done.unwrap_or(Err(Refusal::Deadline(limit))),
-        };
-        Ok(Response::new(done?))
+        }
     }
 
     /// The sandbox that somebody named, by `NAMESPACE/NAME` or UID.
@@ -189,8 +209,34 @@ impl Shared {
     }
 }
 
+/// The container that somebody means: the one they name, or the only one, or the only one that runs.
+fn choose(
+    key: &Key,
+    container: &str,
+    all: &[String],
+    running: &[String],
+) -> Result<String, Refusal> {
+    if !container.is_empty() {
+        let found = all.iter().find(|name| *name == container);
+        return found.cloned().ok_or_else(|| Refusal::NoContainer {
+            key: key.clone(),
+            container: container.to_owned(),
+            names: all.to_vec(),
+        });
+    }
+    match (all, running) {
+        ([only], _) | (_, [only]) => Ok(only.clone()),
+        _ => Err(Refusal::WhichContainer {
+            key: key.clone(),
+            names: all.to_vec(),
+        }),
+    }
+}
+
 #[tonic::async_trait]
 impl Local for LocalApi {
+    type LogsStream = LogStream;
+
     async fn list(
         &self,
         _: Request<proto::ListRequest>,
@@ -206,5 +252,12 @@ impl Local for LocalApi {
         let request = request.into_inner();
         let work = self.shared.inspect(&request.sandbox);
         self.shared.call(LOOK, work).await
+    }
+
+    async fn logs(
+        &self,
+        request: Request<proto::LogsRequest>,
+    ) -> Result<Response<LogStream>, Status> {
+        logs::logs(&self.shared, request.into_inner()).await
     }
 }

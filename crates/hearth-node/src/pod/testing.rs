@@ -26,7 +26,7 @@ use super::*;
 
 /// Far beyond what anything here takes, by a clock that stands still while something can be done.
 const LIMIT: Duration = Duration::from_secs(3600);
-pub(super) const IMAGE: &str = "localhost/hearth-busybox:dev";
+pub(crate) const IMAGE: &str = "localhost/hearth-busybox:dev";
 
 /// Volumes, cgroups and freezers in memory. What is frozen is frozen at the runtime as well: calls that need live
 /// processes hang there.
@@ -399,7 +399,7 @@ impl Node {
     }
 
     /// Waits until the view of a sandbox is as wanted.
-    pub(super) async fn view_when(
+    pub(crate) async fn view_when(
         &self,
         uid: &str,
         why: &str,
@@ -501,7 +501,7 @@ fn manager(
 }
 
 /// A bare sandbox with one container, and these fields in its pod.
-pub(super) fn sandbox(uid: &str, fields: &Value) -> Sandbox {
+pub(crate) fn sandbox(uid: &str, fields: &Value) -> Sandbox {
     let mut pod = json!({"containers": [{"name": "main", "image": IMAGE}], "terminationGracePeriodSeconds": 2});
     for (name, value) in fields.as_object().unwrap() {
         pod[name] = value.clone();

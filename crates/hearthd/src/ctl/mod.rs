@@ -5,6 +5,7 @@
 
 mod client;
 mod list;
+mod logs;
 mod output;
 mod table;
 
@@ -39,6 +40,8 @@ enum Command {
     List(list::ListArgs),
     /// Prints what is known of one sandbox and its containers, as JSON.
     Inspect(list::InspectArgs),
+    /// Prints what a container has written.
+    Logs(logs::LogsArgs),
 }
 
 /// Does what was asked for, and says with what exit code to end.
@@ -73,6 +76,7 @@ fn run(args: CtlArgs) -> Result<ExitCode> {
         match command {
             Command::List(args) => list::list(client, &args).await,
             Command::Inspect(args) => list::inspect(client, args).await,
+            Command::Logs(args) => logs::logs(client, args).await,
         }
     })
 }

@@ -1,5 +1,7 @@
 //! The local API over its socket, on a node without a runtime.
 
+mod logs;
+
 use std::path::PathBuf;
 
 use hearth_api::Tier;
@@ -46,7 +48,12 @@ impl Served {
         // What a daemon has left that was killed.
         std::fs::write(&path, "").unwrap();
         let socket = LocalSocket::bind(&path).unwrap();
-        let api = LocalApi::new(node.pods.clone(), Box::new(Bound("bound")), stop.clone());
+        let api = LocalApi::new(
+            node.pods.clone(),
+            Box::new(Bound("bound")),
+            TaskTracker::new(),
+            stop.clone(),
+        );
         let task = tokio::spawn(async move { api.serve(socket).await.unwrap() });
         let to = path.clone();
         let connector = tower::service_fn(move |_: Uri| {

@@ -1,0 +1,137 @@
+//! Logs of containers, from the files that the runtime writes: they are there without it, and of what has ended.
+
+mod cri;
+mod files;
+mod reader;
+mod tail;
+mod watch;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hearth_core::ids::PodUid;
+use hearth_cri::v1::ContainerState;
+use hearth_proto::local::v1::LogsRequest;
+use hearth_telemetry::ErrorChain;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Response, Status};
+
+use super::error::Refusal;
+use super::{LOOK, LogStream, Shared, choose};
+use crate::pod::PodView;
+use reader::{Followed, ReadError, Reader};
+
+/// Parts of a log that may wait for a slow reader before no more is read.
+const OUTGOING: usize = 16;
+
+/// Where to begin.
+#[derive(Debug)]
+struct Place {
+    view: Arc<PodView>,
+    pod: PodUid,
+    directory: PathBuf,
+    attempt: u32,
+}
+
+/// Streams the log that is asked for, by a task of the daemon's.
+pub(super) async fn logs(
+    shared: &Arc<Shared>,
+    request: LogsRequest,
+) -> Result<Response<LogStream>, Status> {
+    let permit = shared.enter()?;
+    let (sender, receiver) = mpsc::channel(OUTGOING);
+    let begin = async {
+        let place = find(shared, &request).await?;
+        // The pod is subscribed to before its log is read.
+        let pod = (request.follow && !request.previous)
+            .then(|| Followed::new(shared.pods.clone(), place.view.uid.clone(), place.pod));
+        let reader = Reader::open(place.directory, place.attempt, request.tail, sender.clone());
+        let reader = reader.await.map_err(|source| Refusal::Log {
+            key: place.view.key.clone(),
+            source: Box::new(source),
+        })?;
+        Ok((reader, pod))
+    };
+    let (mut reader, pod) = shared.bounded(LOOK, begin).await?;
+    let stop = shared.stop.clone();
+    shared.tasks.spawn(async move {
+        let _permit = permit;
+        let read = async {
+            match pod {
+                Some(pod) => reader::follow(reader, pod).await,
+                None => reader.send_rest().await,
+            }
+        };
+        // What is dropped here only reads.
+        let ended = tokio::select! {
+            () = stop.cancelled() => Err(Refusal::Stopping.into()),
+            read = read => read.map_err(|error| told(&error)),
+        };
+        if let Err(status) = ended {
+            // There is no room when nobody reads, and then nobody to be told.
+            let _ = sender.try_send(Err(status));
+        }
+    });
+    Ok(Response::new(ReceiverStream::new(receiver)))
+}
+
+fn told(error: &ReadError) -> Status {
+    Status::aborted(ErrorChain(error).to_string())
+}
+
+async fn find(shared: &Shared, request: &LogsRequest) -> Result<Place, Refusal> {
+    let view = shared.find(&request.sandbox)?;
+    let key = &view.key;
+    let no_pod = || Refusal::NoPod(key.clone());
+    let pod = view.pod_uid.clone().ok_or_else(no_pod)?;
+    let logs = shared.pods.log_directory(&view).ok_or_else(no_pod)?;
+    let failed = |source| list_failed(&view, &logs, source);
+    let containers = files::containers(&logs).map_err(failed)?;
+    if containers.is_empty() {
+        return Err(Refusal::NoLogs(key.clone()));
+    }
+    // Only where names do not say it is the runtime asked.
+    let running = if request.container.is_empty() && containers.len() > 1 {
+        running(shared, &pod).await
+    } else {
+        Vec::new()
+    };
+    let container = choose(key, &request.container, &containers, &running)?;
+    let directory = logs.join(&container);
+    let attempts = files::attempts(&directory).map_err(failed)?;
+    let back = usize::from(request.previous);
+    let attempt = attempts.iter().rev().nth(back).copied();
+    let attempt = attempt.ok_or_else(|| Refusal::NoPrevious {
+        key: key.clone(),
+        container,
+    })?;
+    Ok(Place {
+        pod,
+        directory,
+        attempt,
+        view,
+    })
+}
+
+/// Names of the containers that run; none when the runtime does not say, and then whoever asks has to name one.
+async fn running(shared: &Shared, pod: &PodUid) -> Vec<String> {
+    let containers = shared.pods.containers(pod).await.unwrap_or_default();
+    containers
+        .into_iter()
+        .filter(|container| container.state() == ContainerState::ContainerRunning)
+        .filter_map(|container| Some(container.metadata?.name))
+        .collect()
+}
+
+fn list_failed(view: &PodView, logs: &Path, source: io::Error) -> Refusal {
+    Refusal::Log {
+        key: view.key.clone(),
+        source: Box::new(ReadError::Io {
+            action: "list the logs in",
+            path: logs.to_owned(),
+            source,
+        }),
+    }
+}
