@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use hearth_core::ids::{Key, SandboxUid};
+use hearth_cri::CriError;
 use hearth_telemetry::ErrorChain;
 use thiserror::Error;
 use tonic::Status;
 
-use crate::pod::HostError;
+use crate::pod::{GateRefused, HostError};
 
 /// Why a request was not served. Whoever sent it is told the whole chain, and nothing is logged here.
 #[derive(Debug, Error)]
@@ -42,6 +43,32 @@ pub(super) enum Refusal {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    #[error("sandbox {key} cannot be frozen: this node does not freeze pods of handler {handler}")]
+    CannotFreeze { key: Key, handler: String },
+    #[error(
+        "sandbox {key} is to run, and a freeze that it does not know of would not last: set its spec.operatingMode to Frozen, as with `{}`", patch(.key)
+    )]
+    ToRun { key: Key },
+    #[error(
+        "sandbox {0} is a member of a pool that does not keep its members frozen: set the pool's spec.warmth to Frozen"
+    )]
+    WarmMember(Key),
+    #[error(
+        "container {container} of sandbox {key} does not run; `hearthd ctl inspect {key}` says why"
+    )]
+    NotRunning { key: Key, container: String },
+    #[error("command is empty: give the program to run, and its arguments")]
+    NoCommand,
+    #[error("{field} is {value}: it must be 1 to 86400")]
+    Seconds { field: &'static str, value: u32 },
+    #[error(transparent)]
+    Gate(GateRefused),
+    #[error("sandbox {key}")]
+    Runtime {
+        key: Key,
+        #[source]
+        source: Box<CriError>,
+    },
     #[error("{0} calls are under way already; end some, such as logs that are followed")]
     Busy(usize),
     #[error("not done within {0:?}")]
@@ -61,18 +88,36 @@ impl From<Refusal> for Status {
         let text = ErrorChain(&refusal).to_string();
         match refusal {
             Refusal::NoSandbox(_) | Refusal::NoContainer { .. } => Self::not_found(text),
-            Refusal::Ambiguous { .. } | Refusal::WhichContainer { .. } => {
-                Self::invalid_argument(text)
-            }
-            Refusal::NoPod(_) | Refusal::NoLogs(_) | Refusal::NoPrevious { .. } => {
-                Self::failed_precondition(text)
-            }
+            Refusal::Ambiguous { .. }
+            | Refusal::WhichContainer { .. }
+            | Refusal::NoCommand
+            | Refusal::Seconds { .. } => Self::invalid_argument(text),
+            Refusal::NoPod(_)
+            | Refusal::NoLogs(_)
+            | Refusal::NoPrevious { .. }
+            | Refusal::CannotFreeze { .. }
+            | Refusal::ToRun { .. }
+            | Refusal::WarmMember(_)
+            | Refusal::NotRunning { .. }
+            | Refusal::Gate(GateRefused::NoPod(_)) => Self::failed_precondition(text),
+            Refusal::Gate(GateRefused::Deadline { .. }) => Self::deadline_exceeded(text),
             Refusal::Busy(_) => Self::resource_exhausted(text),
             Refusal::Deadline(_) => Self::deadline_exceeded(text),
             Refusal::Stopping => Self::unavailable(text),
-            Refusal::Host { .. } | Refusal::Log { .. } => Self::internal(text),
+            Refusal::Host { .. }
+            | Refusal::Log { .. }
+            | Refusal::Runtime { .. }
+            | Refusal::Gate(GateRefused::Thaw { .. }) => Self::internal(text),
         }
     }
+}
+
+/// What makes a freeze last.
+fn patch(key: &Key) -> String {
+    let Key { namespace, name } = key;
+    format!(
+        "kubectl patch sandbox {name} -n {namespace} --type merge -p '{{\"spec\":{{\"operatingMode\":\"Frozen\"}}}}'"
+    )
 }
 
 /// Names for a sentence.

@@ -5,6 +5,7 @@
 //! but those that follow something, whose number is bounded.
 
 mod error;
+mod gate;
 mod logs;
 mod show;
 mod socket;
@@ -39,6 +40,7 @@ const MAX_CALLS: usize = 64;
 const LOOK: Duration = Duration::from_secs(60);
 
 type LogStream = ReceiverStream<Result<proto::LogsResponse, Status>>;
+type ThawStream = ReceiverStream<Result<proto::ThawResponse, Status>>;
 
 /// Who holds the sandboxes.
 pub trait Owners: fmt::Debug + Send + Sync + 'static {
@@ -236,6 +238,7 @@ fn choose(
 #[tonic::async_trait]
 impl Local for LocalApi {
     type LogsStream = LogStream;
+    type ThawStream = ThawStream;
 
     async fn list(
         &self,
@@ -259,5 +262,27 @@ impl Local for LocalApi {
         request: Request<proto::LogsRequest>,
     ) -> Result<Response<LogStream>, Status> {
         logs::logs(&self.shared, request.into_inner()).await
+    }
+
+    async fn freeze(
+        &self,
+        request: Request<proto::FreezeRequest>,
+    ) -> Result<Response<proto::FreezeResponse>, Status> {
+        let work = gate::freeze(&self.shared, request.into_inner());
+        self.shared.call(LOOK, work).await
+    }
+
+    async fn thaw(
+        &self,
+        request: Request<proto::ThawRequest>,
+    ) -> Result<Response<ThawStream>, Status> {
+        gate::thaw(&self.shared, &request.into_inner())
+    }
+
+    async fn exec(
+        &self,
+        request: Request<proto::ExecRequest>,
+    ) -> Result<Response<proto::ExecResponse>, Status> {
+        gate::exec(&self.shared, request.into_inner()).await
     }
 }

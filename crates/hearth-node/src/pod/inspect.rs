@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hearth_core::ids::PodUid;
 use hearth_cri::{CriError, v1};
@@ -51,6 +52,19 @@ impl PodManager {
         };
         containers.sort_by_cached_key(order);
         Ok(containers)
+    }
+
+    /// Runs a command in a container. Its pod must be held live: this is for use inside [`PodManager::with`].
+    pub(crate) async fn exec_live(
+        &self,
+        container_id: &str,
+        command: &[String],
+        limit: Duration,
+    ) -> Result<v1::ExecSyncResponse, CriError> {
+        let runtime = &self.shared.runtime;
+        runtime
+            .exec_sync(container_id, command.to_vec(), limit)
+            .await
     }
 
     /// The pod's cgroup, in each hierarchy.

@@ -112,6 +112,11 @@ pub(super) fn view(source: &Source<'_>) -> PodView {
             cannot_freeze,
             phase: pod.as_ref().map(|pod| pod.phase),
             ready: pod.as_ref().is_some_and(|pod| pod.ready),
+            to_freeze: match wish.goal {
+                Goal::Freeze => true,
+                Goal::Run { freeze_when_ready } => freeze_when_ready,
+                _ => false,
+            },
         },
     }
 }

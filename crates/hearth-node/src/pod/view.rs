@@ -59,6 +59,7 @@ pub struct ForStatus {
     pub(super) cannot_freeze: Option<String>,
     pub(super) phase: Option<status::PodPhase>,
     pub(super) ready: bool,
+    pub(super) to_freeze: bool,
 }
 
 /// Where a sandbox is in its life.
@@ -89,6 +90,12 @@ impl PodView {
         self.for_status.mode
     }
 
+    /// Whether it is to be frozen, now or once it is ready: wanted so by the API, or by its pool.
+    #[must_use]
+    pub fn shall_be_frozen(&self) -> bool {
+        self.for_status.to_freeze
+    }
+
     /// The status of the Sandbox, all that the node writes of it. `previous` is the one it has: what the node does not
     /// write is kept from there, and so is the whole while the node has not found out what there is.
     #[must_use]
@@ -105,6 +112,7 @@ impl PodView {
             cannot_freeze,
             phase,
             ready,
+            to_freeze: _,
         } = &self.for_status;
         let pod = self
             .pod_uid

@@ -15,6 +15,9 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// How long a call may take that only looks. The daemon has a deadline of its own, which says more when it passes.
 pub(super) const LOOK: Duration = Duration::from_secs(70);
 
+/// The largest answer that is read: what a command has written to both its streams, of which containerd keeps 16 MiB each.
+const MAX_ANSWER: usize = 64 << 20;
+
 pub(super) type Client = LocalClient<Channel>;
 
 /// Connects to the daemon behind `socket`.
@@ -35,7 +38,7 @@ pub(super) async fn connect(socket: &Path) -> Result<Client> {
                 socket.display()
             )
         })?;
-    Ok(LocalClient::new(channel))
+    Ok(LocalClient::new(channel).max_decoding_message_size(MAX_ANSWER))
 }
 
 /// A request that tells the daemon its deadline as well.

@@ -8,6 +8,7 @@ use clap::Args;
 use hearth_proto::local::v1::{LogsRequest, LogsResponse, Stream};
 
 use super::client::{Client, said};
+use super::output;
 
 #[derive(Debug, Args)]
 pub(super) struct LogsArgs {
@@ -54,10 +55,6 @@ pub(super) async fn logs(mut client: Client, args: LogsArgs) -> Result<ExitCode>
 fn write(response: &LogsResponse) -> io::Result<()> {
     match response.stream() {
         Stream::Stderr => io::stderr().lock().write_all(&response.data),
-        Stream::Stdout | Stream::Unspecified => {
-            let mut stdout = io::stdout().lock();
-            stdout.write_all(&response.data)?;
-            stdout.flush()
-        }
+        Stream::Stdout | Stream::Unspecified => output::write(&response.data),
     }
 }

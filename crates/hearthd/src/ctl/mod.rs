@@ -4,6 +4,7 @@
 //! did not do something to stderr, with exit code 1.
 
 mod client;
+mod gate;
 mod list;
 mod logs;
 mod output;
@@ -42,6 +43,12 @@ enum Command {
     Inspect(list::InspectArgs),
     /// Prints what a container has written.
     Logs(logs::LogsArgs),
+    /// Runs a command in a container, whose pod is thawed for it; the exit code is the command's.
+    Exec(gate::ExecArgs),
+    /// Waits until a sandbox is frozen that is to be. To have one frozen, patch its spec.operatingMode.
+    Freeze(gate::FreezeArgs),
+    /// Thaws a sandbox and holds it thawed for a while, and no longer than this command runs.
+    Thaw(gate::ThawArgs),
 }
 
 /// Does what was asked for, and says with what exit code to end.
@@ -77,6 +84,9 @@ fn run(args: CtlArgs) -> Result<ExitCode> {
             Command::List(args) => list::list(client, &args).await,
             Command::Inspect(args) => list::inspect(client, args).await,
             Command::Logs(args) => logs::logs(client, args).await,
+            Command::Exec(args) => gate::exec(client, args).await,
+            Command::Freeze(args) => gate::freeze(client, args).await,
+            Command::Thaw(args) => gate::thaw(client, args).await,
         }
     })
 }

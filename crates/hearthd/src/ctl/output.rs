@@ -7,8 +7,13 @@ use serde::Serialize;
 
 /// Prints text as it is.
 pub(super) fn print(text: &str) -> io::Result<()> {
+    write(text.as_bytes())
+}
+
+/// Writes bytes as they are.
+pub(super) fn write(bytes: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
+    stdout.write_all(bytes)?;
     stdout.flush()
 }
 

@@ -1,5 +1,6 @@
 //! The local API over its socket, on a node without a runtime.
 
+mod gate;
 mod logs;
 
 use std::path::PathBuf;
