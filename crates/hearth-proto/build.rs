@@ -1,12 +1,14 @@
 //! Compiles the protocols with protox, so that no `protoc` is needed for them.
 
 /// Messages that `hearthd ctl` prints as JSON.
-const PRINTED: [&str; 5] = [
+const PRINTED: [&str; 7] = [
     "ListResponse",
     "Sandbox",
     "InspectResponse",
     "Requests",
     "Container",
+    "StatsResponse",
+    "SandboxStats",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

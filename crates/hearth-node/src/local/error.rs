@@ -6,6 +6,7 @@ use hearth_core::ids::{Key, SandboxUid};
 use hearth_cri::CriError;
 use hearth_telemetry::ErrorChain;
 use thiserror::Error;
+use tokio::task::JoinError;
 use tonic::Status;
 
 use crate::pod::{GateRefused, HostError};
@@ -69,6 +70,8 @@ pub(super) enum Refusal {
         #[source]
         source: Box<CriError>,
     },
+    #[error("the look at the cgroups was abandoned")]
+    Thread(#[source] JoinError),
     #[error("{0} calls are under way already; end some, such as logs that are followed")]
     Busy(usize),
     #[error("not done within {0:?}")]
@@ -105,6 +108,7 @@ impl From<Refusal> for Status {
             Refusal::Deadline(_) => Self::deadline_exceeded(text),
             Refusal::Stopping => Self::unavailable(text),
             Refusal::Host { .. }
+            | Refusal::Thread(_)
             | Refusal::Log { .. }
             | Refusal::Runtime { .. }
             | Refusal::Gate(GateRefused::Thaw { .. }) => Self::internal(text),

@@ -9,6 +9,7 @@ mod gate;
 mod logs;
 mod show;
 mod socket;
+mod stats;
 #[cfg(test)]
 mod tests;
 
@@ -153,6 +154,13 @@ impl Shared {
         }
     }
 
+    /// All sandboxes, by name.
+    fn views(&self) -> Vec<Arc<PodView>> {
+        let mut views = self.pods.views();
+        views.sort_by(|a, b| (&a.key, &a.uid).cmp(&(&b.key, &b.uid)));
+        views
+    }
+
     /// When pods were made. Not worth failing for: the rest is wanted most when the runtime does not answer.
     async fn created(&self) -> HashMap<PodUid, i64> {
         match self.pods.created().await {
@@ -171,10 +179,9 @@ impl Shared {
 
     async fn list(&self) -> proto::ListResponse {
         let created = self.created().await;
-        let mut views = self.pods.views();
-        views.sort_by(|a, b| (&a.key, &a.uid).cmp(&(&b.key, &b.uid)));
         proto::ListResponse {
-            sandboxes: views
+            sandboxes: self
+                .views()
                 .iter()
                 .map(|view| self.sandbox(view, &created))
                 .collect(),
@@ -284,5 +291,13 @@ impl Local for LocalApi {
         request: Request<proto::ExecRequest>,
     ) -> Result<Response<proto::ExecResponse>, Status> {
         gate::exec(&self.shared, request.into_inner()).await
+    }
+
+    async fn stats(
+        &self,
+        request: Request<proto::StatsRequest>,
+    ) -> Result<Response<proto::StatsResponse>, Status> {
+        let work = stats::stats(&self.shared, request.into_inner());
+        self.shared.call(LOOK, work).await
     }
 }

@@ -86,7 +86,7 @@ pub(super) fn phases(times: &PhaseTimes) -> HashMap<String, f64> {
     happened.collect()
 }
 
-pub(super) fn phase(phase: PodPhase) -> &'static str {
+fn phase(phase: PodPhase) -> &'static str {
     match phase {
         PodPhase::Pending => "Pending",
         PodPhase::NotReady => "NotReady",
@@ -99,7 +99,7 @@ pub(super) fn phase(phase: PodPhase) -> &'static str {
     }
 }
 
-fn tier(tier: Tier) -> &'static str {
+pub(super) fn tier(tier: Tier) -> &'static str {
     match tier {
         Tier::Running => "Running",
         Tier::Frozen => "Frozen",
@@ -107,7 +107,7 @@ fn tier(tier: Tier) -> &'static str {
     }
 }
 
-pub(super) fn mode(mode: OperatingMode) -> &'static str {
+fn mode(mode: OperatingMode) -> &'static str {
     match mode {
         OperatingMode::Running => "Running",
         OperatingMode::Frozen => "Frozen",

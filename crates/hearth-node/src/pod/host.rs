@@ -11,7 +11,7 @@ use std::time::Duration;
 use hearth_core::ids::PodUid;
 use hearth_core::podspec::{Files, PodPlan, VolumePlan};
 use hearth_sys::mount::MountError;
-use hearth_sys::{CgroupError, CgroupTree, FreezeError, Freezer, Limits, mount};
+use hearth_sys::{CgroupError, CgroupTree, FreezeError, Freezer, Limits, Usage, mount};
 
 use super::{payload, words};
 
@@ -79,6 +79,9 @@ pub trait PodHost: Send + Sync + std::fmt::Debug + 'static {
 
     /// Freezes and thaws what is in the pod's cgroup now.
     fn freezer(&self, pod: &PodUid) -> Result<Arc<dyn Freezer>, HostError>;
+
+    /// What the pod's cgroup uses; `None` when there is none.
+    fn usage(&self, pod: &PodUid) -> Result<Option<Usage>, HostError>;
 
     /// Pods that have volumes or a cgroup.
     fn pods(&self) -> Result<BTreeSet<PodUid>, HostError>;
@@ -314,6 +317,17 @@ impl PodHost for SysHost {
             pod: pod.clone(),
             source,
         })
+    }
+
+    fn usage(&self, pod: &PodUid) -> Result<Option<Usage>, HostError> {
+        match self.cgroup(pod)?.usage() {
+            Ok(usage) => Ok(Some(usage)),
+            Err(error) if error.is_gone() => Ok(None),
+            Err(source) => Err(HostError::Cgroup {
+                pod: pod.clone(),
+                source,
+            }),
+        }
     }
 
     fn pods(&self) -> Result<BTreeSet<PodUid>, HostError> {

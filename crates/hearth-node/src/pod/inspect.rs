@@ -2,10 +2,13 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_core::ids::PodUid;
 use hearth_cri::{CriError, v1};
+use hearth_sys::Usage;
+use tokio::task::JoinError;
 
 use super::cri_config::{LABEL_INSTANCE, LABEL_POD_UID, log_directory, log_path};
 use super::host::HostError;
@@ -70,6 +73,16 @@ impl PodManager {
     /// The pod's cgroup, in each hierarchy.
     pub(crate) fn cgroup(&self, pod: &PodUid) -> Result<String, HostError> {
         self.shared.host.cgroup_parent(pod)
+    }
+
+    /// What the cgroup of each of the pods uses; `None` for one that has none (any more).
+    pub(crate) async fn usages(
+        &self,
+        pods: Vec<PodUid>,
+    ) -> Result<Vec<Result<Option<Usage>, HostError>>, JoinError> {
+        let host = Arc::clone(&self.shared.host);
+        let look = move || pods.iter().map(|pod| host.usage(pod)).collect();
+        tokio::task::spawn_blocking(look).await
     }
 
     /// Where the pod's containers log; `None` without a pod.

@@ -13,7 +13,7 @@ use hearth_core::podspec::PodPlan;
 use hearth_cri::fake::{FakeOptions, FakeRuntime};
 use hearth_sys::cgroup::Version;
 use hearth_sys::fake::FakeFreezer;
-use hearth_sys::{FreezeError, Freezer, Limits};
+use hearth_sys::{FreezeError, Freezer, Limits, Usage};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -221,6 +221,16 @@ impl PodHost for FakeHost {
             inner,
             runtime: self.runtime.clone(),
             cgroup: cgroup_of(pod),
+        }))
+    }
+
+    fn usage(&self, pod: &PodUid) -> Result<Option<Usage>, HostError> {
+        let has_cgroup = self.state.lock().cgroups.contains_key(pod);
+        Ok(has_cgroup.then_some(Usage {
+            memory_bytes: 4096,
+            working_set_bytes: 2048,
+            cpu_micros: 1_500_000,
+            pids: 3,
         }))
     }
 

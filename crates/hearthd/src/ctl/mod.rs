@@ -8,6 +8,7 @@ mod gate;
 mod list;
 mod logs;
 mod output;
+mod stats;
 mod table;
 
 use std::path::PathBuf;
@@ -28,8 +29,8 @@ pub(crate) struct CtlArgs {
     /// As the daemon has it; default /run/hearth/<instance>.
     #[arg(long, env = "HEARTH_RUN_DIR")]
     run_dir: Option<PathBuf>,
-    /// The daemon's socket; default hearthd.sock in the run directory.
-    #[arg(long, conflicts_with = "run_dir")]
+    /// The daemon's socket, whatever the run directory; default hearthd.sock in it.
+    #[arg(long)]
     socket: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
@@ -49,6 +50,8 @@ enum Command {
     Freeze(gate::FreezeArgs),
     /// Thaws a sandbox and holds it thawed for a while, and no longer than this command runs.
     Thaw(gate::ThawArgs),
+    /// Prints what sandboxes use: CPU time, memory, tasks.
+    Stats(stats::StatsArgs),
 }
 
 /// Does what was asked for, and says with what exit code to end.
@@ -87,6 +90,7 @@ fn run(args: CtlArgs) -> Result<ExitCode> {
             Command::Exec(args) => gate::exec(client, args).await,
             Command::Freeze(args) => gate::freeze(client, args).await,
             Command::Thaw(args) => gate::thaw(client, args).await,
+            Command::Stats(args) => stats::stats(client, args).await,
         }
     })
 }

@@ -209,3 +209,30 @@ async fn what_is_under_way_ends_with_the_daemon() {
             .all(|view| view.phase == PodPhase::Ready)
     );
 }
+
+#[tokio::test]
+async fn what_sandboxes_use_is_told_of_those_with_a_pod() {
+    let mut served = Served::start().await;
+    let mut suspended = bare("b");
+    suspended.spec.operating_mode = hearth_api::OperatingMode::Suspended;
+    served.node.want(&suspended);
+    served.node.want(&bare("a"));
+    served.node.ready("a", Tier::Running).await;
+    let stopped = |view: &PodView| view.phase == PodPhase::Stopped;
+    served.node.view_when("b", "suspended", stopped).await;
+    let all = served.client.stats(proto::StatsRequest::default()).await;
+    let expect = proto::SandboxStats {
+        uid: "a".to_owned(),
+        namespace: "ns".to_owned(),
+        name: "a".to_owned(),
+        tier: "Running".to_owned(),
+        cpu_micros: 1_500_000,
+        memory_bytes: 4096,
+        working_set_bytes: 2048,
+        tasks: 3,
+    };
+    assert_eq!(all.unwrap().into_inner().sandboxes, [expect]);
+    let sandbox = "ns/b".to_owned();
+    let status = served.client.stats(proto::StatsRequest { sandbox }).await;
+    assert_eq!(status.unwrap_err().code(), Code::FailedPrecondition);
+}
