@@ -5,6 +5,7 @@ mod claims;
 mod configs;
 mod containers;
 mod cri;
+mod ctl;
 mod examples;
 mod faults;
 mod frozen;
