@@ -18,9 +18,6 @@ use crate::up::{self, up};
 
 /// The tests that need a cluster are behind this feature; everything else needs none.
 const CLUSTER_FEATURE: &str = "--features=hearth-tests/cluster";
-/// Tests that load the machine as far as it goes, so that their outcome depends on what else it does. `HEARTH_SUITE=all`
-/// runs them too.
-const ON_REQUEST: &str = "kills::";
 /// How much of a log is shown when something failed.
 const TAIL: usize = 40;
 
@@ -123,7 +120,7 @@ fn test_phases(phases: &mut Phases, layout: &Layout, consent: Consent) -> Result
 fn cluster_suite(layout: &Layout) -> Result<()> {
     // All packages, for the choice of packages decides the features of dependencies, and other
     // features would mean another build of them.
-    let mut args = vec![
+    let args = [
         "test",
         "--workspace",
         CLUSTER_FEATURE,
@@ -131,13 +128,6 @@ fn cluster_suite(layout: &Layout) -> Result<()> {
         "--",
         "--test-threads=1",
     ];
-    if std::env::var("HEARTH_SUITE").as_deref() != Ok("all") {
-        ui::note(format!(
-            "without {ON_REQUEST}, which want a machine of their own; HEARTH_SUITE=all runs them too"
-        ));
-        args.push("--skip");
-        args.push(ON_REQUEST);
-    }
     system::run(
         cargo::cargo(&args)
             .env("HEARTH_DIR", layout.root())

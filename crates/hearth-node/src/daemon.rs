@@ -4,24 +4,22 @@
 //! containerd and every sandbox as they are. What survives a daemon is found again in this order: the journal says what
 //! there should be, the runtime and the cgroups what there is, the API what is wanted.
 
-use std::io;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+mod error;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_api::{HandlerStatus, NodeCapacity};
 use hearth_core::ids::Fence;
 use hearth_cri::{CriClient, Deadlines, ImageStore, PodRuntime};
-use hearth_telemetry::{AdminError, AdminServer, Blocker, ErrorChain, Readiness};
-use hearth_tls::{Identity, IdentityError};
+use hearth_telemetry::{AdminServer, Blocker, ErrorChain, Readiness};
+use hearth_tls::Identity;
 use kube::Client;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -29,95 +27,29 @@ use tokio_util::task::TaskTracker;
 use crate::adapters::PodStatus;
 use crate::assignment::{Assignment, Board};
 use crate::binder::Binder;
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 use crate::heartbeat;
 use crate::host::{
-    ContainerdHost, ContainerdState, Host, HostError, RUNC, import_images, probe_freeze, wait_up,
+    ContainerdHost, ContainerdState, Host, RUNC, import_images, probe_freeze, wait_up,
 };
-use crate::journal::{Batch, Contents, Found, Journal, OpenError};
+use crate::journal::{Batch, Contents, Found, Journal};
 use crate::local::{LocalApi, LocalSocket};
 use crate::metered::Metered;
 use crate::metrics::Metrics;
 use crate::pod::{
     Adopted, ClaimActivity, Handler, PodConfig, PodDeps, PodManager, PodRecord, RemoveReason,
-    RunnerPanicked, SysHost, WallClock,
+    SysHost, WallClock,
 };
 use crate::presence::{self, Facts, Presence, Sources};
 use crate::reporter::Reporter;
-use crate::server::{KubeLease, LeaderGate, LeaderRecord, NodeApi, ServeError};
+use crate::server::{KubeLease, LeaderGate, LeaderRecord, NodeApi};
+
+pub use error::DaemonError;
 
 /// How long tasks may take to end.
 const SHUTDOWN: Duration = Duration::from_secs(10);
 /// The journal's key of the leader that was known last.
 const META_LEADER: &str = "leader";
-
-/// Why the daemon cannot start or go on.
-#[derive(Debug, Error)]
-pub enum DaemonError {
-    /// A flag.
-    #[error("the configuration cannot be used")]
-    Config(#[source] ConfigError),
-    /// The machine.
-    #[error("the machine cannot be made ready for sandboxes")]
-    Host(#[source] HostError),
-    /// Facts of the machine.
-    #[error("read {what}")]
-    Machine {
-        /// What.
-        what: &'static str,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-    /// The journal.
-    #[error("open the journal")]
-    Journal(#[source] OpenError),
-    /// The certificate of the node API.
-    #[error("the node API has no certificate")]
-    Identity(#[source] IdentityError),
-    /// The node API's address.
-    #[error("listen on {address} for the node API; choose another address")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-    /// The local API's socket.
-    #[error("listen on {path} for the local API", path = .path.display())]
-    LocalSocket {
-        /// The socket.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-    /// The local API.
-    #[error("serve the local API")]
-    ServeLocal(#[source] tonic::transport::Error),
-    /// Metrics and health.
-    #[error("serve metrics and health")]
-    Admin(#[source] AdminError),
-    /// The node API.
-    #[error("serve the node API")]
-    Serve(#[source] ServeError),
-    /// A sandbox without its task.
-    #[error("a part of the daemon has panicked")]
-    Runner(#[source] RunnerPanicked),
-    /// Work that was to be done on another thread.
-    #[error("{what} was abandoned")]
-    Abandoned {
-        /// What.
-        what: &'static str,
-        /// The cause.
-        #[source]
-        source: JoinError,
-    },
-    /// A part that never ends.
-    #[error("the {0} ended; without it the daemon cannot go on")]
-    Ended(&'static str),
-}
 
 /// The leader as the journal keeps it.
 #[derive(Debug, Serialize, Deserialize)]
