@@ -263,7 +263,8 @@ fn a_container_that_ends_says_why() {
         let failing = |script: &str| fixtures::script("Never", script);
         let mut own_file = failing("echo no licence > /tmp/why; exit 3");
         own_file["containers"][0]["terminationMessagePath"] = json!("/tmp/why");
-        let mut from_log = failing("echo begun; echo the disk is full >&2; exit 4");
+        // On one stream: two have no order.
+        let mut from_log = failing("echo begun >&2; echo the disk is full >&2; exit 4");
         from_log["containers"][0]["terminationMessagePolicy"] = json!("FallbackToLogsOnError");
         // Keeps all that it reads.
         let mut greedy = failing("exec tail -c 1000000000 /dev/zero");
