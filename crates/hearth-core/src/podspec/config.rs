@@ -87,15 +87,15 @@ pub struct Configs {
 
 /// Why a pod cannot be made of what is known, in words for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigMissing(pub String);
+pub struct CannotMake(pub String);
 
-impl fmt::Display for ConfigMissing {
+impl fmt::Display for CannotMake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl std::error::Error for ConfigMissing {}
+impl std::error::Error for CannotMake {}
 
 impl Configs {
     /// The object; `None` when it is not there and need not be.
@@ -103,13 +103,13 @@ impl Configs {
         &self,
         config: &ConfigRef,
         optional: bool,
-    ) -> Result<Option<&Config>, ConfigMissing> {
+    ) -> Result<Option<&Config>, CannotMake> {
         match self.known.get(config) {
             Some(Some(there)) => Ok(Some(there)),
             Some(None) if optional => Ok(None),
-            Some(None) => Err(ConfigMissing(format!("{config} not found"))),
+            Some(None) => Err(CannotMake(format!("{config} not found"))),
             // A pod that starts without what is only late would differ from its neighbours for good.
-            None => Err(ConfigMissing(format!(
+            None => Err(CannotMake(format!(
                 "{config} has not been sent by the controller yet"
             ))),
         }
@@ -121,80 +121,88 @@ impl Configs {
         config: &ConfigRef,
         key: &str,
         optional: bool,
-    ) -> Result<Option<&[u8]>, ConfigMissing> {
+    ) -> Result<Option<&[u8]>, CannotMake> {
         let Some(there) = self.get(config, optional)? else {
             return Ok(None);
         };
         match there.data.get(key) {
             Some(value) => Ok(Some(value)),
             None if optional => Ok(None),
-            None => Err(ConfigMissing(format!("{config} has no key {key:?}"))),
+            None => Err(CannotMake(format!("{config} has no key {key:?}"))),
         }
     }
+}
+
+/// A place where a pod reads a ConfigMap or Secret.
+struct Use<'a> {
+    config: &'a ConfigRef,
+    /// The key that is read; `None`: whatever keys there are.
+    key: Option<&'a str>,
+    optional: bool,
 }
 
 impl PodPlan {
     /// The ConfigMaps and Secrets that the pod reads.
     #[must_use]
     pub fn configs(&self) -> BTreeSet<ConfigRef> {
-        let late = self.containers.iter().filter_map(|c| c.late.as_ref());
-        let variables = late.flat_map(|late| {
-            let keys = late.env.iter().filter_map(|(_, source)| match source {
-                EnvSource::Key { config, .. } => Some(config),
-                _ => None,
-            });
-            keys.chain(late.from.iter().map(|from| &from.config))
-        });
-        let volumes = self.volumes.iter().filter_map(|v| v.files.as_ref());
-        let files = volumes
-            .flat_map(|files| &files.sources)
-            .filter_map(|source| match source {
-                FileSource::Config { config, .. } => Some(config),
-                FileSource::Pod { .. } => None,
-            });
-        variables.chain(files).cloned().collect()
+        self.uses().map(|place| place.config.clone()).collect()
     }
-}
 
-impl PodPlan {
     /// Looks whether all that the pod reads is there.
     ///
     /// # Errors
     /// Names the first that is not and need be.
-    pub fn check(&self, configs: &Configs) -> Result<(), ConfigMissing> {
+    pub fn check(&self, configs: &Configs) -> Result<(), CannotMake> {
+        self.uses().try_for_each(|place| match place.key {
+            Some(key) => configs.key(place.config, key, place.optional).map(drop),
+            None => configs.get(place.config, place.optional).map(drop),
+        })
+    }
+
+    /// All places where it reads one: the variables of its containers, then its volumes.
+    fn uses(&self) -> impl Iterator<Item = Use<'_>> {
         let late = self.containers.iter().filter_map(|c| c.late.as_ref());
-        for late in late {
-            for (_, source) in &late.env {
-                if let EnvSource::Key {
+        let volumes = self.volumes.iter().filter_map(|v| v.files.as_ref());
+        late.flat_map(|late| {
+            let keys = late.env.iter().filter_map(|(_, source)| match source {
+                EnvSource::Key {
                     config,
                     key,
                     optional,
-                } = source
-                {
-                    configs.key(config, key, *optional)?;
-                }
-            }
-            for from in &late.from {
-                configs.get(&from.config, from.optional)?;
-            }
-        }
-        let volumes = self.volumes.iter().filter_map(|v| v.files.as_ref());
-        for source in volumes.flat_map(|files| &files.sources) {
-            let FileSource::Config {
-                config,
-                optional,
-                items,
-            } = source
-            else {
-                continue;
-            };
-            configs.get(config, *optional)?;
-            for item in items.iter().flatten() {
-                configs.key(config, &item.key, *optional)?;
-            }
-        }
-        Ok(())
+                } => Some(Use {
+                    config,
+                    key: Some(key),
+                    optional: *optional,
+                }),
+                _ => None,
+            });
+            keys.chain(late.from.iter().map(|from| Use {
+                config: &from.config,
+                key: None,
+                optional: from.optional,
+            }))
+        })
+        .chain(volumes.flat_map(|files| &files.sources).flat_map(uses_of))
     }
+}
+
+/// Where a volume's source reads one: all of it, then each key that becomes a file.
+fn uses_of(source: &FileSource) -> Vec<Use<'_>> {
+    let FileSource::Config {
+        config,
+        optional,
+        items,
+    } = source
+    else {
+        return Vec::new();
+    };
+    let keys = items.iter().flatten().map(|item| Some(item.key.as_str()));
+    let place = |key| Use {
+        config,
+        key,
+        optional: *optional,
+    };
+    std::iter::once(None).chain(keys).map(place).collect()
 }
 
 /// The ConfigMaps and Secrets that a PodSpec names, whatever else it says: this is read of texts too that no node would

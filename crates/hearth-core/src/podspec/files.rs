@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{ConfigKind, ConfigMissing, ConfigRef, Configs};
+use super::config::{CannotMake, ConfigKind, ConfigRef, Configs};
+use super::container::stays_inside;
 use super::late::{EnvSource, Known};
 use super::plan::PodPlan;
 use super::pod::unique;
@@ -82,7 +83,7 @@ impl PodPlan {
         volume: &FilesPlan,
         known: &Known<'_>,
         configs: &Configs,
-    ) -> Result<Files, ConfigMissing> {
+    ) -> Result<Files, CannotMake> {
         let mut files = Files::new();
         let mut put = |path: &str, data: Vec<u8>, mode: Option<u16>| {
             let mode = mode.unwrap_or(volume.mode);
@@ -272,11 +273,7 @@ fn pod_files(at: &At<'_>) -> Vec<FileSource> {
 /// A path that stays in its volume, and out of the way of the links that the files are changed by.
 fn file_path(at: &At<'_>) -> String {
     let path = at.string();
-    let inside = !path.is_empty()
-        && !path.starts_with('/')
-        && !path.starts_with("..")
-        && path.split('/').all(|part| part != "..");
-    if !inside {
+    if path.is_empty() || path.starts_with("..") || !stays_inside(&path) {
         at.wrong("must be a relative path without .. in it, and not begin with ..");
     }
     path

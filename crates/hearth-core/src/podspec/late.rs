@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{ConfigMissing, ConfigRef, Configs};
+use super::config::{CannotMake, ConfigRef, Configs};
 use super::container::stays_inside;
 use super::expand::expand;
 use super::plan::{ContainerPlan, PodPlan, Resources, SubPath};
@@ -146,7 +146,7 @@ impl PodPlan {
         container: &ContainerPlan,
         known: &Known<'_>,
         configs: &Configs,
-    ) -> Result<ContainerPlan, ConfigMissing> {
+    ) -> Result<ContainerPlan, CannotMake> {
         let mut settled = container.clone();
         if let Some(late) = &container.late {
             let value = |source: &EnvSource| self.value(source, known, configs);
@@ -171,7 +171,7 @@ impl PodPlan {
                          variables that the container has",
                         mount.volume
                     );
-                    return Err(ConfigMissing(what));
+                    return Err(CannotMake(what));
                 }
                 mount.sub_path = Some(SubPath::Path(path));
             }
@@ -185,7 +185,7 @@ impl PodPlan {
         source: &EnvSource,
         known: &Known<'_>,
         configs: &Configs,
-    ) -> Result<Option<String>, ConfigMissing> {
+    ) -> Result<Option<String>, CannotMake> {
         Ok(Some(match source {
             EnvSource::Value(text) => text.clone(),
             EnvSource::Field(field) => self.field(field, known),
@@ -253,8 +253,8 @@ impl LateEnv {
         &self,
         configs: &Configs,
         services: &[(String, String)],
-        value: impl Fn(&EnvSource) -> Result<Option<String>, ConfigMissing>,
-    ) -> Result<Settled, ConfigMissing> {
+        value: impl Fn(&EnvSource) -> Result<Option<String>, CannotMake>,
+    ) -> Result<Settled, CannotMake> {
         let mut own = Variables::default();
         for (name, source) in &self.env {
             let value = match source {

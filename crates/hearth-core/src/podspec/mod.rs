@@ -25,7 +25,7 @@ mod volume;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Config, ConfigKind, ConfigMissing, ConfigRef, Configs, configs_in};
+pub use config::{CannotMake, Config, ConfigKind, ConfigRef, Configs, configs_in};
 pub use dns::{ClusterDns, Resolver};
 pub use expand::expand;
 pub use files::{File, FileSource, Files, FilesPlan, KeyFile};

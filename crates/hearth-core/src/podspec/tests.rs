@@ -38,6 +38,21 @@ fn with_pod(fields: &Value) -> Value {
     pod
 }
 
+/// What a node knows of a pod with these addresses.
+fn known(ips: &[String]) -> Known<'_> {
+    Known {
+        name: "box",
+        namespace: "n",
+        uid: "u",
+        node_name: "node",
+        host_ip: "192.0.2.7",
+        ips,
+        machine_cpu_millis: 2000,
+        machine_memory: 8 << 30,
+        services: &[],
+    }
+}
+
 fn refused(pod: &Value) -> Vec<String> {
     match plan(&spec_of(pod), None) {
         Ok(plan) => panic!("was planned: {plan:?}"),

@@ -3,20 +3,6 @@
 use super::*;
 use std::sync::Arc;
 
-fn known(ips: &[String]) -> Known<'_> {
-    Known {
-        name: "box",
-        namespace: "n",
-        uid: "u",
-        node_name: "node",
-        host_ip: "192.0.2.7",
-        ips,
-        machine_cpu_millis: 2000,
-        machine_memory: 8 << 30,
-        services: &[],
-    }
-}
-
 fn config(pairs: &[(&str, &str)]) -> Option<Arc<Config>> {
     let data = pairs
         .iter()
@@ -275,7 +261,7 @@ fn a_part_of_a_volume_may_depend_on_variables() {
             .extend(fields.as_object().unwrap().clone());
         let plan = planned(&mounted(mount));
         let settled = plan.settled(&plan.containers[0], &known(&[]), &Configs::default())?;
-        Ok::<_, ConfigMissing>(settled.mounts[0].sub_path.clone())
+        Ok::<_, CannotMake>(settled.mounts[0].sub_path.clone())
     };
     let path = |path: &str| Ok(Some(SubPath::Path(path.to_owned())));
     assert_eq!(settled(json!({})), Ok(None));

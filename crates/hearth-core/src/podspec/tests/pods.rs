@@ -113,17 +113,8 @@ fn an_environment_may_name_what_only_the_pod_knows() {
     spec.pod_template.metadata.labels =
         BTreeMap::from([("team".to_owned(), "$(NAME) stays".to_owned())]);
     let plan = plan(&spec, None).unwrap();
-    let known = Known {
-        name: "box",
-        namespace: "n",
-        uid: "u",
-        node_name: "node",
-        host_ip: "192.0.2.7",
-        ips: &["10.0.0.7".to_owned()],
-        machine_cpu_millis: 2000,
-        machine_memory: 8 << 30,
-        services: &[],
-    };
+    let ips = ["10.0.0.7".to_owned()];
+    let known = known(&ips);
     let settled = plan
         .settled(&plan.containers[0], &known, &Configs::default())
         .unwrap();
