@@ -9,19 +9,19 @@
 use hearth_proto::local::v1::{LogsResponse, Stream};
 
 /// Longer entries than this are not made by any runtime (containerd makes them of 16 KiB): such a file is not a log.
-pub(super) const MAX_ENTRY: usize = 1 << 20;
+pub(crate) const MAX_ENTRY: usize = 1 << 20;
 
 /// One entry, without its line's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Entry<'a> {
-    pub(super) stream: Stream,
+pub(crate) struct Entry<'a> {
+    pub(crate) stream: Stream,
     /// Whether a line of the container ends with it.
-    pub(super) ends: bool,
-    pub(super) content: &'a [u8],
+    pub(crate) ends: bool,
+    pub(crate) content: &'a [u8],
 }
 
 /// Reads an entry; `None` when it is not in the format.
-pub(super) fn parse(entry: &[u8]) -> Option<Entry<'_>> {
+pub(crate) fn parse(entry: &[u8]) -> Option<Entry<'_>> {
     let mut fields = entry.splitn(4, |byte| *byte == b' ');
     let _time = fields.next()?;
     let stream = match fields.next()? {
@@ -46,14 +46,14 @@ pub(super) fn parse(entry: &[u8]) -> Option<Entry<'_>> {
 
 /// Turns a log's bytes, as they are read, into what the container has written.
 #[derive(Debug, Default)]
-pub(super) struct Decoder {
+pub(crate) struct Decoder {
     /// An entry whose end was not read yet, of [`MAX_ENTRY`] at most.
     unfinished: Vec<u8>,
 }
 
 impl Decoder {
     /// Takes the next bytes and returns what is complete: parts of one stream that follow each other as one.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> Vec<LogsResponse> {
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Vec<LogsResponse> {
         let mut written = Vec::new();
         let mut rest = bytes;
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {

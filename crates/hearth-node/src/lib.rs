@@ -7,6 +7,7 @@ mod census;
 pub mod cleanup;
 pub mod config;
 mod configs;
+mod cri_log;
 pub mod daemon;
 mod heartbeat;
 pub mod host;

@@ -1,3 +1,5 @@
+//! Why the daemon cannot start or go on.
+
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -108,7 +108,8 @@ async fn life(
     })
 }
 
-fn known_code(known: Option<&Pod>, container_id: &str) -> Option<i32> {
+/// The code of a container that is known to have ended.
+pub(super) fn known_code(known: Option<&Pod>, container_id: &str) -> Option<i32> {
     known?
         .containers
         .iter()

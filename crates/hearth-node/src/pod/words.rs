@@ -4,10 +4,13 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use hearth_core::sandbox::{Life, Pod, SeenContainer, SeenLife, Sighting};
+use hearth_core::sandbox::{Pod, SeenContainer, SeenLife, Sighting};
 
-use super::cri_config;
+use super::cri_config::log_directory;
+use super::inspect::log_file;
+use super::sight;
 use super::work::{Result, Subject, blocking};
+use crate::cri_log;
 
 /// Most that is kept of what a container leaves in its file, in bytes: Kubernetes' figure.
 const FILE_MAX: u64 = 4096;
@@ -61,14 +64,13 @@ impl Subject {
         let SeenLife::Exited { code, .. } = container.life else {
             return None;
         };
-        let mut plans = pod.plan.containers.iter().zip(&pod.containers);
-        let (plan, known) = plans.find(|(plan, _)| plan.name == container.name)?;
-        if matches!(&known.life, Life::Exited { id, .. } if *id == container.id) {
+        if sight::known_code(Some(pod), &container.id).is_some() {
             return None;
         }
-        let logs = &self.shared.config.logs_dir;
-        let log = cri_config::log_directory(logs, &self.key, &pod.uid)
-            .join(cri_config::log_path(&plan.name, container.attempt));
+        let mut plans = pod.plan.containers.iter();
+        let plan = plans.find(|plan| plan.name == container.name)?;
+        let logs = log_directory(&self.shared.config.logs_dir, &self.key, &pod.uid);
+        let log = log_file(&logs, &plan.name, container.attempt);
         Some(Ended {
             index,
             place: place(&plan.name, container.attempt),
@@ -115,24 +117,24 @@ pub(super) fn of_log(path: &Path) -> String {
         }
         Ok::<_, std::io::Error>(bytes)
     };
-    let bytes = read().unwrap_or_default();
-    let log = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = log.lines().filter_map(content).collect();
-    let whole = lines.join("\n");
+    let written = written(&read().unwrap_or_default());
     let max = usize::try_from(LOG_MAX).unwrap_or(usize::MAX);
-    let start = whole.len().saturating_sub(max);
-    let start = (start..=whole.len()).find(|at| whole.is_char_boundary(*at));
-    text(
-        whole
-            .get(start.unwrap_or(0)..)
-            .unwrap_or_default()
-            .as_bytes(),
-    )
+    let start = written.len().saturating_sub(max);
+    let start = (start..=written.len()).find(|at| written.is_char_boundary(*at));
+    written
+        .get(start.unwrap_or(0)..)
+        .unwrap_or_default()
+        .to_owned()
 }
 
-/// What a container wrote on a line `<time> <stream> <tag> <content>`.
-fn content(line: &str) -> Option<&str> {
-    line.splitn(4, ' ').nth(3)
+/// What a container has written, from entries of its log.
+fn written(log: &[u8]) -> String {
+    let mut written = Vec::new();
+    for entry in log.split(|byte| *byte == b'\n').filter_map(cri_log::parse) {
+        written.extend_from_slice(entry.content);
+        written.extend(entry.ends.then_some(b'\n'));
+    }
+    text(&written)
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -163,6 +165,9 @@ mod tests {
         let line = |text: &str| format!("2026-11-22T10:00:00.000000000Z stderr F {text}\n");
         fs::write(&path, line("first") + &line("the last  word")).unwrap();
         assert_eq!(of_log(&path), "first\nthe last  word");
+        let long = "2026-11-22T10:00:00.000000000Z stderr P one \n".to_owned() + &line("line");
+        fs::write(&path, long).unwrap();
+        assert_eq!(of_log(&path), "one line");
         let many: String = (0..1000).map(|n| line(&format!("line {n}"))).collect();
         fs::write(&path, many).unwrap();
         let end = of_log(&path);

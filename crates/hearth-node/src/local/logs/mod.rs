@@ -1,6 +1,5 @@
 //! Logs of containers, from the files that the runtime writes: they are there without it, and of what has ended.
 
-mod cri;
 mod files;
 mod reader;
 mod tail;

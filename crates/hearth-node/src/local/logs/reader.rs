@@ -13,9 +13,9 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tonic::Status;
 
-use super::cri::Decoder;
 use super::watch::Watch;
 use super::{files, tail};
+use crate::cri_log::Decoder;
 use crate::pod::{Changes, PodManager, PodPhase};
 
 /// How much is read at once.

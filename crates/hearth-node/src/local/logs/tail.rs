@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Seek, SeekFrom};
 
-use super::cri::{MAX_ENTRY, parse};
+use crate::cri_log::{MAX_ENTRY, parse};
 
 /// How much is read at once.
 const BLOCK: u64 = 64 << 10;

@@ -70,6 +70,13 @@ async fn ends(mut stream: Streaming<LogsResponse>) -> Result<(), Status> {
     Ok(())
 }
 
+fn followed() -> LogsRequest {
+    LogsRequest {
+        follow: true,
+        ..LogsRequest::default()
+    }
+}
+
 #[tokio::test]
 async fn a_log_is_that_of_the_last_start_unless_the_one_before_is_asked_for() {
     let mut served = Served::start().await;
@@ -145,11 +152,9 @@ async fn a_log_of_what_has_ended_is_not_waited_for() {
     let finished = |view: &PodView| view.phase == PodPhase::Finished;
     served.node.view_when("a", "finished", finished).await;
     served.write("main/0.log", "stdout F done");
-    let follow = LogsRequest {
-        follow: true,
-        ..LogsRequest::default()
-    };
-    let all = timeout(PATIENCE, served.all_logs(follow)).await.unwrap();
+    let all = timeout(PATIENCE, served.all_logs(followed()))
+        .await
+        .unwrap();
     assert_eq!(all.unwrap(), "done\n");
 }
 
@@ -158,10 +163,7 @@ async fn who_follows_is_told_that_the_daemon_is_stopped() {
     let mut served = Served::start().await;
     served.runs(&bare("a")).await;
     served.write("main/0.log", "stdout F a");
-    let follow = LogsRequest {
-        follow: true,
-        ..LogsRequest::default()
-    };
+    let follow = followed();
     let mut stream = served.logs(follow).await.unwrap();
     until(&mut stream, "a\n").await;
     served.stop.cancel();
@@ -174,10 +176,7 @@ async fn only_so_many_calls_are_under_way_at_once() {
     let mut served = Served::start().await;
     served.runs(&bare("a")).await;
     served.write("main/0.log", "stdout F a");
-    let follow = LogsRequest {
-        follow: true,
-        ..LogsRequest::default()
-    };
+    let follow = followed();
     let mut streams = Vec::new();
     for _ in 0..MAX_CALLS {
         streams.push(served.logs(follow.clone()).await.unwrap());
