@@ -45,6 +45,24 @@ pub(crate) fn incomplete(op: Operation, target: &str, field: &str) -> CriError {
     }
 }
 
+/// The error of a session whose connection ended before the session did, or never began.
+pub(crate) fn session_lost(op: Operation, target: &str, why: &str) -> CriError {
+    CriError {
+        op,
+        target: target.to_owned(),
+        kind: ErrorKind::ConnectionLost,
+        source: RuntimeAnswer {
+            code: "Unavailable".to_owned(),
+            message: why.to_owned(),
+        },
+    }
+}
+
+/// The error of a session that the runtime has ended with these words: they are all that it says.
+pub(crate) fn session_failed(op: Operation, target: &str, words: &str) -> CriError {
+    classify(op, target, &Status::unknown(words))
+}
+
 fn kind(op: Operation, status: &Status) -> ErrorKind {
     // A status with a source was made on this side of the connection, one without came from the runtime.
     if let Some(source) = status.source() {
@@ -94,9 +112,14 @@ fn missing(op: Operation, message: &str) -> ErrorKind {
 }
 
 fn wrong_state(op: Operation, message: &str) -> bool {
-    matches!(op, Operation::StartContainer | Operation::ExecSync)
-        && message.contains("CONTAINER_")
-        && message.contains("state")
+    match op {
+        Operation::StartContainer | Operation::ExecSync | Operation::Exec | Operation::Attach => {
+            message.contains("CONTAINER_") && message.contains("state")
+        }
+        // Nobody listens there.
+        Operation::PortForward => message.contains("failed to connect to localhost"),
+        _ => false,
+    }
 }
 
 fn has_cause<E: Error + 'static>(error: &(dyn Error + 'static)) -> bool {

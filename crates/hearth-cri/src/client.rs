@@ -34,8 +34,8 @@ pub(crate) const MAX_MESSAGE_BYTES: usize = 64 << 20;
 #[derive(Clone)]
 pub struct CriClient {
     socket: PathBuf,
-    deadlines: Deadlines,
-    runtime: RuntimeServiceClient<Channel>,
+    pub(crate) deadlines: Deadlines,
+    pub(crate) runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
 }
 

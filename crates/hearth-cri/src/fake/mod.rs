@@ -11,8 +11,10 @@ mod runtime;
 mod script;
 mod server;
 mod services;
+mod sessions;
 mod state;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -23,6 +25,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 pub use server::FakeServer;
+pub use sessions::{Begun, FakeSession};
 
 use self::script::{Fault, Moment, Script};
 use self::state::State;
@@ -83,6 +86,8 @@ struct Inner {
     script: Mutex<Script>,
     program: Mutex<Box<ProgramOf>>,
     exec: Mutex<Arc<ExecOf>>,
+    /// Sessions that were begun, until a test takes their other end.
+    sessions: Mutex<VecDeque<FakeSession>>,
     /// Counts changes, for those who wait for one.
     changes: watch::Sender<u64>,
     /// Counts restarts: a call or a stream of an earlier life is lost.
@@ -113,6 +118,7 @@ impl FakeRuntime {
                 script: Mutex::default(),
                 program: Mutex::new(Box::new(|_| Program::Runs)),
                 exec: Mutex::new(Arc::new(|_, _| v1::ExecSyncResponse::default())),
+                sessions: Mutex::default(),
                 changes: watch::Sender::new(0),
                 life: watch::Sender::new(0),
             }),

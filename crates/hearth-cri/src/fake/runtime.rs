@@ -20,7 +20,7 @@ use crate::classify::classify;
 use crate::{ContainerEvents, CriError, ErrorKind, ImageStore, Operation, PodRuntime};
 
 /// What is to happen to one call besides its effect.
-struct Orders {
+pub(super) struct Orders {
     delay: Option<Duration>,
     fault: Option<Fault>,
 }
@@ -42,7 +42,7 @@ impl Drop for Reservation<'_> {
 
 /// The calls as a server answers them: with a status. The traits and the served fake share them.
 impl FakeRuntime {
-    fn begin(&self, op: Operation) -> Result<Orders, Status> {
+    pub(super) fn begin(&self, op: Operation) -> Result<Orders, Status> {
         let (down, (delay, fault)) = {
             let mut script = self.inner.script.lock();
             (script.down, script.begin(op))
@@ -55,7 +55,7 @@ impl FakeRuntime {
         }
     }
 
-    async fn obey<T>(
+    pub(super) async fn obey<T>(
         &self,
         orders: Orders,
         effect: impl Future<Output = Result<T, Status>>,
@@ -181,23 +181,8 @@ impl FakeRuntime {
         limit: Duration,
     ) -> Result<v1::ExecSyncResponse, Status> {
         let orders = self.begin(Operation::ExecSync)?;
-        let refusal = || self.inner.state.lock().exec_refusal(container_id);
         let effect = async {
-            if let Some(refusal) = refusal() {
-                return Err(refusal);
-            }
-            // A process that joins a frozen cgroup is frozen with it.
-            let thawed = self.until(|| match self.inner.state.lock().liveness(container_id) {
-                Liveness::Frozen => None,
-                Liveness::Live(_) | Liveness::Ended => Some(()),
-            });
-            if timeout(limit, thawed).await.is_err() {
-                let message = format!("timeout {limit:?} exceeded: context deadline exceeded");
-                return Err(Status::deadline_exceeded(message));
-            }
-            if let Some(refusal) = refusal() {
-                return Err(refusal);
-            }
+            self.until_it_can_run(container_id, limit).await?;
             let exec = self.inner.exec.lock().clone();
             Ok(exec(container_id, command))
         };
@@ -254,7 +239,7 @@ impl FakeRuntime {
     }
 }
 
-async fn answered<T>(
+pub(super) async fn answered<T>(
     op: Operation,
     target: &str,
     limit: Duration,
