@@ -11,12 +11,22 @@ const PRINTED: [&str; 7] = [
     "SandboxStats",
 ];
 
+/// Messages whose bytes are handed on as they came.
+const SESSIONS: [&str; 6] = [
+    "ExecRequest",
+    "ExecResponse",
+    "AttachRequest",
+    "AttachResponse",
+    "PortForwardRequest",
+    "PortForwardResponse",
+];
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=../../proto");
     let files = protox::compile(
         [
             "hearth/node/v1/node.proto",
-            "hearth/local/v1/local.proto",
+            "hearth/sandboxes/v1/sandboxes.proto",
             "grpc/health/v1/health.proto",
         ],
         ["../../proto"],
@@ -24,9 +34,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut builder = tonic_prost_build::configure();
     for message in PRINTED {
         builder = builder.message_attribute(
-            format!(".hearth.local.v1.{message}"),
+            format!(".hearth.sandboxes.v1.{message}"),
             "#[derive(serde::Serialize)] #[serde(rename_all = \"camelCase\")]",
         );
+    }
+    for message in SESSIONS {
+        builder = builder.bytes(format!(".hearth.sandboxes.v1.{message}"));
     }
     builder.compile_fds(files)?;
     Ok(())

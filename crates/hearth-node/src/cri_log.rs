@@ -6,7 +6,7 @@
 //!
 //! with the tag `F`, or `P` when the line was too long for one entry and goes on in the stream's next.
 
-use hearth_proto::local::v1::{LogsResponse, Stream};
+use hearth_proto::sandboxes::v1::{LogsResponse, Stream};
 
 /// Longer entries than this are not made by any runtime (containerd makes them of 16 KiB): such a file is not a log.
 pub(crate) const MAX_ENTRY: usize = 1 << 20;

@@ -33,7 +33,6 @@ use crate::host::{
     ContainerdHost, ContainerdState, Host, RUNC, import_images, probe_freeze, wait_up,
 };
 use crate::journal::{Batch, Contents, Found, Journal};
-use crate::local::{LocalApi, LocalSocket};
 use crate::metered::Metered;
 use crate::metrics::Metrics;
 use crate::pod::{
@@ -42,6 +41,7 @@ use crate::pod::{
 };
 use crate::presence::{self, Facts, Presence, Sources};
 use crate::reporter::Reporter;
+use crate::sandboxes::{LocalSocket, Node, SandboxesApi};
 use crate::server::{KubeLease, LeaderGate, LeaderRecord, NodeApi};
 
 pub use error::DaemonError;
@@ -179,6 +179,8 @@ impl Parts {
             writer.await;
             Ok(())
         });
+        let records = adopted(&opened.contents);
+        let sandboxes = self.serve_local_api(&records)?;
         let mut up = containerd.clone();
         let not_ready = presence::say_why_not_ready(
             self.client.clone(),
@@ -208,7 +210,6 @@ impl Parts {
         self.follow_containerd(containerd.clone(), pods.clone());
 
         let leader = known_leader(&opened.contents);
-        let records = adopted(&opened.contents);
         let binder = Binder::new(
             opened.contents.bindings,
             journal.clone(),
@@ -217,14 +218,21 @@ impl Parts {
             self.metrics.binder.clone(),
             self.tracker.clone(),
         );
-        self.serve_local_api(&binder, &pods)?;
+        // Before the pods are looked at: what keeps that waiting may be what somebody wants to see.
+        sandboxes.serve_all(Node {
+            pods: pods.clone(),
+            owners: Box::new(binder.clone()),
+            streams: self.runtime.clone(),
+        });
         pods.adopt(records).await;
         for view in pods.views() {
             if binder.is_disposed(&view.uid) {
                 pods.remove(&view.uid, RemoveReason::Released);
             }
         }
-        let (endpoint, fingerprint) = self.serve_node_api(&binder, &pods, leader, journal).await?;
+        let (endpoint, fingerprint) = self
+            .serve_node_api(&binder, &pods, &sandboxes, leader, journal)
+            .await?;
         let facts = self.facts(endpoint, fingerprint)?;
         self.follow_api(
             binder,
@@ -373,25 +381,19 @@ impl Parts {
         });
     }
 
-    /// Serves the local API, from before the pods are looked at: what keeps that waiting may be what somebody wants to see.
-    fn serve_local_api(
-        &mut self,
-        binder: &Binder<PodManager>,
-        pods: &PodManager,
-    ) -> Result<(), DaemonError> {
+    /// Serves the local API, from before containerd has answered: why it does not may be what somebody wants to see.
+    fn serve_local_api(&mut self, records: &[Adopted]) -> Result<SandboxesApi, DaemonError> {
         let path = self.host.paths().local_socket();
         let socket =
             LocalSocket::bind(&path).map_err(|source| DaemonError::LocalSocket { path, source })?;
-        let api = LocalApi::new(
-            pods.clone(),
-            Box::new(binder.clone()),
-            self.tracker.clone(),
-            self.token.clone(),
-        );
+        let records: Vec<PodRecord> = records.iter().map(|kept| kept.record.clone()).collect();
+        let logs = self.host.paths().logs();
+        let api = SandboxesApi::new(&records, logs, self.tracker.clone(), self.token.clone());
+        let served = api.clone();
         self.never_ends("local API", async move {
-            api.serve(socket).await.map_err(DaemonError::ServeLocal)
+            served.serve(socket).await.map_err(DaemonError::ServeLocal)
         });
-        Ok(())
+        Ok(api)
     }
 
     /// Serves the node API. Returns where, and the fingerprint of its certificate.
@@ -399,6 +401,7 @@ impl Parts {
         &mut self,
         binder: &Binder<PodManager>,
         pods: &PodManager,
+        sandboxes: &SandboxesApi,
         leader: Option<LeaderRecord>,
         journal: Journal,
     ) -> Result<(String, String), DaemonError> {
@@ -440,7 +443,8 @@ impl Parts {
             self.tracker.clone(),
             self.token.clone(),
             self.metrics.server.clone(),
-        );
+        )
+        .with_sandboxes(sandboxes.another_door());
         tracing::info!(%address, endpoint, fingerprint, "the node API listens");
         self.never_ends("node API", async move {
             api.serve(listener, &identity)

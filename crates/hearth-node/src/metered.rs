@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hearth_cri::{ContainerEvents, CriError, ErrorKind, ImageStore, Operation, PodRuntime, v1};
+use hearth_cri::{
+    AttachOptions, ContainerEvents, CriError, ErrorKind, ExecOptions, ImageStore, Operation,
+    PodRuntime, Session, StreamRuntime, v1,
+};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -159,6 +162,28 @@ impl<R: PodRuntime> PodRuntime for Metered<R> {
 
     async fn container_events(&self) -> Result<ContainerEvents, CriError> {
         self.metrics.count(self.inner.container_events().await)
+    }
+}
+
+#[async_trait]
+impl<R: StreamRuntime> StreamRuntime for Metered<R> {
+    async fn exec(&self, container_id: &str, options: ExecOptions) -> Result<Session, CriError> {
+        let begun = self.inner.exec(container_id, options).await;
+        self.metrics.count(begun)
+    }
+
+    async fn attach(
+        &self,
+        container_id: &str,
+        options: AttachOptions,
+    ) -> Result<Session, CriError> {
+        let begun = self.inner.attach(container_id, options).await;
+        self.metrics.count(begun)
+    }
+
+    async fn port_forward(&self, sandbox_id: &str, port: u16) -> Result<Session, CriError> {
+        let begun = self.inner.port_forward(sandbox_id, port).await;
+        self.metrics.count(begun)
     }
 }
 

@@ -1,5 +1,5 @@
-//! Generated messages, clients and servers: the node API (`proto/hearth/node/v1/node.proto`), the local API
-//! (`proto/hearth/local/v1/local.proto`), and what probes speak.
+//! Generated messages, clients and servers: the controller's session with a node (`proto/hearth/node/v1/node.proto`), what
+//! people ask of a node's sandboxes (`proto/hearth/sandboxes/v1/sandboxes.proto`), and what probes speak.
 
 /// `hearth.node.v1`.
 #[expect(
@@ -14,16 +14,16 @@ pub mod node {
     }
 }
 
-/// `hearth.local.v1`.
+/// `hearth.sandboxes.v1`.
 #[expect(
     missing_docs,
     clippy::allow_attributes,
     reason = "generated; the documentation is in the .proto file"
 )]
-pub mod local {
+pub mod sandboxes {
     /// Version 1.
     pub mod v1 {
-        tonic::include_proto!("hearth.local.v1");
+        tonic::include_proto!("hearth.sandboxes.v1");
     }
 }
 

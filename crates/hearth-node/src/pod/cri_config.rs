@@ -18,6 +18,10 @@ const LABEL_POD_NAME: &str = "io.kubernetes.pod.name";
 const LABEL_POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
 /// Label on containers: the name in the PodSpec.
 pub(super) const LABEL_CONTAINER_NAME: &str = "io.kubernetes.container.name";
+/// On a container whose process can be given input; CRI does not tell it of one that is there.
+pub(super) const ANNOTATION_STDIN: &str = "hearth.dev/stdin";
+/// On a container whose process runs on a terminal.
+pub(super) const ANNOTATION_TTY: &str = "hearth.dev/tty";
 
 /// Period of CPU quotas in microseconds, as kubelet sets it.
 const CPU_PERIOD_US: i64 = 100_000;
@@ -141,6 +145,7 @@ pub(super) fn container(
             .collect(),
         mounts: mounts(plan, container, places.volumes),
         labels: container_labels,
+        annotations: console(container),
         log_path: log_path(&container.name, attempt),
         stdin: container.stdin,
         stdin_once: container.stdin_once,
@@ -151,6 +156,18 @@ pub(super) fn container(
         }),
         ..Default::default()
     }
+}
+
+/// What somebody has to know who attaches to the container.
+fn console(container: &ContainerPlan) -> HashMap<String, String> {
+    [
+        (ANNOTATION_STDIN, container.stdin),
+        (ANNOTATION_TTY, container.tty),
+    ]
+    .into_iter()
+    .filter(|(_, is_set)| *is_set)
+    .map(|(name, _)| (name.to_owned(), "true".to_owned()))
+    .collect()
 }
 
 /// An image by reference.
@@ -171,7 +188,7 @@ pub(super) fn log_path(container: &str, attempt: u32) -> String {
 
 /// Directory of a pod's logs, named as kubelet names them.
 #[must_use]
-pub(super) fn log_directory(root: &Path, key: &Key, pod: &PodUid) -> PathBuf {
+pub(crate) fn log_directory(root: &Path, key: &Key, pod: &PodUid) -> PathBuf {
     root.join(format!("{}_{}_{pod}", key.namespace, key.name))
 }
 

@@ -1,18 +1,21 @@
-//! What the local API asks about pods beyond their views: what the runtime and the host have of them.
+//! What people ask about pods beyond their views: what the runtime and the host have of them.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_core::ids::PodUid;
+use hearth_core::ids::{PodUid, SandboxUid};
 use hearth_cri::{CriError, v1};
 use hearth_sys::Usage;
 use tokio::task::JoinError;
 
-use super::cri_config::{LABEL_INSTANCE, LABEL_POD_UID, log_directory, log_path};
+use super::cri_config::{
+    ANNOTATION_STDIN, ANNOTATION_TTY, LABEL_INSTANCE, LABEL_POD_UID, log_path,
+};
+use super::gate::Hold;
 use super::host::HostError;
-use super::manager::PodManager;
+use super::manager::{GateRefused, PodManager};
 use super::view::PodView;
 
 impl PodManager {
@@ -85,10 +88,63 @@ impl PodManager {
         tokio::task::spawn_blocking(look).await
     }
 
-    /// Where the pod's containers log; `None` without a pod.
-    pub(crate) fn log_directory(&self, view: &PodView) -> Option<PathBuf> {
-        let pod = view.pod_uid.as_ref()?;
-        Some(log_directory(&self.shared.config.logs_dir, &view.key, pod))
+    /// Thaws a pod and keeps it from being frozen for as long as the guard lives.
+    ///
+    /// # Errors
+    /// When there is no pod, and when it could not be thawed.
+    pub(crate) async fn hold_live(
+        &self,
+        uid: &SandboxUid,
+    ) -> Result<(LiveHold, Arc<PodView>), GateRefused> {
+        let no_pod = || GateRefused::NoPod(uid.clone());
+        let cell = self.cell(uid).ok_or_else(no_pod)?;
+        let held = cell.hold(self.shared.config.thaw_within).await;
+        let hold = held.map_err(|source| GateRefused::Thaw {
+            uid: uid.clone(),
+            source: Box::new(source),
+        })?;
+        Ok((LiveHold { _hold: hold }, cell.view()))
+    }
+
+    /// CRI id of the pod's sandbox; `None` when it does not run.
+    pub(crate) async fn cri_sandbox(&self, pod: &PodUid) -> Result<Option<String>, CriError> {
+        let filter = v1::PodSandboxFilter {
+            label_selector: [(LABEL_POD_UID.to_owned(), pod.0.clone())].into(),
+            state: Some(v1::PodSandboxStateValue {
+                state: v1::PodSandboxState::SandboxReady.into(),
+            }),
+            ..Default::default()
+        };
+        let mut sandboxes = self.shared.runtime.list_pod_sandboxes(filter).await?;
+        // An earlier attempt that is not removed yet is not the pod.
+        sandboxes.sort_by_key(|sandbox| sandbox.created_at);
+        Ok(sandboxes.pop().map(|sandbox| sandbox.id))
+    }
+}
+
+/// Keeps a pod's processes running.
+#[derive(Debug)]
+pub(crate) struct LiveHold {
+    _hold: Hold,
+}
+
+/// What the PodSpec gives a container for a console.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Console {
+    /// Whether its process can be given input.
+    pub(crate) stdin: bool,
+    /// Whether it runs on a terminal.
+    pub(crate) terminal: bool,
+}
+
+impl Console {
+    /// As the container was made.
+    pub(crate) fn of(container: &v1::ContainerStatus) -> Self {
+        let is_set = |name| container.annotations.contains_key(name);
+        Self {
+            stdin: is_set(ANNOTATION_STDIN),
+            terminal: is_set(ANNOTATION_TTY),
+        }
     }
 }
 

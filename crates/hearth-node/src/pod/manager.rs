@@ -435,7 +435,7 @@ impl PodManager {
         self.shared.slots.waiting()
     }
 
-    fn cell(&self, uid: &SandboxUid) -> Option<Arc<Cell>> {
+    pub(super) fn cell(&self, uid: &SandboxUid) -> Option<Arc<Cell>> {
         self.shared.cells.read().get(uid).map(Arc::clone)
     }
 }

@@ -51,10 +51,11 @@ pub use activity::ClaimActivity;
 pub use changes::Changes;
 pub use clock::WallClock;
 pub use config::{Handler, PodConfig};
+pub(crate) use cri_config::log_directory;
 pub use desired::DesiredSandbox;
 pub use gate::BoundPod;
 pub use host::{HostError, Part, PodHost, SysHost, VolumeFiles};
-pub(crate) use inspect::log_file;
+pub(crate) use inspect::{Console, LiveHold, log_file};
 pub use manager::{
     Adopted, GateRefused, Need, PodDeps, PodManager, RemoveReason, RunnerPanicked, ThawRefused,
 };

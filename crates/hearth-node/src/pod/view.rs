@@ -7,6 +7,9 @@ use hearth_core::ids::{Key, PodUid, SandboxUid};
 use hearth_core::podspec::Refusal;
 use hearth_core::status::{self, Facts, PodFacts};
 
+use super::record::PodRecord;
+use super::show;
+
 /// What is known of one sandbox at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PodView {
@@ -84,6 +87,16 @@ pub enum PodPhase {
 }
 
 impl PodView {
+    /// What the journal alone says of a sandbox, before anybody has looked at the runtime.
+    #[must_use]
+    pub fn of_record(record: &PodRecord) -> Self {
+        let mut view = show::nothing(&record.uid, &record.key, false);
+        view.member = record.member;
+        view.pod_uid = record.pod.as_ref().map(|pod| pod.uid.clone());
+        view.message = "containerd has not answered yet: this is what the journal says".to_owned();
+        view
+    }
+
     /// Whether the API wants it to run, as far as it was heard.
     #[must_use]
     pub fn operating_mode(&self) -> OperatingMode {

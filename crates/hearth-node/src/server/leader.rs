@@ -134,7 +134,8 @@ impl LeaderGate {
         }
     }
 
-    fn knows(&self, client: &Fingerprint) -> bool {
+    /// Whether this is the leader's certificate, as far as it was heard.
+    pub(super) fn knows(&self, client: &Fingerprint) -> bool {
         self.inner
             .known
             .lock()

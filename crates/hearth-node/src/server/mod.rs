@@ -1,12 +1,16 @@
-//! The node API: one session with the leading controller.
+//! The node API: one session with the leading controller, and what it asks for others.
 //!
 //! Mutual TLS decides who may connect ([`LeaderGate`]), the fence decides who may act. One session is live at a time:
 //! a newer greeting, of the same leader or of its successor, ends the one before. Requests of a session run
 //! concurrently, bounded; a request that was begun is finished even if its session ends.
+//!
+//! Beside the session the leader has the calls of `hearthd ctl` ([`SandboxesApi`]), for people who come to it. They need no
+//! fence, for they decide nothing; each is let in by the certificate of its connection, which must still be the leader's.
 
 mod leader;
 mod messages;
 mod metrics;
+mod route;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -18,6 +22,7 @@ use std::time::Duration;
 
 use hearth_proto::node::v1::node_server::{Node, NodeServer};
 use hearth_proto::node::v1::{SessionEvent, SessionRequest};
+use hearth_proto::sandboxes::v1::sandboxes_server::SandboxesServer;
 use hearth_tls::{ClientInfo, Identity, Incoming, IncomingOptions};
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -28,10 +33,13 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::binder::Binder;
+use crate::sandboxes::{CONNECTION_WINDOW, SandboxesApi};
 
 pub use leader::{KubeLease, LeaderGate, LeaderRecord, LeaseReadError, LeaseReader};
 pub use metrics::ServerMetrics;
 pub use views::{NextChange, SessionPods};
+
+use route::Both;
 
 /// Events that may wait for a slow controller before its session is held up.
 const OUTGOING: usize = 256;
@@ -59,12 +67,14 @@ pub enum ServeError {
 #[derive(Debug)]
 pub struct NodeApi<P: SessionPods> {
     shared: Arc<Shared<P>>,
+    sandboxes: Option<SandboxesApi>,
 }
 
 impl<P: SessionPods> Clone for NodeApi<P> {
     fn clone(&self) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
+            sandboxes: self.sandboxes.clone(),
         }
     }
 }
@@ -102,25 +112,57 @@ impl<P: SessionPods> NodeApi<P> {
                 stop,
                 metrics,
             }),
+            sandboxes: None,
         }
+    }
+
+    /// Serves these calls as well.
+    #[must_use]
+    pub fn with_sandboxes(self, sandboxes: SandboxesApi) -> Self {
+        let sandboxes = Some(sandboxes);
+        Self { sandboxes, ..self }
     }
 
     /// Serves on `listener` until `stop` is cancelled.
     ///
     /// # Errors
     /// [`ServeError::Serve`].
-    pub async fn serve(self, listener: TcpListener, identity: &Identity) -> Result<(), ServeError> {
+    pub async fn serve(
+        mut self,
+        listener: TcpListener,
+        identity: &Identity,
+    ) -> Result<(), ServeError> {
+        let gate = self.shared.gate.clone();
+        let sandboxes = self.sandboxes.take().map(|sandboxes| {
+            SandboxesServer::with_interceptor(sandboxes, move |request| is_leader(&gate, request))
+        });
         let policy = Arc::new(self.shared.gate.clone());
         let incoming = Incoming::new(listener, identity, policy, IncomingOptions::default());
         self.shared.metrics.watch_handshakes(incoming.monitor());
         let stop = self.shared.stop.clone();
+        let services = Both {
+            first: NodeServer::new(self),
+            second: sandboxes,
+        };
         tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
             .tcp_nodelay(true)
-            .serve_with_incoming_shutdown(NodeServer::new(self), incoming, stop.cancelled_owned())
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .serve_with_incoming_shutdown(services, incoming, stop.cancelled_owned())
             .await
             .map_err(ServeError::Serve)
+    }
+}
+
+/// Lets a call in whose connection is the leader's, now: a connection outlives the lead of who has opened it.
+fn is_leader<T>(gate: &LeaderGate, request: Request<T>) -> Result<Request<T>, Status> {
+    match request.extensions().get::<ClientInfo>() {
+        Some(client) if gate.knows(&client.fingerprint) => Ok(request),
+        Some(_) => Err(Status::permission_denied(
+            "the certificate of this connection is not the leader's any more",
+        )),
+        None => Err(Status::unauthenticated("no client certificate")),
     }
 }
 

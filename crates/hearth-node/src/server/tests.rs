@@ -1,3 +1,5 @@
+mod sandboxes;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -70,6 +72,7 @@ struct Node {
     address: SocketAddr,
     stop: CancellationToken,
     tasks: TaskTracker,
+    sandboxes: SandboxesApi,
     _dir: TempDir,
 }
 
@@ -98,6 +101,9 @@ impl Node {
             stop.clone(),
             metrics,
         );
+        let logs = dir.path().join("logs");
+        let sandboxes = SandboxesApi::new(&[], logs, tasks.clone(), stop.clone());
+        let api = api.with_sandboxes(sandboxes.another_door());
         let identity = Identity::generate("node").unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -111,6 +117,7 @@ impl Node {
             address,
             stop,
             tasks,
+            sandboxes,
             _dir: dir,
         }
     }

@@ -11,14 +11,15 @@ use std::sync::Arc;
 
 use hearth_core::ids::PodUid;
 use hearth_cri::v1::ContainerState;
-use hearth_proto::local::v1::LogsRequest;
+use hearth_proto::sandboxes::v1::LogsRequest;
 use hearth_telemetry::ErrorChain;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status};
 
 use super::error::Refusal;
-use super::{LOOK, LogStream, Shared, choose};
+use super::look::{self, choose};
+use super::{LOOK, LogStream, Shared};
 use crate::pod::PodView;
 use reader::{Followed, ReadError, Reader};
 
@@ -44,8 +45,12 @@ pub(super) async fn logs(
     let begin = async {
         let place = find(shared, &request).await?;
         // The pod is subscribed to before its log is read.
-        let pod = (request.follow && !request.previous)
-            .then(|| Followed::new(shared.pods.clone(), place.view.uid.clone(), place.pod));
+        let pod = if request.follow && !request.previous {
+            let pods = shared.node()?.pods.clone();
+            Some(Followed::new(pods, place.view.uid.clone(), place.pod))
+        } else {
+            None
+        };
         let reader = Reader::open(place.directory, place.attempt, request.tail, sender.clone());
         let reader = reader.await.map_err(|source| Refusal::Log {
             key: place.view.key.clone(),
@@ -83,9 +88,9 @@ fn told(error: &ReadError) -> Status {
 async fn find(shared: &Shared, request: &LogsRequest) -> Result<Place, Refusal> {
     let view = shared.find(&request.sandbox)?;
     let key = &view.key;
-    let no_pod = || Refusal::NoPod(key.clone());
-    let pod = view.pod_uid.clone().ok_or_else(no_pod)?;
-    let logs = shared.pods.log_directory(&view).ok_or_else(no_pod)?;
+    let pod = look::pod(&view)?.clone();
+    let no_pod = || Refusal::no_pod(&view);
+    let logs = shared.log_directory(&view).ok_or_else(no_pod)?;
     let failed = |source| list_failed(&view, &logs, source);
     let containers = files::containers(&logs).map_err(failed)?;
     if containers.is_empty() {
@@ -116,7 +121,10 @@ async fn find(shared: &Shared, request: &LogsRequest) -> Result<Place, Refusal> 
 
 /// Names of the containers that run; none when the runtime does not say, and then whoever asks has to name one.
 async fn running(shared: &Shared, pod: &PodUid) -> Vec<String> {
-    let containers = shared.pods.containers(pod).await.unwrap_or_default();
+    let Ok(node) = shared.node() else {
+        return Vec::new();
+    };
+    let containers = node.pods.containers(pod).await.unwrap_or_default();
     containers
         .into_iter()
         .filter(|container| container.state() == ContainerState::ContainerRunning)

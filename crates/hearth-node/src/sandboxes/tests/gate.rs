@@ -16,14 +16,19 @@ impl Served {
         timeout(PATIENCE, frozen).await.unwrap().map(drop)
     }
 
-    async fn exec(&mut self, request: proto::ExecRequest) -> Result<proto::ExecResponse, Status> {
-        let done = timeout(PATIENCE, self.client.exec(request)).await.unwrap();
+    async fn exec(
+        &mut self,
+        request: proto::ExecSyncRequest,
+    ) -> Result<proto::ExecSyncResponse, Status> {
+        let done = timeout(PATIENCE, self.client.exec_sync(request))
+            .await
+            .unwrap();
         done.map(Response::into_inner)
     }
 }
 
-fn command(sandbox: &str) -> proto::ExecRequest {
-    proto::ExecRequest {
+fn command(sandbox: &str) -> proto::ExecSyncRequest {
+    proto::ExecSyncRequest {
         sandbox: sandbox.to_owned(),
         container: String::new(),
         command: vec!["whoami".to_owned(), "-x".to_owned()],
@@ -42,7 +47,7 @@ async fn a_command_runs_in_a_frozen_sandbox_which_is_frozen_again_after() {
     served.node.want(&member("a"));
     served.node.ready("a", Tier::Frozen).await;
     let done = served.exec(command("ns/a")).await.unwrap();
-    let expect = proto::ExecResponse {
+    let expect = proto::ExecSyncResponse {
         stdout: b"whoami -x".to_vec(),
         stderr: b"err".to_vec(),
         exit_code: 7,
@@ -56,7 +61,7 @@ async fn a_command_needs_a_container_that_runs() {
     let mut served = Served::start().await;
     served.node.want(&bare("a"));
     served.node.ready("a", Tier::Running).await;
-    let other = proto::ExecRequest {
+    let other = proto::ExecSyncRequest {
         container: "other".to_owned(),
         ..command("ns/a")
     };
@@ -64,7 +69,7 @@ async fn a_command_needs_a_container_that_runs() {
         served.exec(other).await.unwrap_err().message(),
         "container is \"other\": sandbox ns/a has none of that name, but main; choose one with -c"
     );
-    let nothing = proto::ExecRequest {
+    let nothing = proto::ExecSyncRequest {
         command: Vec::new(),
         ..command("ns/a")
     };
@@ -72,7 +77,7 @@ async fn a_command_needs_a_container_that_runs() {
         served.exec(nothing).await.unwrap_err().message(),
         "command is empty: give the program to run, and its arguments"
     );
-    let endless = proto::ExecRequest {
+    let endless = proto::ExecSyncRequest {
         timeout_seconds: 0,
         ..command("ns/a")
     };
@@ -146,6 +151,7 @@ async fn a_sandbox_that_is_to_run_is_not_frozen() {
     served.node.view_when("a", "suspended", stopped).await;
     assert_eq!(
         served.freeze("ns/a").await.unwrap_err().message(),
-        "sandbox ns/a has no pod, and so neither containers nor logs; its phase and message are in `hearthd ctl list`"
+        "sandbox ns/a is suspended and has no pod; to resume it: `kubectl patch sandbox a -n ns --type merge -p \
+         '{\"spec\":{\"operatingMode\":\"Running\"}}'`"
     );
 }

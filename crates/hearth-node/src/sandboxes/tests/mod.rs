@@ -1,13 +1,15 @@
-//! The local API over its socket, on a node without a runtime.
+//! The calls over the socket of the local API, on a node without a runtime.
 
 mod gate;
 mod logs;
+mod sessions;
+mod starting;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hearth_api::Tier;
 use hearth_cri::Operation;
-use hearth_proto::local::v1::local_client::LocalClient;
+use hearth_proto::sandboxes::v1::sandboxes_client::SandboxesClient;
 use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
 use tokio::net::UnixStream;
@@ -15,6 +17,7 @@ use tokio::task::JoinHandle;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint, Uri};
 
+use super::error::Refusal;
 use super::*;
 use crate::pod::PodPhase;
 use crate::pod::testing::{Node, bare, member};
@@ -32,7 +35,8 @@ impl Owners for Bound {
 /// A node whose local API is served.
 struct Served {
     node: Node,
-    client: LocalClient<Channel>,
+    client: SandboxesClient<Channel>,
+    api: SandboxesApi,
     socket: PathBuf,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -49,25 +53,19 @@ impl Served {
         // What a daemon has left that was killed.
         std::fs::write(&path, "").unwrap();
         let socket = LocalSocket::bind(&path).unwrap();
-        let api = LocalApi::new(
-            node.pods.clone(),
-            Box::new(Bound("bound")),
-            TaskTracker::new(),
-            stop.clone(),
-        );
-        let task = tokio::spawn(async move { api.serve(socket).await.unwrap() });
-        let to = path.clone();
-        let connector = tower::service_fn(move |_: Uri| {
-            let to = to.clone();
-            async move { UnixStream::connect(to).await.map(TokioIo::new) }
+        let logs = dir.path().join("logs");
+        let api = SandboxesApi::new(&[], logs, TaskTracker::new(), stop.clone());
+        api.serve_all(super::Node {
+            pods: node.pods.clone(),
+            owners: Box::new(Bound("bound")),
+            streams: Arc::new(node.runtime.clone()),
         });
-        let channel = Endpoint::from_static("http://localhost")
-            .connect_with_connector(connector)
-            .await
-            .unwrap();
+        let serving = api.clone();
+        let task = tokio::spawn(async move { serving.serve(socket).await.unwrap() });
         Self {
             node,
-            client: LocalClient::new(channel),
+            client: client_of(&path).await,
+            api,
             socket: path,
             stop,
             task,
@@ -80,6 +78,20 @@ impl Served {
         let answer = self.client.inspect(proto::InspectRequest { sandbox }).await;
         answer.map(Response::into_inner)
     }
+}
+
+async fn client_of(socket: &Path) -> SandboxesClient<Channel> {
+    let to = socket.to_owned();
+    let connector = tower::service_fn(move |_: Uri| {
+        let to = to.clone();
+        async move { UnixStream::connect(to).await.map(TokioIo::new) }
+    });
+    let channel = Endpoint::from_static("http://localhost")
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .connect_with_connector(connector)
+        .await
+        .unwrap();
+    SandboxesClient::new(channel)
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use hearth_api::{OperatingMode, PhaseTimes, Tier};
 use hearth_core::ids::OwnerKey;
 use hearth_cri::v1::{ContainerState, ContainerStatus};
-use hearth_proto::local::v1 as proto;
+use hearth_proto::sandboxes::v1 as proto;
 use jiff::Timestamp;
 
 use crate::pod::{PodPhase, PodView, log_file};

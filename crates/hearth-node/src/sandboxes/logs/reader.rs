@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hearth_core::ids::{PodUid, SandboxUid};
-use hearth_proto::local::v1::LogsResponse;
+use hearth_proto::sandboxes::v1::LogsResponse;
 use thiserror::Error;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};

@@ -7,16 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_api::Tier;
-use hearth_cri::v1::{ContainerState, ContainerStatus, ExecSyncResponse};
-use hearth_proto::local::v1 as proto;
+use hearth_cri::v1::ExecSyncResponse;
+use hearth_proto::sandboxes::v1 as proto;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status};
 
 use super::error::Refusal;
-use super::{LOOK, Shared, ThawStream, choose};
-use crate::pod::{Need, PodView};
+use super::look::{pod, running};
+use super::{LOOK, Shared, ThawStream};
+use crate::pod::{Need, PodManager, PodView};
 
 /// The longest that a sandbox is held thawed for somebody, and that a command may run.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
@@ -26,12 +27,15 @@ pub(super) async fn freeze(
     shared: &Shared,
     request: proto::FreezeRequest,
 ) -> Result<proto::FreezeResponse, Refusal> {
+    let pods = &shared.node()?.pods;
     // Subscribed first, then looked at.
-    let mut changes = shared.pods.changes();
+    let mut changes = pods.changes();
     let uid = shared.find(&request.sandbox)?.uid.clone();
     loop {
-        let gone = || Refusal::NoSandbox(request.sandbox.clone());
-        let view = shared.pods.view(&uid).ok_or_else(gone)?;
+        let view = match pods.view(&uid) {
+            Some(view) => view,
+            None => shared.find(&request.sandbox)?,
+        };
         check_freeze(&view)?;
         if view.tier == Some(Tier::Frozen) {
             return Ok(proto::FreezeResponse {});
@@ -43,9 +47,7 @@ pub(super) async fn freeze(
 /// Whether the sandbox is frozen, or will be as soon as nobody needs its processes.
 fn check_freeze(view: &PodView) -> Result<(), Refusal> {
     let key = view.key.clone();
-    if view.pod_uid.is_none() {
-        return Err(Refusal::NoPod(key));
-    }
+    pod(view)?;
     if view.freeze_method.is_empty() {
         let handler = view.handler.clone();
         return Err(Refusal::CannotFreeze { key, handler });
@@ -63,6 +65,7 @@ pub(super) fn thaw(
     request: &proto::ThawRequest,
 ) -> Result<Response<ThawStream>, Status> {
     let permit = shared.enter()?;
+    let pods = shared.node()?.pods.clone();
     let hold = seconds("hold_seconds", request.hold_seconds)?;
     let uid = shared.find(&request.sandbox)?.uid.clone();
     let (sender, receiver) = mpsc::channel(1);
@@ -70,7 +73,7 @@ pub(super) fn thaw(
     shared.tasks.spawn(async move {
         let _permit = permit;
         let (shared, start) = (shared_by_task, Instant::now());
-        let held = shared.pods.with(&uid, Need::Live, hold + LOOK, async |_| {
+        let held = pods.with(&uid, Need::Live, hold + LOOK, async |_| {
             let thaw_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
             // There is room for one. Who is gone by now is noticed below.
             let _ = sender.try_send(Ok(proto::ThawResponse { thaw_us }));
@@ -92,23 +95,24 @@ pub(super) fn thaw(
     Ok(Response::new(ReceiverStream::new(receiver)))
 }
 
-/// Runs a command in a container, whose pod is thawed for it.
-pub(super) async fn exec(
+/// Runs a command in a container to its end, whose pod is thawed for it.
+pub(super) async fn exec_sync(
     shared: &Shared,
-    request: proto::ExecRequest,
-) -> Result<Response<proto::ExecResponse>, Status> {
+    request: proto::ExecSyncRequest,
+) -> Result<Response<proto::ExecSyncResponse>, Status> {
     let limit = seconds("timeout_seconds", request.timeout_seconds)?;
     if request.command.is_empty() {
         return Err(Refusal::NoCommand.into());
     }
     let work = async {
+        let pods = &shared.node()?.pods;
         let uid = shared.find(&request.sandbox)?.uid.clone();
-        let run = |view| run(shared, view, &request, limit);
-        let done = shared.pods.with(&uid, Need::Live, limit + LOOK, run).await;
+        let run = |view| run(pods, view, &request, limit);
+        let done = pods.with(&uid, Need::Live, limit + LOOK, run).await;
         done.map_err(Refusal::Gate)?
     };
     let answer = shared.call(limit + LOOK, work).await?;
-    Ok(answer.map(|done| proto::ExecResponse {
+    Ok(answer.map(|done| proto::ExecSyncResponse {
         stdout: done.stdout,
         stderr: done.stderr,
         exit_code: done.exit_code,
@@ -116,42 +120,16 @@ pub(super) async fn exec(
 }
 
 async fn run(
-    shared: &Shared,
+    pods: &PodManager,
     view: Arc<PodView>,
-    request: &proto::ExecRequest,
+    request: &proto::ExecSyncRequest,
     limit: Duration,
 ) -> Result<ExecSyncResponse, Refusal> {
-    let key = &view.key;
-    let pod = view.pod_uid.as_ref();
-    let pod = pod.ok_or_else(|| Refusal::NoPod(key.clone()))?;
-    let failed = |source| Refusal::Runtime {
-        key: key.clone(),
-        source: Box::new(source),
-    };
-    let containers = shared.pods.containers(pod).await.map_err(failed)?;
-    let id = running(&view, &containers, &request.container)?;
-    let done = shared.pods.exec_live(&id, &request.command, limit).await;
+    let failed = |source| Refusal::runtime(&view.key, source);
+    let containers = pods.containers(pod(&view)?).await.map_err(failed)?;
+    let id = &running(&view, &containers, &request.container)?.id;
+    let done = pods.exec_live(id, &request.command, limit).await;
     done.map_err(failed)
-}
-
-/// Id of the container that is meant, which must run.
-fn running(view: &PodView, containers: &[ContainerStatus], asked: &str) -> Result<String, Refusal> {
-    let name = |container: &ContainerStatus| {
-        let metadata = container.metadata.as_ref();
-        metadata.map_or_else(String::new, |metadata| metadata.name.clone())
-    };
-    let runs = |container: &&ContainerStatus| container.state() == ContainerState::ContainerRunning;
-    let mut all: Vec<String> = containers.iter().map(name).collect();
-    // One that was started again is there with each of its attempts.
-    all.dedup();
-    let running: Vec<String> = containers.iter().filter(runs).map(name).collect();
-    let chosen = choose(&view.key, asked, &all, &running)?;
-    let found = containers.iter().filter(runs).find(|c| name(c) == chosen);
-    let not_running = || Refusal::NotRunning {
-        key: view.key.clone(),
-        container: chosen.clone(),
-    };
-    Ok(found.ok_or_else(not_running)?.id.clone())
 }
 
 fn seconds(field: &'static str, value: u32) -> Result<Duration, Refusal> {

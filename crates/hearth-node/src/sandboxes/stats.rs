@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use hearth_core::ids::PodUid;
-use hearth_proto::local::v1 as proto;
+use hearth_proto::sandboxes::v1 as proto;
 use hearth_sys::Usage;
 
 use super::error::Refusal;
+use super::look::pod;
 use super::{Shared, show};
 use crate::pod::PodView;
 
@@ -15,10 +16,11 @@ pub(super) async fn stats(
     shared: &Shared,
     request: proto::StatsRequest,
 ) -> Result<proto::StatsResponse, Refusal> {
+    let pods = &shared.node()?.pods;
     let views = views(shared, &request.sandbox)?;
     let with_pod = |view: Arc<PodView>| Some((view.pod_uid.clone()?, view));
-    let (pods, views): (Vec<PodUid>, Vec<_>) = views.into_iter().filter_map(with_pod).unzip();
-    let usages = shared.pods.usages(pods).await.map_err(Refusal::Thread)?;
+    let (uids, views): (Vec<PodUid>, Vec<_>) = views.into_iter().filter_map(with_pod).unzip();
+    let usages = pods.usages(uids).await.map_err(Refusal::Thread)?;
     let mut sandboxes = Vec::new();
     for (view, usage) in views.iter().zip(usages) {
         let usage = usage.map_err(|source| Refusal::Host {
@@ -37,10 +39,8 @@ fn views(shared: &Shared, name: &str) -> Result<Vec<Arc<PodView>>, Refusal> {
     }
     let view = shared.find(name)?;
     // Of all, those without a pod are left out; of one, an empty answer would say nothing.
-    match view.pod_uid {
-        Some(_) => Ok(vec![view]),
-        None => Err(Refusal::NoPod(view.key.clone())),
-    }
+    pod(&view)?;
+    Ok(vec![view])
 }
 
 fn stat(view: &PodView, usage: Usage) -> proto::SandboxStats {

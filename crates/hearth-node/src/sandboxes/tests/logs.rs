@@ -4,14 +4,16 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 
 use hearth_api::Sandbox;
+use hearth_core::ids::Key;
 use proto::{LogsRequest, LogsResponse};
 use serde_json::json;
 use tokio::time::timeout;
 use tonic::Streaming;
 
+use super::super::look::choose;
 use super::*;
-use crate::pod::RemoveReason;
 use crate::pod::testing::sandbox;
+use crate::pod::{RemoveReason, log_directory};
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -25,7 +27,8 @@ impl Served {
     /// Writes to a log of sandbox `a` as the runtime does.
     fn write(&self, file: &str, text: &str) {
         let view = self.node.pods.view(&SandboxUid::from("a")).unwrap();
-        let path = self.node.pods.log_directory(&view).unwrap().join(file);
+        let (logs, pod) = (self.dir.path().join("logs"), view.pod_uid.as_ref());
+        let path = log_directory(&logs, &view.key, pod.unwrap()).join(file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         let mut log = OpenOptions::new()
             .create(true)
