@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use hearth_proto::local::v1::local_client::LocalClient;
+use hearth_proto::sandboxes::v1::sandboxes_client::SandboxesClient;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -18,7 +18,10 @@ pub(super) const LOOK: Duration = Duration::from_secs(70);
 /// The largest answer that is read: what a command has written to both its streams, of which containerd keeps 16 MiB each.
 const MAX_ANSWER: usize = 64 << 20;
 
-pub(super) type Client = LocalClient<Channel>;
+/// How much of all streams together may wait here: a forwarded connection that nobody reads must not hold up the others.
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+pub(super) type Client = SandboxesClient<Channel>;
 
 /// Connects to the daemon behind `socket`.
 pub(super) async fn connect(socket: &Path) -> Result<Client> {
@@ -30,6 +33,7 @@ pub(super) async fn connect(socket: &Path) -> Result<Client> {
     // The authority is sent as the `:authority` header only: the connector knows the socket.
     let channel = Endpoint::from_static("http://localhost")
         .connect_timeout(CONNECT)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .connect_with_connector(connector)
         .await
         .with_context(|| {
@@ -38,7 +42,7 @@ pub(super) async fn connect(socket: &Path) -> Result<Client> {
                 socket.display()
             )
         })?;
-    Ok(LocalClient::new(channel).max_decoding_message_size(MAX_ANSWER))
+    Ok(SandboxesClient::new(channel).max_decoding_message_size(MAX_ANSWER))
 }
 
 /// A request that tells the daemon its deadline as well.

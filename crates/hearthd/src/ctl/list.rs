@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use hearth_proto::local::v1::{InspectRequest, ListRequest, Sandbox};
+use hearth_proto::sandboxes::v1::{InspectRequest, ListRequest, Sandbox};
 use jiff::Timestamp;
 
 use super::client::{Client, LOOK, said, within};

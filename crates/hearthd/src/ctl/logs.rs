@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use hearth_proto::local::v1::{LogsRequest, LogsResponse, Stream};
+use hearth_proto::sandboxes::v1::{LogsRequest, LogsResponse, Stream};
 
 use super::client::{Client, said};
 use super::output;

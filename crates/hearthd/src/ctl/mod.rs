@@ -4,12 +4,16 @@
 //! did not do something to stderr, with exit code 1.
 
 mod client;
+mod console;
+mod exec;
 mod gate;
 mod list;
 mod logs;
 mod output;
+mod ports;
 mod stats;
 mod table;
+mod terminal;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -45,7 +49,11 @@ enum Command {
     /// Prints what a container has written.
     Logs(logs::LogsArgs),
     /// Runs a command in a container, whose pod is thawed for it; the exit code is the command's.
-    Exec(gate::ExecArgs),
+    Exec(exec::ExecArgs),
+    /// Attaches to the main process of a container: what it writes from now on, and its input.
+    Attach(exec::AttachArgs),
+    /// Forwards local ports to a sandbox, whose pod is thawed for each connection, until this command is ended.
+    PortForward(ports::PortForwardArgs),
     /// Waits until a sandbox is frozen that is to be. To have one frozen, patch its spec.operatingMode.
     Freeze(gate::FreezeArgs),
     /// Thaws a sandbox and holds it thawed for a while, and no longer than this command runs.
@@ -81,16 +89,21 @@ fn run(args: CtlArgs) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("start the async runtime")?;
-    runtime.block_on(async {
+    let done = runtime.block_on(async {
         let client = client::connect(&socket).await?;
         match command {
             Command::List(args) => list::list(client, &args).await,
             Command::Inspect(args) => list::inspect(client, args).await,
             Command::Logs(args) => logs::logs(client, args).await,
-            Command::Exec(args) => gate::exec(client, args).await,
+            Command::Exec(args) => exec::exec(client, args).await,
+            Command::Attach(args) => exec::attach(client, args).await,
+            Command::PortForward(args) => ports::port_forward(client, args).await,
             Command::Freeze(args) => gate::freeze(client, args).await,
             Command::Thaw(args) => gate::thaw(client, args).await,
             Command::Stats(args) => stats::stats(client, args).await,
         }
-    })
+    });
+    // A read of stdin that nobody waits for any more would be waited for.
+    runtime.shutdown_background();
+    done
 }

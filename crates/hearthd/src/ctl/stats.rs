@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use hearth_proto::local::v1::{SandboxStats, StatsRequest};
+use hearth_proto::sandboxes::v1::{SandboxStats, StatsRequest};
 
 use super::client::{Client, LOOK, said, within};
 use super::{output, table};
