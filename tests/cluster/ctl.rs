@@ -110,7 +110,7 @@ fn a_sandbox_that_is_to_run_is_not_frozen_by_hand() {
     });
 }
 
-fn command(scene: &Scene, args: &[&str]) -> Command {
+pub(crate) fn command(scene: &Scene, args: &[&str]) -> Command {
     let mut command = Command::new(scene.cluster.program("hearthd"));
     command
         .args(["ctl", "--instance", scene.cluster.instance()])
@@ -120,7 +120,7 @@ fn command(scene: &Scene, args: &[&str]) -> Command {
 }
 
 /// Runs `hearthd ctl` against the daemon of the cluster.
-async fn ctl(scene: &Scene, args: &[&str]) -> Result<Output> {
+pub(crate) async fn ctl(scene: &Scene, args: &[&str]) -> Result<Output> {
     let mut command = command(scene, args);
     let output = command.output();
     let late = || format!("hearthd ctl {args:?} has not ended within {ANSWER:?}");
@@ -128,12 +128,12 @@ async fn ctl(scene: &Scene, args: &[&str]) -> Result<Output> {
     output.context("run hearthd ctl")
 }
 
-fn succeeded(output: Output) -> Result<String> {
+pub(crate) fn succeeded(output: Output) -> Result<String> {
     ensure!(output.status.success(), "{output:?}");
     Ok(String::from_utf8(output.stdout)?)
 }
 
-fn named(scene: &Scene, sandbox: &Sandbox) -> Result<String> {
+pub(crate) fn named(scene: &Scene, sandbox: &Sandbox) -> Result<String> {
     let name = sandbox.metadata.name.as_deref().context("no name")?;
     Ok(format!("{}/{name}", scene.namespace))
 }

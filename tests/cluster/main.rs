@@ -15,6 +15,7 @@ mod kills;
 mod lifecycle;
 mod pods;
 mod refusals;
+mod sessions;
 mod writes;
 
 use std::time::Duration;

@@ -11,6 +11,7 @@ pub mod daemon_logs;
 pub mod http;
 pub mod observe;
 pub mod process;
+pub mod pty;
 pub mod scene;
 pub mod status;
 pub mod tail;
