@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use hearth_core::ids::{Key, PodUid, SandboxUid};
-use hearth_cri::{CriError, Input, Output, Session, SessionInput, SessionOutput, TerminalSize};
+use hearth_cri::{CriError, Input, Output, Session, TerminalSize};
 use hearth_proto::sandboxes::v1 as proto;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -90,7 +90,9 @@ pub(super) enum Leave {
     Type,
 }
 
-/// What is typed: Ctrl-C and Ctrl-D.
+/// The keys that end the input of whoever reads lines at a terminal: Ctrl-D.
+const END: &[u8] = b"\x04";
+/// What is typed for a caller that is gone: Ctrl-C and Ctrl-D.
 const TYPED: &[u8] = b"\x03\x04";
 
 /// Begins a session and leaves it to a task of the daemon's.
@@ -138,12 +140,8 @@ async fn run<K: Kind>(
     pod: Watched,
     stop: CancellationToken,
 ) {
-    let Begun { session, leave } = begun;
-    let Session {
-        mut input,
-        mut output,
-    } = session;
-    let ended = exchange::<K>(&mut *input, &mut *output, requests, &sender, pod, stop).await;
+    let Begun { mut session, leave } = begun;
+    let ended = exchange::<K>(&mut session, leave, requests, &sender, pod, stop).await;
     let Err(why) = ended else { return };
     let is_left = matches!(why, Refusal::Session { .. } | Refusal::PodEnded(_));
     if let Some(status) = why.for_caller() {
@@ -152,19 +150,20 @@ async fn run<K: Kind>(
     }
     drop(sender);
     if !is_left {
-        take_leave(leave, &mut *input, &mut *output).await;
+        take_leave(leave, &mut session).await;
     }
 }
 
 /// Hands on what is said until somebody ends it.
 pub(super) async fn exchange<K: Kind>(
-    input: &mut dyn SessionInput,
-    output: &mut dyn SessionOutput,
+    session: &mut Session,
+    leave: Leave,
     mut requests: impl Stream<Item = Result<K::Request, Status>> + Unpin,
     sender: &mpsc::Sender<Result<K::Response, Status>>,
     mut pod: Watched,
     stop: CancellationToken,
 ) -> Result<(), Refusal> {
+    let Session { input, output } = session;
     let last = Mutex::new(Instant::now());
     let said = || *last.lock() = Instant::now();
     let key = pod.key.clone();
@@ -187,22 +186,24 @@ pub(super) async fn exchange<K: Kind>(
         Ok(())
     };
     let feed = async {
-        loop {
+        let mut has_ended = false;
+        while !has_ended {
             let part = match requests.next().await {
                 Some(Ok(request)) => match K::part(request) {
                     Part::Input(input) => input,
                     Part::Start(_) | Part::Nothing => return Refusal::NotInput,
                 },
-                None => Input::End,
+                None => {
+                    has_ended = true;
+                    end_of_input(leave)
+                }
                 Some(Err(_gone)) => return Refusal::CallerGone,
             };
             said();
-            let is_end = part == Input::End;
             // What ends the session in its midst is told by its output.
-            if input.send(part).await.is_err() || is_end {
-                return std::future::pending().await;
-            }
+            has_ended |= input.send(part).await.is_err();
         }
+        std::future::pending().await
     };
     let idle = async {
         loop {
@@ -230,8 +231,17 @@ pub(super) async fn exchange<K: Kind>(
     }
 }
 
+/// How a process is told that no more will come. A terminal has no end that could come from outside.
+fn end_of_input(leave: Leave) -> Input {
+    match leave {
+        Leave::Nothing | Leave::End => Input::End,
+        Leave::Type => Input::Data(Bytes::from_static(END)),
+    }
+}
+
 /// Sees to it that a process does not wait for a caller that is gone.
-async fn take_leave(leave: Leave, input: &mut dyn SessionInput, output: &mut dyn SessionOutput) {
+async fn take_leave(leave: Leave, session: &mut Session) {
+    let Session { input, output } = session;
     let parting = async {
         match leave {
             Leave::Nothing => return Ok(()),
