@@ -4,7 +4,7 @@
 //! makes it testable by tables, properties and simulation.
 //!
 //! The node's half: [`sandbox`] (the life of one sandbox), [`binding`] (who owns which member), [`podspec`],
-//! [`probe`], [`restart`], [`status`]. The controller's half: [`index`], [`claim`], [`pool`], [`assignment`],
+//! [`podsecurity`], [`limits`], [`probe`], [`restart`], [`status`]. The controller's half: [`index`], [`claim`], [`pool`], [`assignment`],
 //! [`placement`], [`expiry`], [`lease`], with what they want done in [`effects`]. Both: [`names`], [`conditions`], [`ids`].
 
 pub mod assignment;
@@ -16,8 +16,10 @@ pub mod expiry;
 pub mod ids;
 pub mod index;
 pub mod lease;
+pub mod limits;
 pub mod names;
 pub mod placement;
+pub mod podsecurity;
 pub mod podspec;
 pub mod pool;
 pub mod probe;

@@ -340,7 +340,7 @@ fn lines(map: &BTreeMap<String, String>) -> String {
 }
 
 /// As Go's `strconv.Quote` does.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let mut quoted = String::from('"');
     for c in text.chars() {
         match c {

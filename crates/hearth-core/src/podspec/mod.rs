@@ -29,6 +29,7 @@ pub use config::{CannotMake, Config, ConfigKind, ConfigRef, Configs, configs_in}
 pub use dns::{ClusterDns, Resolver};
 pub use expand::expand;
 pub use files::{File, FileSource, Files, FilesPlan, KeyFile};
+pub(crate) use late::quoted as go_quoted;
 pub use late::{Amount, EnvFrom, EnvSource, Known, LateEnv, PodField, api_server_variables};
 pub use plan::{
     Capabilities, ContainerPlan, ContainerSecurity, DnsMore, DnsPlan, Hook, HttpHeader, LastWords,

@@ -30,6 +30,18 @@ impl Quantity {
     pub fn units(self) -> u64 {
         u64::try_from(self.thousandths.div_ceil(1000)).unwrap_or(u64::MAX)
     }
+
+    /// In thousandths.
+    pub(crate) fn thousandths(self) -> u128 {
+        self.thousandths
+    }
+
+    /// The sum, at most the largest quantity.
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            thousandths: self.thousandths.saturating_add(other.thousandths),
+        }
+    }
 }
 
 impl FromStr for Quantity {
