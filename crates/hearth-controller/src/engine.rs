@@ -261,6 +261,11 @@ impl Engine {
                     hands.supplies.set(&node, config, wanted);
                 }
             }
+            Effect::Tokens { owner, wanted } => {
+                if let Some(hands) = &self.hands {
+                    hands.supplies.set_tokens(&owner, wanted);
+                }
+            }
             Effect::ConfirmClaims { namespace } => self.confirmer.confirm(namespace),
             Effect::Event(note) => {
                 // Events are for people: when too many wait, one is dropped and counted rather than anything held up.

@@ -245,7 +245,7 @@ fn engine(
             let writer = Writer::start(&client, writer, &written_sender, &tracker, &token);
             Hands {
                 events: Events::start(&client, &instance, &writer, &tracker, &token),
-                supplies: Supplies::start(watching, &tracker, &token),
+                supplies: Supplies::start(watching, client.clone(), &tracker, &token),
                 writer,
                 sessions: Sessions::new(
                     leader,

@@ -1,20 +1,26 @@
-//! ConfigMaps and Secrets on their way to the nodes whose sandboxes name them.
+//! ConfigMaps and Secrets on their way to the nodes whose sandboxes name them, and with them what the namespaces and
+//! ServiceAccounts of these sandboxes say of pods.
 //!
 //! The index says which node needs which ([`Supplies::set`]). One task ([`reader`]) reads them, again whenever a watch of
 //! their metadata says that they changed; what they hold is kept here and taken by the nodes' sessions through their
-//! [`Outlet`]s. All of it is bounded by what the sandboxes name: what is due is a set of keys, not a queue.
+//! [`Outlet`]s. Tokens of ServiceAccounts go the same way; another task ([`minter`]) has them made. All of it is bounded by
+//! what the sandboxes name: what is due is a set of keys, not a queue.
 
+mod minter;
 mod reader;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use hearth_core::effects::ConfigKey;
-use hearth_core::ids::NodeName;
-use hearth_core::podspec::{Config, ConfigKind};
+use hearth_core::ids::{Key, NodeName, SandboxUid};
+use hearth_core::podspec::{Account, Config, ConfigKind, ConfigRef};
+use hearth_core::tokens::{Ledger, Owner, TokenNeed};
 use kube::Client;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -44,11 +50,25 @@ pub struct Supplies {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    started: Instant,
     state: Mutex<State>,
     /// Something is to be read.
     to_read: Notify,
+    /// Something may have to be done about tokens.
+    to_mint: Notify,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+            state: Mutex::default(),
+            to_read: Notify::default(),
+            to_mint: Notify::default(),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -57,12 +77,24 @@ struct State {
     shelves: HashMap<NodeName, Shelf>,
     /// Wanted objects that are to be read, for the first time or again.
     unread: BTreeSet<ConfigKey>,
+    tokens: Ledger,
+    /// Which sandbox of a name has the tokens under it.
+    holders: HashMap<ConfigKey, SandboxUid>,
 }
 
 #[derive(Debug)]
 struct Object {
     content: Content,
     nodes: HashSet<NodeName>,
+}
+
+impl Object {
+    fn new() -> Self {
+        Self {
+            content: Content::Unread,
+            nodes: HashSet::new(),
+        }
+    }
 }
 
 /// What a node is to be told.
@@ -73,21 +105,59 @@ struct Shelf {
 }
 
 impl Supplies {
-    /// Starts the task that reads; it ends when `token` is cancelled. Nothing is asked of the API server before a sandbox
-    /// names something.
+    /// Starts the tasks that read, over the client for `watching`, and have tokens made; they end when `token` is
+    /// cancelled. Nothing is asked of the API server before a sandbox names something.
     #[must_use]
-    pub fn start(client: Client, tracker: &TaskTracker, token: &CancellationToken) -> Self {
+    pub fn start(
+        watching: Client,
+        writing: Client,
+        tracker: &TaskTracker,
+        token: &CancellationToken,
+    ) -> Self {
         let supplies = Self::default();
-        let reader = reader::Reader::new(client, Arc::clone(&supplies.shared));
-        let token = token.clone();
+        let reader = reader::Reader::new(watching, Arc::clone(&supplies.shared));
+        let minter = minter::Minter::new(writing, Arc::clone(&supplies.shared));
+        let work = token.clone();
         tracker.spawn(async move {
             // Cancel-safe: a read has no effect.
             tokio::select! {
-                () = token.cancelled() => {}
+                () = work.cancelled() => {}
                 () = reader.run() => {}
             }
         });
+        let work = token.clone();
+        tracker.spawn(async move {
+            // What is cut off is done again by the next leader: a Secret is found by its name.
+            tokio::select! {
+                () = work.cancelled() => {}
+                () = minter.run() => {}
+            }
+        });
         supplies
+    }
+
+    /// A sandbox is to have these tokens, on this node; or none any more.
+    pub fn set_tokens(&self, owner: &Owner, wanted: Option<(NodeName, Arc<TokenNeed>)>) {
+        let key = tokens_of(owner);
+        let now = self.shared.now();
+        let mut state = self.shared.state.lock();
+        match wanted {
+            Some((node, need)) => {
+                state.holders.insert(key.clone(), owner.uid.clone());
+                state.move_to(&node, &key);
+                state.tokens.set(owner, Some(need), now);
+            }
+            None => {
+                // Another sandbox may have its name by now.
+                if state.holders.get(&key) == Some(&owner.uid) {
+                    state.holders.remove(&key);
+                    state.forget(&key);
+                }
+                state.tokens.set(owner, None, now);
+            }
+        }
+        drop(state);
+        self.shared.to_mint.notify_one();
     }
 
     /// A node needs an object, or does not any more.
@@ -115,14 +185,62 @@ impl Supplies {
     }
 }
 
+/// What the tokens of a sandbox are known by on their way.
+fn tokens_of(owner: &Owner) -> ConfigKey {
+    ConfigKey {
+        namespace: owner.key.namespace.clone(),
+        config: ConfigRef::new(ConfigKind::Tokens, &owner.key.name),
+    }
+}
+
+impl Shared {
+    /// The clock by which tokens are made anew.
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// An object was read.
+    fn put(&self, key: &ConfigKey, content: Content) {
+        let mut state = self.state.lock();
+        if key.config.kind == ConfigKind::ServiceAccount {
+            let automounts = match &content {
+                Content::Here(config) => Some(Account::automounts(&config.data)),
+                Content::Unread | Content::Absent => None,
+            };
+            let account = Key::new(key.namespace.clone(), key.config.name.clone());
+            state.tokens.set_account(account, automounts, self.now());
+            self.to_mint.notify_one();
+        }
+        state.put(key, content);
+    }
+}
+
 impl State {
+    /// This node, and no other, needs what is not read but made.
+    fn move_to(&mut self, node: &NodeName, key: &ConfigKey) {
+        let object = self.objects.entry(key.clone()).or_insert_with(Object::new);
+        let others = std::mem::replace(&mut object.nodes, [node.clone()].into());
+        let known = object.content != Content::Unread;
+        for other in others.iter().filter(|other| *other != node) {
+            self.tell(other, key);
+        }
+        if known && !others.contains(node) {
+            self.tell(node, key);
+        }
+    }
+
+    /// Nobody needs it any more.
+    fn forget(&mut self, key: &ConfigKey) {
+        let nodes = self.objects.remove(key).map(|object| object.nodes);
+        for node in nodes.iter().flatten() {
+            self.tell(node, key);
+        }
+    }
+
     /// True when it has to be read.
     fn want(&mut self, node: &NodeName, key: &ConfigKey) -> bool {
         let is_new = !self.objects.contains_key(key);
-        let object = self.objects.entry(key.clone()).or_insert_with(|| Object {
-            content: Content::Unread,
-            nodes: HashSet::new(),
-        });
+        let object = self.objects.entry(key.clone()).or_insert_with(Object::new);
         object.nodes.insert(node.clone());
         if object.content != Content::Unread {
             self.tell(node, key);
@@ -143,6 +261,10 @@ impl State {
         if object.nodes.is_empty() {
             self.objects.remove(key);
             self.unread.remove(key);
+            if key.config.kind == ConfigKind::ServiceAccount {
+                let account = Key::new(key.namespace.clone(), key.config.name.clone());
+                self.tokens.forget_account(&account);
+            }
         }
         self.tell(node, key);
     }
@@ -246,7 +368,6 @@ impl Outlet {
 mod tests {
     use super::*;
     use futures::FutureExt;
-    use hearth_core::podspec::ConfigRef;
 
     fn key(name: &str) -> ConfigKey {
         ConfigKey {

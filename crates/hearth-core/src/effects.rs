@@ -1,5 +1,6 @@
 //! What the controller's rules want done, as values, and how it came out.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_api::{Sandbox, SandboxClaim};
@@ -8,6 +9,7 @@ use serde_json::Value;
 
 use crate::ids::{Key, NodeName, OwnerKey, SandboxUid};
 use crate::podspec::ConfigRef;
+use crate::tokens::{Owner, TokenNeed};
 
 /// The two clocks, as the caller read them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +20,7 @@ pub struct Now {
     pub mono: Duration,
 }
 
-/// A ConfigMap or Secret.
+/// A ConfigMap, Secret, or another object that pods are made from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConfigKey {
     /// Its namespace.
@@ -47,7 +49,7 @@ pub enum Effect {
         /// What to ask.
         request: NodeRequest,
     },
-    /// Send a node what a ConfigMap or Secret holds, now and whenever it changes; or do not any more.
+    /// Send a node what an object holds, now and whenever it changes; or do not any more.
     Supply {
         /// The node, by its label value.
         node: NodeName,
@@ -55,6 +57,13 @@ pub enum Effect {
         config: ConfigKey,
         /// Whether the node needs it.
         wanted: bool,
+    },
+    /// Have tokens made for a sandbox, bound to a Secret of its own, sent to its node and made anew in time.
+    Tokens {
+        /// Whose.
+        owner: Owner,
+        /// The node and what the sandbox may ask for; `None`: it is to have none any more.
+        wanted: Option<(NodeName, Arc<TokenNeed>)>,
     },
     /// Write to the API server. The outcome comes back with the write's [`Receipt`].
     Write(Box<Write>),

@@ -4,8 +4,9 @@
 //! makes it testable by tables, properties and simulation.
 //!
 //! The node's half: [`sandbox`] (the life of one sandbox), [`binding`] (who owns which member), [`podspec`],
-//! [`podsecurity`], [`limits`], [`probe`], [`restart`], [`status`]. The controller's half: [`index`], [`claim`], [`pool`], [`assignment`],
-//! [`placement`], [`expiry`], [`lease`], with what they want done in [`effects`]. Both: [`names`], [`conditions`], [`ids`].
+//! [`podsecurity`], [`limits`], [`probe`], [`restart`], [`status`]. The controller's half: [`index`], [`claim`], [`pool`],
+//! [`assignment`], [`placement`], [`tokens`], [`expiry`], [`lease`], with what they want done in [`effects`]. Both:
+//! [`names`], [`conditions`], [`ids`].
 
 pub mod assignment;
 pub mod binding;
@@ -27,3 +28,4 @@ pub mod restart;
 pub mod sandbox;
 pub mod status;
 pub mod timers;
+pub mod tokens;

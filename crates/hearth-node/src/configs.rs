@@ -1,13 +1,15 @@
-//! What the ConfigMaps and Secrets hold that sandboxes of this node name, as the controller has sent it.
+//! What the ConfigMaps and Secrets hold that sandboxes of this node name, and what is said of their namespaces and
+//! ServiceAccounts, as the controller has sent it.
 //!
 //! In memory only. After a start of the daemon the controller sends all of it again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use hearth_core::effects::ConfigKey;
-use hearth_core::podspec::{Config, Configs, PodPlan};
+use hearth_core::ids::Key;
+use hearth_core::podspec::{Config, ConfigKind, ConfigRef, Configs, PodPlan};
 use hearth_core::sandbox::Contents;
 use parking_lot::RwLock;
 
@@ -34,20 +36,39 @@ impl ConfigStore {
         self.known.write().retain(|key, _| keys.contains(key));
     }
 
-    /// What a pod of this namespace reads, as far as it is known.
+    /// What the pod of this sandbox reads, as far as it is known.
     #[must_use]
-    pub(crate) fn of(&self, namespace: &str, plan: &PodPlan) -> Configs {
+    pub(crate) fn of(&self, sandbox: &Key, plan: &PodPlan) -> Configs {
+        let needed = plan.configs();
+        let mut configs = self.known(&sandbox.namespace, &needed);
+        // A plan does not know whose it is.
+        let unnamed = ConfigRef::new(ConfigKind::Tokens, "");
+        let key = ConfigKey {
+            namespace: sandbox.namespace.clone(),
+            config: ConfigRef::new(ConfigKind::Tokens, &sandbox.name),
+        };
+        if needed.contains(&unnamed)
+            && let Some(tokens) = self.known.read().get(&key)
+        {
+            configs.known.insert(unnamed, tokens.clone());
+        }
+        configs
+    }
+
+    /// What is known of these objects of a namespace.
+    #[must_use]
+    pub(crate) fn known(&self, namespace: &str, configs: &BTreeSet<ConfigRef>) -> Configs {
         let known = self.known.read();
-        let look = |config| {
+        let look = |config: &ConfigRef| {
             let key = ConfigKey {
                 namespace: namespace.to_owned(),
-                config,
+                config: config.clone(),
             };
             let content = known.get(&key)?.clone();
             Some((key.config, content))
         };
         Configs {
-            known: plan.configs().into_iter().filter_map(look).collect(),
+            known: configs.iter().filter_map(look).collect(),
         }
     }
 }
@@ -73,10 +94,64 @@ pub(crate) fn contents(plan: &PodPlan, configs: &Configs) -> Contents {
 }
 
 #[cfg(test)]
+pub(crate) mod testing {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use hearth_core::podspec::{Account, written_namespace};
+
+    /// What a controller sends of namespaces that ask for nothing, with an account that gives nothing.
+    pub(crate) fn open_namespace(namespace: &str) -> Vec<(ConfigKey, Option<Arc<Config>>)> {
+        let key = |kind, name| ConfigKey {
+            namespace: namespace.to_owned(),
+            config: ConfigRef::new(kind, name),
+        };
+        let holds = |data| {
+            Some(Arc::new(Config {
+                version: "1".to_owned(),
+                data,
+            }))
+        };
+        vec![
+            (key(ConfigKind::Namespace, ""), holds(written_namespace([]))),
+            (key(ConfigKind::LimitRanges, ""), holds(BTreeMap::new())),
+            (
+                key(ConfigKind::ServiceAccount, "default"),
+                holds(Account::written(Some(false), &[])),
+            ),
+        ]
+    }
+
+    impl ConfigStore {
+        pub(crate) fn open(namespaces: &[&str]) -> Self {
+            let store = Self::default();
+            for (key, config) in namespaces.iter().flat_map(|name| open_namespace(name)) {
+                store.put(key, config);
+            }
+            store
+        }
+
+        pub(crate) fn enforce(&self, namespace: &str, level: &str) {
+            let label = "pod-security.kubernetes.io/enforce".to_owned();
+            let data = written_namespace([(label, level.to_owned())]);
+            let config = Config {
+                version: level.to_owned(),
+                data,
+            };
+            let key = ConfigKey {
+                namespace: namespace.to_owned(),
+                config: ConfigRef::new(ConfigKind::Namespace, ""),
+            };
+            self.put(key, Some(Arc::new(config)));
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use hearth_api::{PodSpecJson, SandboxSpec};
-    use hearth_core::podspec::{self, ConfigKind, ConfigRef};
+    use hearth_core::podspec::{self, Admission};
     use serde_json::json;
 
     fn plan() -> PodPlan {
@@ -85,7 +160,7 @@ mod tests {
             "name": "main", "image": "i:1", "envFrom": [{"configMapRef": {"name": "settings"}}]
         }]}))
         .unwrap();
-        podspec::plan(&spec, None).unwrap()
+        podspec::plan(&spec, None, &Admission::default()).unwrap()
     }
 
     fn key(namespace: &str) -> ConfigKey {
@@ -105,7 +180,7 @@ mod tests {
     #[test]
     fn a_pod_waits_for_what_it_reads_and_notices_when_it_changes() {
         let (store, plan) = (ConfigStore::default(), plan());
-        let now = || contents(&plan, &store.of("ns", &plan));
+        let now = || contents(&plan, &store.of(&Key::new("ns", "a"), &plan));
         let lacking = |text: &str| Contents::Lacking(format!("ConfigMap \"settings\" {text}"));
         assert_eq!(now(), lacking("has not been sent by the controller yet"));
         assert!(store.put(key("ns"), None));

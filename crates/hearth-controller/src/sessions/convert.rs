@@ -70,6 +70,10 @@ fn config_key(key: ConfigKey) -> proto::ConfigKey {
     let kind = match key.config.kind {
         ConfigKind::ConfigMap => proto::config_key::Kind::ConfigMap,
         ConfigKind::Secret => proto::config_key::Kind::Secret,
+        ConfigKind::ServiceAccount => proto::config_key::Kind::ServiceAccount,
+        ConfigKind::Namespace => proto::config_key::Kind::Namespace,
+        ConfigKind::LimitRanges => proto::config_key::Kind::LimitRanges,
+        ConfigKind::Tokens => proto::config_key::Kind::Tokens,
     };
     proto::ConfigKey {
         kind: kind.into(),

@@ -1,4 +1,4 @@
-//! Reading ConfigMaps and Secrets, and noticing when they change.
+//! Reading what nodes need, and noticing when it changes.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -8,11 +8,11 @@ use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered};
 use futures::{FutureExt as _, StreamExt as _};
 use hearth_core::effects::ConfigKey;
-use hearth_core::podspec::{Config, ConfigKind, ConfigRef};
+use hearth_core::podspec::{Account, Config, ConfigKind, ConfigRef, written_namespace};
 use hearth_telemetry::ErrorChain;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, LimitRange, Namespace, Secret, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::PartialObjectMeta;
+use kube::api::{ListParams, ObjectList, PartialObjectMeta};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
@@ -79,10 +79,13 @@ impl Reader {
         }
         // Metadata only: of all the Secrets of a cluster this process sees the names, and what is in those that it has
         // been asked for.
-        let mut news = futures::stream::select(
+        let mut news = futures::stream::select_all([
             news::<ConfigMap>(self.client.clone(), ConfigKind::ConfigMap),
             news::<Secret>(self.client.clone(), ConfigKind::Secret),
-        );
+            news::<ServiceAccount>(self.client.clone(), ConfigKind::ServiceAccount),
+            news::<Namespace>(self.client.clone(), ConfigKind::Namespace),
+            news::<LimitRange>(self.client.clone(), ConfigKind::LimitRanges),
+        ]);
         let mut listed = BTreeMap::new();
         let mut reads: FuturesUnordered<BoxFuture<'static, Read>> = FuturesUnordered::new();
         loop {
@@ -123,7 +126,7 @@ impl Reader {
         match read {
             Ok(content) => {
                 self.wait = SHORTEST_WAIT;
-                self.shared.state.lock().put(&key, content);
+                self.shared.put(&key, content);
             }
             Err(error) => {
                 let wait = self.wait;
@@ -173,7 +176,14 @@ impl Reader {
                 listed.clear();
             }
             Ok(Event::Apply(named)) => drop(state.changed(&named.key, Some(&named.version))),
-            Ok(Event::Delete(named)) => drop(state.changed(&named.key, None)),
+            Ok(Event::Delete(named)) => {
+                state.changed(&named.key, None);
+                if kind == ConfigKind::Secret {
+                    let now = self.shared.now();
+                    state.tokens.secret_deleted(&named.key.config.name, now);
+                    self.shared.to_mint.notify_one();
+                }
+            }
             Err(error) => {
                 tracing::warn!(%kind, error = %ErrorChain(&error), "watch interrupted");
             }
@@ -206,13 +216,21 @@ fn named<K>(event: Event<PartialObjectMeta<K>>, kind: ConfigKind) -> Event<Named
             resource_version,
             ..
         } = object.metadata;
+        let (namespace, name) = (namespace.unwrap_or_default(), name.unwrap_or_default());
+        let (namespace, name) = match kind {
+            ConfigKind::ConfigMap | ConfigKind::Secret | ConfigKind::ServiceAccount => {
+                (namespace, name)
+            }
+            ConfigKind::Namespace => (name, String::new()),
+            // One of them has changed: all are read.
+            ConfigKind::LimitRanges => (namespace, String::new()),
+            // Not read, and not watched.
+            ConfigKind::Tokens => (namespace, name),
+        };
         Named {
             key: ConfigKey {
-                namespace: namespace.unwrap_or_default(),
-                config: ConfigRef {
-                    kind,
-                    name: name.unwrap_or_default(),
-                },
+                namespace,
+                config: ConfigRef { kind, name },
             },
             version: resource_version.unwrap_or_default(),
         }
@@ -238,6 +256,20 @@ async fn read(client: Client, key: ConfigKey) -> Read {
                 let api: Api<Secret> = Api::namespaced(client, namespace);
                 Ok(api.get_opt(&config.name).await?.map(of_secret))
             }
+            ConfigKind::ServiceAccount => {
+                let api: Api<ServiceAccount> = Api::namespaced(client, namespace);
+                Ok(api.get_opt(&config.name).await?.map(of_account))
+            }
+            ConfigKind::Namespace => {
+                let api: Api<Namespace> = Api::all(client);
+                Ok(api.get_metadata_opt(namespace).await?.map(of_namespace))
+            }
+            ConfigKind::LimitRanges => {
+                let api: Api<LimitRange> = Api::namespaced(client, namespace);
+                let ranges = api.list(&ListParams::default()).await?;
+                Ok(Some(of_limit_ranges(ranges)))
+            }
+            ConfigKind::Tokens => Ok(None),
         }
     };
     let content = match timeout(DEADLINE, content).await {
@@ -273,10 +305,87 @@ fn of_secret(object: Secret) -> Config {
     }
 }
 
+fn of_account(object: ServiceAccount) -> Config {
+    let secrets = object.image_pull_secrets.unwrap_or_default().into_iter();
+    let secrets: Vec<_> = secrets.map(|secret| secret.name).collect();
+    Config {
+        version: object.metadata.resource_version.unwrap_or_default(),
+        data: Account::written(object.automount_service_account_token, &secrets),
+    }
+}
+
+fn of_namespace(object: PartialObjectMeta<Namespace>) -> Config {
+    Config {
+        version: object.metadata.resource_version.unwrap_or_default(),
+        data: written_namespace(object.metadata.labels.unwrap_or_default()),
+    }
+}
+
+fn of_limit_ranges(list: ObjectList<LimitRange>) -> Config {
+    let ranges = list.items.into_iter().map(|range| {
+        let spec = range.spec.unwrap_or_default();
+        // It was JSON a moment ago.
+        let spec = serde_json::to_vec(&spec).unwrap_or_default();
+        (range.metadata.name.unwrap_or_default(), spec)
+    });
+    Config {
+        version: list.metadata.resource_version.unwrap_or_default(),
+        data: ranges.collect(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hearth_core::podspec::{Admission, Configs};
     use serde_json::json;
+
+    #[test]
+    fn what_goes_to_a_node_is_understood_there() {
+        let account = json!({
+            "metadata": {"resourceVersion": "1"},
+            "automountServiceAccountToken": false, "imagePullSecrets": [{"name": "a"}, {"name": "b"}],
+        });
+        let namespace = json!({"metadata": {"resourceVersion": "2", "labels": {
+            "pod-security.kubernetes.io/enforce": "baseline", "team": "x"
+        }}});
+        let ranges = json!({"metadata": {"resourceVersion": "3"}, "items": [{
+            "metadata": {"name": "most"}, "spec": {"limits": [{"type": "Pod", "max": {"cpu": "1"}}]}
+        }]});
+        let namespace = of_namespace(serde_json::from_value(namespace).unwrap());
+        assert_eq!(namespace.data.len(), 1, "only what matters");
+        let known = [
+            (
+                ConfigRef::new(ConfigKind::ServiceAccount, "robot"),
+                of_account(serde_json::from_value(account).unwrap()),
+            ),
+            (ConfigRef::new(ConfigKind::Namespace, ""), namespace),
+            (
+                ConfigRef::new(ConfigKind::LimitRanges, ""),
+                of_limit_ranges(serde_json::from_value(ranges).unwrap()),
+            ),
+        ];
+        let known = known
+            .into_iter()
+            .map(|(key, config)| (key, Some(Arc::new(config))));
+        let admission = Admission::read(
+            "robot",
+            &Configs {
+                known: known.collect(),
+            },
+        )
+        .unwrap();
+        assert_eq!(admission.level, hearth_core::podsecurity::Level::Baseline);
+        assert_eq!(admission.limits[0].name, "most");
+        let pull_secrets = vec!["a".to_owned(), "b".to_owned()];
+        assert_eq!(
+            admission.account,
+            Account::There {
+                automount: false,
+                pull_secrets
+            }
+        );
+    }
 
     #[test]
     fn a_config_map_has_texts_and_bytes_and_a_secret_bytes() {

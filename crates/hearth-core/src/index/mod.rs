@@ -45,7 +45,7 @@ pub(crate) use census::created_by;
 pub(crate) use claim::generation_of;
 pub(crate) use members::Members;
 pub(crate) use outcomes::WATCH_LAG;
-pub(crate) use sandbox::{Detail, Leaving, Owner, SandboxOp, version_of};
+pub(crate) use sandbox::{Detail, Leaving, Owner, Retry, SandboxOp, version_of};
 
 use crate::effects::{
     Body, Effect, Intent, Lane, NodeRequest, Now, Observation, Receipt, Subject, Write,

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hearth_api::constants::{condition, reason};
 use hearth_api::{Sandbox, SandboxClaim, SandboxTemplate, SandboxWarmPool};
 
 use super::census::Sort;
@@ -16,6 +17,7 @@ use super::pool::PoolRecord;
 use super::sandbox::{Retry, SandboxRecord, version_of};
 use super::spec::semantics;
 use super::{Index, SandboxOp, Stage};
+use crate::conditions::find_condition;
 use crate::effects::{Now, Observation};
 use crate::ids::{Key, SandboxUid};
 use crate::pool::Template;
@@ -70,9 +72,26 @@ impl Index {
         let is_new = id.is_none();
         let id = id.unwrap_or_else(|| self.insert_sandbox(blank(key.clone(), now)));
         self.census.set(id, Sort::of(&sandbox));
+        let refusal = refusal_of(&sandbox);
         self.change_sandbox(id, |record| record.update(sandbox, spec, semantics));
         self.count_readiness(id, is_new);
+        self.note_refusal(id, refusal);
         self.sandbox_changed(&key);
+    }
+
+    /// Tells the users of a pool when its members cannot be made, and when they can again.
+    fn note_refusal(&mut self, id: u64, refusal: Option<String>) {
+        let Some(record) = self.sandboxes.get(&id) else {
+            return;
+        };
+        let is_ready = record.ready.is_some_and(|ready| ready.is_true);
+        let pool = record.pool_uid().and_then(|uid| self.pool_by_uid(uid));
+        let Some(pool) = pool.map(|pool| pool.key.clone()) else {
+            return;
+        };
+        if self.is_leading() && (refusal.is_some() || is_ready) {
+            crate::pool::set_refused(self, &pool, refusal);
+        }
     }
 
     /// Counts how long a Sandbox took to become ready, once, if we saw it before it was.
@@ -479,6 +498,14 @@ impl Index {
         self.now = now;
         self.runtime_classes.remove(name);
     }
+}
+
+/// Why no pod can be made of it, as its node says.
+fn refusal_of(sandbox: &Sandbox) -> Option<String> {
+    let status = sandbox.status.as_ref()?;
+    let ready = find_condition(&status.conditions, condition::READY)?;
+    let refused = ready.status == "False" && ready.reason == reason::INVALID_CONFIGURATION;
+    refused.then(|| ready.message.clone())
 }
 
 /// A record that is filled in next.

@@ -35,6 +35,8 @@ pub struct PoolRecord {
     pub(crate) window: usize,
     /// Why the last placement failed.
     pub(crate) unplaceable: Option<String>,
+    /// Why the last member that said something cannot be made.
+    pub(crate) refused: Option<String>,
     /// Some member may be stale: the template or the strategy changed since they were last compared.
     pub(crate) check_stale: bool,
 }
@@ -59,6 +61,7 @@ impl PoolRecord {
             yielding_since: None,
             window: usize::MAX,
             unplaceable: None,
+            refused: None,
             check_stale: true,
         }
     }

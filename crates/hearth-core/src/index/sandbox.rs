@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_api::constants::{EXTENSIONS_GROUP, annotation, condition, label};
+use hearth_api::constants::{EXTENSIONS_GROUP, annotation, condition, label, reason};
 use hearth_api::{Condition, OperatingMode, PodMetadata, Sandbox, ShutdownPolicy, Time};
 use jiff::Timestamp;
 
@@ -206,6 +206,18 @@ impl SandboxRecord {
             Owner::Claim { uid } => Some(uid),
             _ => None,
         }
+    }
+
+    /// Whether it is suspended and no pod of it is left.
+    pub(crate) fn has_no_pod(&self) -> bool {
+        let suspended = self
+            .detail
+            .as_ref()
+            .and_then(|detail| detail.condition(condition::SUSPENDED));
+        self.mode == OperatingMode::Suspended
+            && suspended.is_some_and(|suspended| {
+                suspended.status == "True" && suspended.reason == reason::POD_TERMINATED
+            })
     }
 
     /// Whether it exists in the API as far as is known.

@@ -8,16 +8,19 @@ use hearth_api::{PersistentVolumeClaimTemplate, PodSpecJson};
 use serde_json::Value;
 
 use crate::placement::Shape;
-use crate::podspec::{ConfigRef, configs_in};
+use crate::podspec::{ConfigRef, account_in, admission_of, configs_in};
 use crate::pool::canonical;
+use crate::tokens::TokenNeed;
 
 /// What is read of a PodSpec.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct SpecFacts {
     /// What placement needs.
     pub shape: Shape,
-    /// The ConfigMaps and Secrets that it names.
+    /// What its node must be told of: the ConfigMaps and Secrets that it names, its namespace and its ServiceAccount.
     pub configs: BTreeSet<ConfigRef>,
+    /// The tokens that it may ask for.
+    pub tokens: Option<Arc<TokenNeed>>,
     /// Hash of the canonical text.
     pub meaning: u64,
     /// Why the text is no PodSpec, when it is none.
@@ -46,9 +49,12 @@ impl SpecCache {
             Err(error) => (Shape::default(), Some(error.to_string())),
         };
         let value = spec.parse::<Value>().unwrap_or(Value::Null);
+        let mut configs = configs_in(&value);
+        configs.append(&mut admission_of(&account_in(&value)));
         let facts = Arc::new(SpecFacts {
             shape,
-            configs: configs_in(&value),
+            configs,
+            tokens: TokenNeed::of(&value).map(Arc::new),
             meaning: hash(&canonical(&value)),
             fault,
         });

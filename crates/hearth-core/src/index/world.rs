@@ -147,7 +147,10 @@ impl World {
                         }
                     }
                     Effect::ConfirmClaims { namespace } => self.confirms.push(namespace),
-                    Effect::Supply { .. } | Effect::Event(_) | Effect::Observe(_) => {}
+                    Effect::Supply { .. }
+                    | Effect::Tokens { .. }
+                    | Effect::Event(_)
+                    | Effect::Observe(_) => {}
                 }
             }
             if !looked {

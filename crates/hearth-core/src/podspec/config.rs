@@ -1,7 +1,8 @@
 //! ConfigMaps and Secrets that a pod reads: which, and what they hold.
 //!
 //! A node may not read them. The controller sends it those that its sandboxes name, and for this it has to know them from
-//! the PodSpec's text alone ([`configs_in`]), by the same fields that the plan has them from ([`PodPlan::configs`]).
+//! the PodSpec's text alone ([`configs_in`]), by the same fields that the plan has them from ([`PodPlan::configs`]). What
+//! a pod has to be told of its namespace and its ServiceAccount goes the same way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,8 +14,9 @@ use serde_json::Value;
 use super::files::FileSource;
 use super::late::EnvSource;
 use super::plan::PodPlan;
+use super::token::ROOT_CA;
 
-/// The kinds whose objects a pod reads.
+/// The kinds of objects that a pod is made from, besides its own.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -24,6 +26,15 @@ pub enum ConfigKind {
     ConfigMap,
     /// Secret.
     Secret,
+    /// ServiceAccount: what it says of pods that use it.
+    ServiceAccount,
+    /// The namespace itself, under an empty name: its Pod Security labels.
+    Namespace,
+    /// All LimitRanges of the namespace, under an empty name: their specs by their names.
+    LimitRanges,
+    /// The tokens of the sandbox of this name, by [`crate::tokens::TokenRequest::key`]; in a plan, where the name is not
+    /// known, under an empty one.
+    Tokens,
 }
 
 impl fmt::Display for ConfigKind {
@@ -31,11 +42,15 @@ impl fmt::Display for ConfigKind {
         f.write_str(match self {
             Self::ConfigMap => "ConfigMap",
             Self::Secret => "Secret",
+            Self::ServiceAccount => "ServiceAccount",
+            Self::Namespace => "Namespace",
+            Self::LimitRanges => "LimitRanges",
+            Self::Tokens => "Tokens",
         })
     }
 }
 
-/// A ConfigMap or Secret of the pod's own namespace.
+/// An object of the pod's own namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ConfigRef {
     /// Which kind.
@@ -55,16 +70,21 @@ impl ConfigRef {
 
 impl fmt::Display for ConfigRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {:?}", self.kind, self.name)
+        match self.kind {
+            ConfigKind::Namespace => f.write_str("what the namespace enforces"),
+            ConfigKind::LimitRanges => f.write_str("what the namespace's LimitRanges say"),
+            ConfigKind::Tokens => f.write_str("the token of the ServiceAccount"),
+            kind => write!(f, "{kind} {:?}", self.name),
+        }
     }
 }
 
-/// What a ConfigMap or Secret holds.
+/// What such an object holds.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Config {
     /// `metadata.resourceVersion`.
     pub version: String,
-    /// `data`, with `binaryData` of a ConfigMap.
+    /// `data`, with `binaryData` of a ConfigMap; of the other kinds what is said at [`super::Admission`].
     pub data: BTreeMap<String, Vec<u8>>,
 }
 
@@ -97,6 +117,10 @@ impl fmt::Display for CannotMake {
 
 impl std::error::Error for CannotMake {}
 
+fn not_sent(config: &ConfigRef) -> CannotMake {
+    CannotMake(format!("{config} has not been sent by the controller yet"))
+}
+
 impl Configs {
     /// The object; `None` when it is not there and need not be.
     pub(super) fn get(
@@ -109,9 +133,7 @@ impl Configs {
             Some(None) if optional => Ok(None),
             Some(None) => Err(CannotMake(format!("{config} not found"))),
             // A pod that starts without what is only late would differ from its neighbours for good.
-            None => Err(CannotMake(format!(
-                "{config} has not been sent by the controller yet"
-            ))),
+            None => Err(not_sent(config)),
         }
     }
 
@@ -128,10 +150,18 @@ impl Configs {
         match there.data.get(key) {
             Some(value) => Ok(Some(value)),
             None if optional => Ok(None),
+            // It is being made: the others were there first.
+            None if config.kind == ConfigKind::Tokens => Err(not_sent(config)),
             None => Err(CannotMake(format!("{config} has no key {key:?}"))),
         }
     }
 }
+
+/// Where the tokens of a pod are: see [`ConfigKind::Tokens`].
+pub(super) static TOKENS: ConfigRef = ConfigRef {
+    kind: ConfigKind::Tokens,
+    name: String::new(),
+};
 
 /// A place where a pod reads a ConfigMap or Secret.
 struct Use<'a> {
@@ -188,13 +218,20 @@ impl PodPlan {
 
 /// Where a volume's source reads one: all of it, then each key that becomes a file.
 fn uses_of(source: &FileSource) -> Vec<Use<'_>> {
-    let FileSource::Config {
-        config,
-        optional,
-        items,
-    } = source
-    else {
-        return Vec::new();
+    let (config, optional, items) = match source {
+        FileSource::Config {
+            config,
+            optional,
+            items,
+        } => (config, optional, items),
+        FileSource::Token { key, .. } => {
+            return vec![Use {
+                config: &TOKENS,
+                key: Some(key),
+                optional: false,
+            }];
+        }
+        FileSource::Pod { .. } => return Vec::new(),
     };
     let keys = items.iter().flatten().map(|item| Some(item.key.as_str()));
     let place = |key| Use {
@@ -211,6 +248,9 @@ fn uses_of(source: &FileSource) -> Vec<Use<'_>> {
 pub fn configs_in(pod: &Value) -> BTreeSet<ConfigRef> {
     use ConfigKind::{ConfigMap, Secret};
     let mut found = BTreeSet::new();
+    if pod["automountServiceAccountToken"] != false {
+        found.insert(ConfigRef::new(ConfigMap, ROOT_CA));
+    }
     let mut add = |kind, name: &Value| {
         if let Some(name) = name.as_str().filter(|name| !name.is_empty()) {
             found.insert(ConfigRef::new(kind, name));

@@ -4,17 +4,20 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{CannotMake, ConfigKind, ConfigRef, Configs};
+use super::config::{CannotMake, ConfigKind, ConfigRef, Configs, TOKENS};
 use super::container::stays_inside;
 use super::late::{EnvSource, Known};
 use super::plan::PodPlan;
 use super::pod::unique;
 use super::read::At;
 use super::source::{config_name, pod_field, resource};
+use super::token;
 
 /// Mode of files unless the volume or the file says otherwise.
-const DEFAULT_MODE: u16 = 0o644;
-const NO_TOKENS: &str = "no service account token is mounted yet; remove it";
+pub(super) const DEFAULT_MODE: u16 = 0o644;
+const NO_TRUST_BUNDLES: &str =
+    "ClusterTrustBundles are not sent to nodes; use a ConfigMap that holds the certificates";
+const NO_POD_CERTIFICATES: &str = "certificates are issued to Pods only, and there is none; use a serviceAccountToken or a Secret";
 const UNKNOWN: &str = "this node does not do it yet; remove it";
 
 /// What a volume holds instead of being empty.
@@ -47,6 +50,13 @@ pub enum FileSource {
         value: EnvSource,
         /// Mode, when not the volume's.
         mode: Option<u16>,
+    },
+    /// A token of the pod's ServiceAccount.
+    Token {
+        /// Which: see [`crate::tokens::TokenRequest::key`].
+        key: String,
+        /// Path in the volume.
+        path: String,
     },
 }
 
@@ -94,6 +104,11 @@ impl PodPlan {
                 FileSource::Pod { path, value, mode } => {
                     let text = self.value(value, known, configs)?.unwrap_or_default();
                     put(path, text.into_bytes(), *mode);
+                }
+                FileSource::Token { key, path } => {
+                    if let Some(token) = configs.key(&TOKENS, key, false)? {
+                        put(path, token.to_vec(), None);
+                    }
                 }
                 FileSource::Config {
                     config,
@@ -158,8 +173,8 @@ pub(super) fn downward(at: &At<'_>) -> FilesPlan {
     plan
 }
 
-/// A `projected` volume.
-pub(super) fn projected(at: &At<'_>) -> FilesPlan {
+/// A `projected` volume; its tokens are those of `account`.
+pub(super) fn projected(at: &At<'_>, account: &str) -> FilesPlan {
     let mut plan = FilesPlan {
         sources: Vec::new(),
         mode: DEFAULT_MODE,
@@ -176,7 +191,9 @@ pub(super) fn projected(at: &At<'_>) -> FilesPlan {
                         "items" => sources.append(&mut pod_files(&at)),
                         _ => at.refuse(UNKNOWN),
                     }),
-                    "serviceAccountToken" => at.wrong(NO_TOKENS),
+                    "serviceAccountToken" => sources.push(token::projected(&at, account)),
+                    "clusterTrustBundle" => at.wrong(NO_TRUST_BUNDLES),
+                    "podCertificate" => at.wrong(NO_POD_CERTIFICATES),
                     _ => at.wrong(UNKNOWN),
                 }
             })
@@ -190,7 +207,7 @@ pub(super) fn projected(at: &At<'_>) -> FilesPlan {
 
 fn named_paths(source: &FileSource) -> Vec<&str> {
     match source {
-        FileSource::Pod { path, .. } => vec![path],
+        FileSource::Pod { path, .. } | FileSource::Token { path, .. } => vec![path],
         FileSource::Config { items, .. } => {
             let items = items.iter().flatten();
             items.map(|item| item.path.as_str()).collect()
@@ -271,7 +288,7 @@ fn pod_files(at: &At<'_>) -> Vec<FileSource> {
 }
 
 /// A path that stays in its volume, and out of the way of the links that the files are changed by.
-fn file_path(at: &At<'_>) -> String {
+pub(super) fn file_path(at: &At<'_>) -> String {
     let path = at.string();
     if path.is_empty() || path.starts_with("..") || !stays_inside(&path) {
         at.wrong("must be a relative path without .. in it, and not begin with ..");

@@ -7,6 +7,7 @@
 //! The API server does not validate an embedded PodSpec beyond its types, so what it would check of a Pod (names,
 //! ranges, references) is checked here.
 
+mod admission;
 mod config;
 mod container;
 mod dns;
@@ -20,11 +21,13 @@ mod quantity;
 mod read;
 mod security;
 mod source;
+mod token;
 mod volume;
 
 #[cfg(test)]
 mod tests;
 
+pub use admission::{Account, Admission, account_in, admission_of, written_namespace};
 pub use config::{CannotMake, Config, ConfigKind, ConfigRef, Configs, configs_in};
 pub use dns::{ClusterDns, Resolver};
 pub use expand::expand;

@@ -6,45 +6,69 @@ use hearth_api::constants::{EXTENSIONS_GROUP, GROUP, annotation};
 use hearth_api::{IdlePolicy, RecreatePolicy, SandboxSpec, Warmth};
 use serde_json::Value;
 
+use super::admission::{Account, Admission, account_in};
 use super::container::{self, PodContext};
 use super::files::FileSource;
 use super::late::EnvSource;
 use super::plan::{DnsMore, DnsPlan, PodPlan, RestartPolicy};
 use super::read::{At, Problems, Refusal};
-use super::{security, volume};
+use super::{security, token, volume};
+use crate::{limits, podsecurity};
 
 /// What the API server would set in a Pod that says nothing.
 const DEFAULT_GRACE_SECONDS: u32 = 30;
 /// Longest host name that the kernel takes.
 const HOST_NAME_MAX: usize = 63;
 
+const POD_SPEC: &str = "spec.podTemplate.spec";
 const NOT_YET: &str = "this node does not do it yet; remove it";
 const PLACEMENT: &str = "placement does not honour it; use nodeSelector, affinity or tolerations";
 const NO_HOST_ACCESS: &str = "a sandbox never shares this with its node; remove it";
-const NO_TOKEN: &str = "no service account token is mounted yet; leave it unset or set it to false";
 
 /// Checks all that a Sandbox asks of its node and plans its pod. `warmth` is how a pool member is kept.
 ///
 /// # Errors
-/// Names each field that this node cannot honour, or that makes no sense.
-pub fn plan(spec: &SandboxSpec, warmth: Option<Warmth>) -> Result<PodPlan, Refusal> {
+/// Names each field that this node cannot honour, or that makes no sense, and what the namespace forbids.
+pub fn plan(
+    spec: &SandboxSpec,
+    warmth: Option<Warmth>,
+    admission: &Admission,
+) -> Result<PodPlan, Refusal> {
     let problems = Problems::default();
     check_sandbox(spec, warmth, &problems);
-    let pod: Value = match spec.pod_template.spec.parse() {
+    let mut pod: Value = match spec.pod_template.spec.parse() {
         Ok(pod) => pod,
         Err(error) => {
-            problems.push(
-                "spec.podTemplate.spec",
-                "",
-                &format!("is not JSON: {error}"),
-            );
+            problems.push(POD_SPEC, "", &format!("is not JSON: {error}"));
             return problems.conclude(PodPlan::default());
         }
     };
-    let mut plan = read_pod(&At::root("spec.podTemplate.spec", &pod, &problems));
+    let annotations = &spec.pod_template.metadata.annotations;
+    if let Err(forbidden) = podsecurity::check(admission.level, annotations, &pod) {
+        problems.push("the pod", "forbidden", &forbidden.to_string());
+    }
+    limits::set_defaults(&mut pod, &admission.limits);
+    for excess in limits::check(&pod, &admission.limits) {
+        let by = format!("forbidden by LimitRange {:?}", excess.range);
+        let dot = if excess.place.is_empty() { "" } else { "." };
+        let place = format!("{POD_SPEC}{dot}{}", excess.place);
+        problems.push(&place, &by, &excess.rule);
+    }
+    let mut plan = read_pod(&At::root(POD_SPEC, &pod, &problems), admission);
+    check_account(&pod, admission, &problems);
     plan.labels = without_reserved(&spec.pod_template.metadata.labels);
     plan.annotations = without_reserved(&spec.pod_template.metadata.annotations);
     problems.conclude(plan)
+}
+
+fn check_account(pod: &Value, admission: &Admission, problems: &Problems) {
+    if admission.account == Account::Missing {
+        problems.push(
+            &format!("{POD_SPEC}.serviceAccountName"),
+            &format!("{:?}", account_in(pod)),
+            "there is no such ServiceAccount in the namespace; make it, or name another",
+        );
+    }
 }
 
 /// Labels or annotations of a pod template that reach the pod: not those under the API's own prefixes.
@@ -98,8 +122,7 @@ fn check_sandbox(spec: &SandboxSpec, warmth: Option<Warmth>, problems: &Problems
 struct Together {
     dns_policy: Option<DnsPolicy>,
     dns: DnsMore,
-    token_declined: bool,
-    account: Option<String>,
+    automount: Option<bool>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -109,7 +132,8 @@ enum DnsPolicy {
     Own,
 }
 
-fn read_pod(pod: &At<'_>) -> PodPlan {
+fn read_pod(pod: &At<'_>, admission: &Admission) -> PodPlan {
+    let account = account_in(pod.value());
     let mut plan = PodPlan {
         grace_seconds: DEFAULT_GRACE_SECONDS,
         ..PodPlan::default()
@@ -118,7 +142,7 @@ fn read_pod(pod: &At<'_>) -> PodPlan {
     let mut context = PodContext::default();
     // Volumes and the pod's security first: the containers refer to them.
     pod.each_field(|name, at| match name {
-        "volumes" => plan.volumes = volume::volumes(&at),
+        "volumes" => plan.volumes = volume::volumes(&at, &account),
         "securityContext" => security::pod(&at, &mut plan.security, &mut context.security),
         _ => {}
     });
@@ -144,9 +168,8 @@ fn read_pod(pod: &At<'_>) -> PodPlan {
         "shareProcessNamespace" => plan.share_processes = at.bool(),
         "dnsPolicy" => together.dns_policy = dns_policy(&at),
         "dnsConfig" => together.dns = dns_config(&at),
-        "automountServiceAccountToken" if at.bool() => at.wrong(NO_TOKEN),
-        "automountServiceAccountToken" => together.token_declined = true,
-        "serviceAccountName" | "serviceAccount" => together.account = Some(at.string()),
+        "automountServiceAccountToken" => together.automount = Some(at.bool()),
+        "serviceAccountName" | "serviceAccount" => plan.service_account = at.string(),
         // Where the pod goes is decided before it reaches a node.
         "nodeSelector" | "affinity" | "tolerations" => {}
         _ => read_rare(name, &at),
@@ -164,7 +187,7 @@ fn read_pod(pod: &At<'_>) -> PodPlan {
         );
     }
     check_references(pod, &plan);
-    conclude(pod, together, &mut plan);
+    conclude(pod, together, (&account, admission), &mut plan);
     plan
 }
 
@@ -177,7 +200,7 @@ fn check_references(pod: &At<'_>, plan: &PodPlan) {
         .flat_map(|files| &files.sources)
         .filter_map(|source| match source {
             FileSource::Pod { path, value, .. } => Some((path, value)),
-            FileSource::Config { .. } => None,
+            FileSource::Config { .. } | FileSource::Token { .. } => None,
         });
     for (what, source) in variables.map(|(name, source)| (name, source)).chain(files) {
         if let EnvSource::Resource { container, .. } = source
@@ -227,12 +250,16 @@ fn read_rare(name: &str, at: &At<'_>) {
     }
 }
 
-fn conclude(pod: &At<'_>, together: Together, plan: &mut PodPlan) {
+fn conclude(
+    pod: &At<'_>,
+    together: Together,
+    (account, admission): (&str, &Admission),
+    plan: &mut PodPlan,
+) {
     let Together {
         dns_policy,
         dns,
-        token_declined,
-        account,
+        automount,
     } = together;
     match dns_policy {
         None | Some(DnsPolicy::Cluster) => (plan.dns, plan.dns_more) = (DnsPlan::Cluster, dns),
@@ -259,16 +286,13 @@ fn conclude(pod: &At<'_>, together: Together, plan: &mut PodPlan) {
             "needs at least one address when dnsPolicy is None",
         );
     }
-    plan.service_account = account.clone().unwrap_or_default();
-    // An account that nothing in the pod can see is harmless; one whose token is expected is not.
-    if let Some(account) = account.filter(|account| !account.is_empty() && account != "default")
-        && !token_declined
-    {
-        pod.problem(
-            "serviceAccountName",
-            &format!("{account:?}"),
-            "no token of it is mounted yet; set automountServiceAccountToken to false to go without",
-        );
+    let automount = match (automount, &admission.account) {
+        (Some(said), _) => said,
+        (None, Account::There { automount, .. }) => *automount,
+        (None, Account::Missing) => false,
+    };
+    if automount {
+        token::automount(plan, account);
     }
 }
 

@@ -37,7 +37,8 @@ fn value_from(at: &At<'_>, container: &str) -> Option<EnvSource> {
         "configMapKeyRef" => source = Some(key(&at, ConfigKind::ConfigMap)),
         "secretKeyRef" => source = Some(key(&at, ConfigKind::Secret)),
         _ => at.wrong(
-            "this node does not read it yet; use value, fieldRef, resourceFieldRef, configMapKeyRef or secretKeyRef",
+            "this node does not read files of other containers; use value, fieldRef, resourceFieldRef, configMapKeyRef or \
+             secretKeyRef",
         ),
     });
     source

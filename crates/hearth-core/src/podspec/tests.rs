@@ -1,5 +1,7 @@
+mod admission;
 mod configs;
 mod pods;
+mod tokens;
 
 use std::collections::BTreeMap;
 
@@ -14,6 +16,23 @@ fn spec_of(pod: &Value) -> SandboxSpec {
     let mut spec = SandboxSpec::default();
     spec.pod_template.spec = PodSpecJson::from_value(pod).unwrap();
     spec
+}
+
+/// Plans in a namespace that asks for nothing.
+fn plan(spec: &SandboxSpec, warmth: Option<Warmth>) -> Result<PodPlan, Refusal> {
+    super::plan(spec, warmth, &Admission::default())
+}
+
+/// Plans with an account that gives its pods a token.
+fn plan_with_token(pod: &Value) -> PodPlan {
+    let admission = Admission {
+        account: Account::There {
+            automount: true,
+            pull_secrets: Vec::new(),
+        },
+        ..Admission::default()
+    };
+    super::plan(&spec_of(pod), None, &admission).unwrap_or_else(|refusal| panic!("{refusal}"))
 }
 
 fn planned(pod: &Value) -> PodPlan {
@@ -222,14 +241,6 @@ fn each_field_that_is_not_done_is_refused_by_its_name() {
         (with_pod(&json!({"hostNetwork": true})), "hostNetwork"),
         (with_pod(&json!({"hostPID": true})), "hostPID"),
         (with_pod(&json!({"hostUsers": false})), "hostUsers"),
-        (
-            with_pod(&json!({"automountServiceAccountToken": true})),
-            "automountServiceAccountToken",
-        ),
-        (
-            with_pod(&json!({"serviceAccountName": "builder"})),
-            "serviceAccountName",
-        ),
         (
             with_pod(&json!({"activeDeadlineSeconds": 5})),
             "activeDeadlineSeconds",

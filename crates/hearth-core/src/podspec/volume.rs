@@ -8,13 +8,14 @@ use super::read::At;
 
 const NO_SUCH_VOLUME: &str = "this node mounts only emptyDir, configMap, secret, downwardAPI and projected volumes yet; remove it";
 
-pub(super) fn volumes(at: &At<'_>) -> Vec<VolumePlan> {
-    let volumes = at.list(|at| volume(&at));
+/// `volumes`, of a pod of this ServiceAccount.
+pub(super) fn volumes(at: &At<'_>, account: &str) -> Vec<VolumePlan> {
+    let volumes = at.list(|at| volume(&at, account));
     unique(at, volumes.iter().map(|volume| volume.name.as_str()));
     volumes
 }
 
-fn volume(at: &At<'_>) -> VolumePlan {
+fn volume(at: &At<'_>, account: &str) -> VolumePlan {
     let mut plan = VolumePlan::default();
     let (mut named, mut sources) = (false, 0);
     at.each_field(|name, at| match name {
@@ -28,7 +29,7 @@ fn volume(at: &At<'_>) -> VolumePlan {
         }
         "configMap" | "secret" | "downwardAPI" | "projected" => {
             sources += 1;
-            plan.files = Some(files(name, &at));
+            plan.files = Some(files(name, &at, account));
         }
         // A volume without a source is an emptyDir, and so is one whose source was refused, for now.
         _ => at.wrong(NO_SUCH_VOLUME),
@@ -44,12 +45,12 @@ fn volume(at: &At<'_>) -> VolumePlan {
     plan
 }
 
-fn files(source: &str, at: &At<'_>) -> FilesPlan {
+fn files(source: &str, at: &At<'_>, account: &str) -> FilesPlan {
     match source {
         "configMap" => files::config_map(at),
         "secret" => files::secret(at),
         "downwardAPI" => files::downward(at),
-        _ => files::projected(at),
+        _ => files::projected(at, account),
     }
 }
 

@@ -290,20 +290,40 @@ fn set_unplaceable(index: &mut Index, key: &Key, why: Option<String>) {
     let Some(pool) = index.pools.get_mut(key) else {
         return;
     };
-    let (reason, note) = match (&pool.unplaceable, &why) {
-        (None, Some(why)) => ("WarmPoolNotProgressing", why.clone()),
-        (Some(_), None) => (
-            "WarmPoolProgressing",
-            "every member has found a node".to_owned(),
-        ),
-        _ => {
-            pool.unplaceable = why;
-            return;
-        }
+    let before = std::mem::replace(&mut pool.unplaceable, why.clone());
+    match (before, why) {
+        (None, Some(why)) => not_progressing(index, key, why),
+        (Some(_), None) => progressing(index, key, "every member has found a node"),
+        _ => {}
+    }
+}
+
+/// Remembers why no members can be made, and tells users when that begins, changes and ends.
+pub(crate) fn set_refused(index: &mut Index, key: &Key, why: Option<String>) {
+    let Some(pool) = index.pools.get_mut(key) else {
+        return;
+    };
+    let before = std::mem::replace(&mut pool.refused, why.clone());
+    match (before, why) {
+        (before, Some(why)) if before.as_ref() != Some(&why) => not_progressing(index, key, why),
+        (Some(_), None) => progressing(index, key, "members are made again"),
+        _ => {}
+    }
+}
+
+fn not_progressing(index: &mut Index, key: &Key, why: String) {
+    event(index, key, "WarmPoolNotProgressing", true, why);
+}
+
+fn progressing(index: &mut Index, key: &Key, note: &str) {
+    event(index, key, "WarmPoolProgressing", false, note.to_owned());
+}
+
+fn event(index: &mut Index, key: &Key, reason: &'static str, warning: bool, note: String) {
+    let Some(pool) = index.pools.get(key) else {
+        return;
     };
     let (subject, uid) = (Subject::Pool(key.clone()), pool.uid.clone());
-    let warning = why.is_some();
-    pool.unplaceable = why;
     let event = EventNote {
         subject,
         uid,

@@ -459,3 +459,46 @@ fn creations_that_fail_are_tried_again_one_at_a_time_and_then_more() {
     make(&mut index, &again, Phase::Frozen, 60_010);
     assert_eq!(creations(settle(&mut index, at(60_010))).len(), 2);
 }
+
+#[test]
+fn a_pool_whose_members_are_refused_says_why_once_and_when_that_is_over() {
+    let mut index = with_node();
+    index.apply_pool(pool("pool", 2, 2), at(0));
+    let made = creations(settle(&mut index, at(0)));
+    make(&mut index, &made, Phase::Failed, 0);
+    let mut version = 1000;
+    let mut said = |member: usize, status: &str, reason: &str, message: &str| {
+        version += 1;
+        let ready = json!({
+            "type": "Ready", "status": status, "reason": reason, "message": message,
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        });
+        let mut sandbox = serde_json::to_value(created(object(&made[member]), version)).unwrap();
+        sandbox["status"] = json!({"conditions": [ready]});
+        index.apply_sandbox(serde_json::from_value(sandbox).unwrap(), at(version));
+        let effects = settle(&mut index, at(version)).into_iter();
+        let notes = effects.filter_map(|effect| match effect {
+            Effect::Event(note) => Some(format!("{} {}", note.reason, note.note)),
+            _ => None,
+        });
+        notes.collect::<Vec<_>>()
+    };
+    let refused = "InvalidConfiguration";
+    assert_eq!(
+        said(0, "False", refused, "the pod is forbidden: x"),
+        ["WarmPoolNotProgressing the pod is forbidden: x"]
+    );
+    assert_eq!(
+        said(1, "False", refused, "the pod is forbidden: x"),
+        [""; 0]
+    );
+    assert_eq!(
+        said(1, "False", refused, "the pod is forbidden: y"),
+        ["WarmPoolNotProgressing the pod is forbidden: y"]
+    );
+    assert_eq!(said(0, "False", "DependenciesNotReady", "waits"), [""; 0]);
+    assert_eq!(
+        said(0, "True", "DependenciesReady", "Pod is Ready"),
+        ["WarmPoolProgressing members are made again"]
+    );
+}

@@ -156,7 +156,11 @@ impl State {
                     self.contents(now)?;
                     Some(Op::Admit(now.priority()))
                 }
-                Some(Err(_)) | None => None,
+                Some(Err(_)) => None,
+                None => {
+                    self.contents(now);
+                    None
+                }
             },
         }
     }

@@ -20,7 +20,7 @@ impl Subject {
                 "there is no sandbox to create it in".to_owned(),
             ));
         };
-        let configs = self.shared.configs.of(&self.key.namespace, &pod.plan);
+        let configs = self.shared.configs.of(&self.key, &pod.plan);
         let settled = pod.plan.settled(container, &self.known(pod), &configs);
         let container = &settled.map_err(|missing| Problem::Failed(missing.to_string()))?;
         let mut config = self.with_places(|pod, identity, places| {

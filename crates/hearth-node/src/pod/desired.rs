@@ -1,17 +1,19 @@
 //! What the API wants of a sandbox.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 
 use hearth_api::constants::{annotation, label};
 use hearth_api::{OperatingMode, Sandbox, SandboxSpec, Warmth};
 use hearth_core::ids::Key;
-use hearth_core::podspec::{self, PodPlan, Refusal, UnsupportedField};
+use hearth_core::podspec::{self, Admission, ConfigRef, PodPlan, Refusal, UnsupportedField};
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::config::Handler;
+use crate::configs::ConfigStore;
 
 /// What the API wants of a sandbox of this node: the newest one counts, intermediate ones may be skipped.
 #[derive(Clone, Debug)]
@@ -26,55 +28,129 @@ pub struct DesiredSandbox {
     pub member: Option<Warmth>,
     /// When it expires.
     pub shutdown_time: Option<Timestamp>,
-    /// What its pod is made from, or why none can be made.
-    pub plan: Result<Arc<PodPlan>, Arc<Refusal>>,
+    /// What its pod is made from, or why none can be made, by what is known now of its namespace.
+    pub plan: Result<Arc<PodPlan>, NoPlan>,
+    /// What the plan is made of.
+    pub(super) asked: Arc<Asked>,
 }
 
-/// Plans by what they were made from. The members of a pool share one.
+/// Why there is no plan of a pod.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NoPlan {
+    /// None can be made.
+    Refused(Arc<Refusal>),
+    /// Not all is known yet that it depends on: what is lacking, in words for the user.
+    Lacking(String),
+}
+
+impl NoPlan {
+    pub(super) fn refusal(&self) -> Option<&Arc<Refusal>> {
+        match self {
+            Self::Refused(refusal) => Some(refusal),
+            Self::Lacking(_) => None,
+        }
+    }
+}
+
+/// What Sandboxes of a namespace ask of a node, once for all that ask the same.
+#[derive(Debug)]
+pub(super) struct Asked {
+    namespace: String,
+    spec: SandboxSpec,
+    member: Option<Warmth>,
+    account: String,
+    /// What has to be known before it is planned.
+    needs: BTreeSet<ConfigRef>,
+    /// The last plan.
+    planned: Mutex<Option<Planned>>,
+}
+
+/// A plan, and by what it was made.
+#[derive(Debug)]
+struct Planned {
+    by: Admission,
+    plan: Result<Arc<PodPlan>, Arc<Refusal>>,
+}
+
+impl Asked {
+    fn new(namespace: &str, spec: &SandboxSpec, member: Option<Warmth>) -> Self {
+        let pod: Value = spec.pod_template.spec.parse().unwrap_or(Value::Null);
+        let account = podspec::account_in(&pod);
+        Self {
+            namespace: namespace.to_owned(),
+            spec: spec.clone(),
+            member,
+            needs: podspec::admission_of(&account),
+            account,
+            planned: Mutex::default(),
+        }
+    }
+
+    /// The plan by what is known now. The members of a pool share one.
+    pub(super) fn plan(
+        &self,
+        configs: &ConfigStore,
+        handlers: &BTreeMap<String, Handler>,
+    ) -> Result<Arc<PodPlan>, NoPlan> {
+        let known = configs.known(&self.namespace, &self.needs);
+        let admission = Admission::read(&self.account, &known)
+            .map_err(|lacking| NoPlan::Lacking(lacking.to_string()))?;
+        let mut planned = self.planned.lock();
+        let last = planned.take().filter(|last| last.by == admission);
+        let planned = planned.insert(last.unwrap_or_else(|| {
+            let plan = podspec::plan(&self.spec, self.member, &admission)
+                .and_then(|plan| check_handler(plan, handlers));
+            Planned {
+                by: admission,
+                plan: plan.map(Arc::new).map_err(Arc::new),
+            }
+        }));
+        planned.plan.clone().map_err(NoPlan::Refused)
+    }
+}
+
+/// Plans by what they were made from.
 #[derive(Debug, Default)]
 pub(super) struct Plans {
-    known: Mutex<HashMap<[u8; 32], Weak<PodPlan>>>,
+    asked: Mutex<HashMap<[u8; 32], Weak<Asked>>>,
+    journaled: Mutex<HashMap<[u8; 32], Weak<PodPlan>>>,
 }
 
 impl Plans {
     pub(super) fn desired(
         &self,
         sandbox: &Sandbox,
+        configs: &ConfigStore,
         handlers: &BTreeMap<String, Handler>,
     ) -> DesiredSandbox {
         let meta = &sandbox.metadata;
         let member = is_member(sandbox).then(|| warmth(sandbox));
+        let key = Key::new(
+            meta.namespace.clone().unwrap_or_default(),
+            meta.name.clone().unwrap_or_default(),
+        );
+        let asked = self.asked(&key.namespace, &sandbox.spec, member);
         DesiredSandbox {
-            key: Key::new(
-                meta.namespace.clone().unwrap_or_default(),
-                meta.name.clone().unwrap_or_default(),
-            ),
+            key,
             generation: meta.generation.unwrap_or_default(),
             mode: sandbox.spec.operating_mode,
             member,
             shutdown_time: sandbox.spec.shutdown_time.as_ref().map(|time| time.0),
-            plan: self.plan(&sandbox.spec, member, handlers),
+            plan: asked.plan(configs, handlers),
+            asked,
         }
     }
 
-    fn plan(
-        &self,
-        spec: &SandboxSpec,
-        member: Option<Warmth>,
-        handlers: &BTreeMap<String, Handler>,
-    ) -> Result<Arc<PodPlan>, Arc<Refusal>> {
-        let key = digest(spec, member);
-        if let Some(plan) = self.known.lock().get(&key).and_then(Weak::upgrade) {
-            return Ok(plan);
+    fn asked(&self, namespace: &str, spec: &SandboxSpec, member: Option<Warmth>) -> Arc<Asked> {
+        let key = digest(namespace, spec, member);
+        let mut all = self.asked.lock();
+        if let Some(asked) = all.get(&key).and_then(Weak::upgrade) {
+            return asked;
         }
-        let plan = podspec::plan(spec, member)
-            .and_then(|plan| check_handler(plan, handlers))
-            .map_err(Arc::new)?;
-        let plan = Arc::new(plan);
-        let mut known = self.known.lock();
-        known.retain(|_, plan| plan.strong_count() > 0);
-        known.insert(key, Arc::downgrade(&plan));
-        Ok(plan)
+        let asked = Arc::new(Asked::new(namespace, spec, member));
+        all.retain(|_, asked| asked.strong_count() > 0);
+        all.insert(key, Arc::downgrade(&asked));
+        asked
     }
 
     /// One copy of a plan that was read from the journal.
@@ -83,7 +159,7 @@ impl Plans {
         // A plan cannot fail to be written as JSON; if it could, it would only not be shared.
         hash.update(b"journal");
         hash.update(serde_json::to_vec(&*plan).unwrap_or_default());
-        let mut known = self.known.lock();
+        let mut known = self.journaled.lock();
         let entry = known.entry(hash.finalize().into()).or_default();
         if let Some(same) = entry.upgrade().filter(|same| *same == plan) {
             return same;
@@ -114,9 +190,12 @@ fn warmth(sandbox: &Sandbox) -> Warmth {
     }
 }
 
-/// All of a spec that a plan depends on.
-fn digest(spec: &SandboxSpec, member: Option<Warmth>) -> [u8; 32] {
+/// All of a Sandbox that a plan depends on.
+fn digest(namespace: &str, spec: &SandboxSpec, member: Option<Warmth>) -> [u8; 32] {
     let mut hash = Sha256::new();
+    hash.update(namespace);
+    // No namespace has it in its name.
+    hash.update([0]);
     let SandboxSpec {
         pod_template,
         volume_claim_templates,
@@ -181,6 +260,7 @@ mod tests {
     fn desired(plans: &Plans, sandbox: &Sandbox) -> DesiredSandbox {
         plans.desired(
             sandbox,
+            &ConfigStore::open(&["n"]),
             &super::super::PodConfig::new("t", "n", PathBuf::new()).handlers,
         )
     }
@@ -198,6 +278,28 @@ mod tests {
             .labels
             .insert("app".into(), "x".into());
         assert_eq!(desired(&plans, &other).plan.unwrap().labels.len(), 1);
+    }
+
+    #[test]
+    fn a_plan_waits_for_what_the_namespace_says_and_follows_it() {
+        let (plans, configs) = (Plans::default(), ConfigStore::default());
+        let handlers = super::super::PodConfig::new("t", "n", PathBuf::new()).handlers;
+        let asked = plans.desired(&plain(), &configs, &handlers).asked;
+        let lacking = |text: &str| Err(NoPlan::Lacking(text.to_owned()));
+        assert_eq!(
+            asked.plan(&configs, &handlers),
+            lacking("what the namespace enforces has not been sent by the controller yet")
+        );
+        let open = ConfigStore::open(&["n"]);
+        let plan = asked.plan(&open, &handlers).unwrap();
+        assert!(Arc::ptr_eq(&plan, &asked.plan(&open, &handlers).unwrap()));
+        open.enforce("n", "restricted");
+        let refused = asked.plan(&open, &handlers).unwrap_err();
+        let text = refused.refusal().unwrap().to_string();
+        let expected = "the pod is forbidden: violates PodSecurity \"restricted:latest\": allowPrivilegeEscalation";
+        assert!(text.starts_with(expected), "{text}");
+        open.enforce("n", "privileged");
+        assert_eq!(asked.plan(&open, &handlers), Ok(plan));
     }
 
     #[test]
@@ -224,7 +326,7 @@ mod tests {
         );
         let refusal = desired(&Plans::default(), &class).plan.unwrap_err();
         assert_eq!(
-            refusal.to_string(),
+            refusal.refusal().unwrap().to_string(),
             "spec.podTemplate.spec.runtimeClassName is \"kata\": this node has no handler for it, only for runc"
         );
     }

@@ -288,12 +288,12 @@ impl PodManager {
         self.shared.tell_all(|inbox| inbox.retry = true);
     }
 
-    /// All the ConfigMaps and Secrets that sandboxes of this node name; what else is known is forgotten.
+    /// All the objects that the sandboxes of this node are made from; what else is known is forgotten.
     pub fn keep_configs(&self, keys: &HashSet<ConfigKey>) {
         self.shared.configs.retain(keys);
     }
 
-    /// What a ConfigMap or Secret holds now; `None`: there is none. Pods that wait for it go on, files follow.
+    /// What one of them holds now; `None`: there is none. Pods that wait for it go on, files follow.
     pub fn set_config(&self, key: ConfigKey, config: Option<Arc<Config>>) {
         let namespace = key.namespace.clone();
         if !self.shared.configs.put(key, config) {
@@ -314,9 +314,13 @@ impl PodManager {
     /// What an API object wants of its sandbox.
     #[must_use]
     pub fn desired(&self, sandbox: &Sandbox) -> DesiredSandbox {
-        self.shared
-            .plans
-            .desired(sandbox, &self.shared.config.handlers)
+        let Shared {
+            plans,
+            configs,
+            config,
+            ..
+        } = &*self.shared;
+        plans.desired(sandbox, configs, &config.handlers)
     }
 
     /// Sets what the API wants of a sandbox. Ignored while the sandbox is being removed.

@@ -52,7 +52,7 @@ pub use changes::Changes;
 pub use clock::WallClock;
 pub use config::{Handler, PodConfig};
 pub(crate) use cri_config::log_directory;
-pub use desired::DesiredSandbox;
+pub use desired::{DesiredSandbox, NoPlan};
 pub use gate::BoundPod;
 pub use host::{HostError, Part, PodHost, SysHost, VolumeFiles};
 pub(crate) use inspect::{Console, LiveHold, log_file};

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cell::{Cell, Listing};
 use super::config::Handler;
-use super::desired::DesiredSandbox;
+use super::desired::{DesiredSandbox, NoPlan};
 use super::errand::{Errand, Place};
 use super::gate::{GateState, Offer};
 use super::manager::{RemoveReason, Shared};
@@ -205,6 +205,7 @@ impl Runner {
             self.key = desired.key.clone();
             self.desired = Some(desired);
         }
+        self.plan();
         if inbox.retry {
             self.take(Event::Retry);
         }
@@ -220,6 +221,16 @@ impl Runner {
         } else {
             Event::Tick
         });
+    }
+
+    /// Plans by what is known now of the namespace, which may be more than when the wish came.
+    fn plan(&mut self) {
+        if let Some(desired) = &mut self.desired {
+            let Shared {
+                configs, config, ..
+            } = &*self.shared;
+            desired.plan = desired.asked.plan(configs, &config.handlers);
+        }
     }
 
     /// Whether a listing that was taken after the last operation says something else than what is known.
@@ -370,7 +381,14 @@ impl Runner {
                 },
             },
         };
-        let plan = self.desired.as_ref().map(|desired| desired.plan.clone());
+        let plan = self
+            .desired
+            .as_ref()
+            .and_then(|desired| match &desired.plan {
+                Ok(plan) => Some(Ok(Arc::clone(plan))),
+                Err(NoPlan::Refused(refusal)) => Some(Err(Arc::clone(refusal))),
+                Err(NoPlan::Lacking(_)) => None,
+            });
         let can_freeze = !self.handler().freeze_method.is_empty();
         Desired {
             goal,
@@ -384,12 +402,17 @@ impl Runner {
 
     /// What the pod there is reads, or the one that would be made.
     fn contents(&self) -> Contents {
-        let wanted = self.desired.as_ref().and_then(|d| d.plan.as_ref().ok());
-        let plan = self.state.pod.as_ref().map(|pod| &pod.plan).or(wanted);
-        plan.map_or_else(Contents::default, |plan| {
-            let configs = self.shared.configs.of(&self.key.namespace, plan);
-            configs::contents(plan, &configs)
-        })
+        let plan = match (&self.state.pod, &self.desired) {
+            (Some(pod), _) => &pod.plan,
+            (None, Some(desired)) => match &desired.plan {
+                Ok(plan) => plan,
+                Err(NoPlan::Lacking(what)) => return Contents::Lacking(what.clone()),
+                Err(NoPlan::Refused(_)) => return Contents::default(),
+            },
+            (None, None) => return Contents::default(),
+        };
+        let configs = self.shared.configs.of(&self.key, plan);
+        configs::contents(plan, &configs)
     }
 
     fn member(&self) -> bool {

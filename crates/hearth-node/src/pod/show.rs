@@ -68,7 +68,7 @@ pub(super) fn view(source: &Source<'_>) -> PodView {
         .map(|pod| pod.plan.resources())
         .unwrap_or_default();
     let refusal = desired
-        .and_then(|desired| desired.plan.as_ref().err())
+        .and_then(|desired| desired.plan.as_ref().err()?.refusal())
         .cloned();
     let cannot_freeze =
         (wish.goal == Goal::Freeze && !wish.can_freeze).then(|| cannot_freeze(handler));

@@ -23,6 +23,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::configs::testing::open_namespace;
 
 /// Far beyond what anything here takes, by a clock that stands still while something can be done.
 const LIMIT: Duration = Duration::from_secs(3600);
@@ -498,7 +499,7 @@ fn manager(
     metrics: &PodMetrics,
     config: &PodConfig,
 ) -> PodManager {
-    PodManager::new(PodDeps {
+    let pods = PodManager::new(PodDeps {
         runtime: Arc::new(runtime.clone()),
         images: Arc::new(runtime.clone()),
         host: host.clone(),
@@ -507,7 +508,11 @@ fn manager(
         clock: clock.clone(),
         metrics: metrics.clone(),
         config: config.clone(),
-    })
+    });
+    for (key, config) in open_namespace("ns") {
+        pods.set_config(key, config);
+    }
+    pods
 }
 
 /// A bare sandbox with one container, and these fields in its pod.

@@ -217,7 +217,7 @@ impl Subject {
     /// The files of the pod's volumes as they are to be now.
     fn files(&self) -> Result<VolumeFiles> {
         let pod = self.pod()?;
-        let configs = self.shared.configs.of(&self.key.namespace, &pod.plan);
+        let configs = self.shared.configs.of(&self.key, &pod.plan);
         let mut all = VolumeFiles::new();
         for volume in &pod.plan.volumes {
             let Some(plan) = &volume.files else { continue };

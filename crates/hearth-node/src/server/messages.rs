@@ -126,12 +126,16 @@ pub(super) fn retire_reply(retired: Retired) -> proto::RetireReply {
     }
 }
 
-/// A ConfigMap or Secret; `None` for a kind of a later version of the API.
+/// An object that pods are made from; `None` for a kind of a later version of the API.
 pub(super) fn config_key(key: proto::ConfigKey) -> Option<ConfigKey> {
     let kind = match key.kind() {
         proto::config_key::Kind::Unspecified => return None,
         proto::config_key::Kind::ConfigMap => ConfigKind::ConfigMap,
         proto::config_key::Kind::Secret => ConfigKind::Secret,
+        proto::config_key::Kind::ServiceAccount => ConfigKind::ServiceAccount,
+        proto::config_key::Kind::Namespace => ConfigKind::Namespace,
+        proto::config_key::Kind::LimitRanges => ConfigKind::LimitRanges,
+        proto::config_key::Kind::Tokens => ConfigKind::Tokens,
     };
     Some(ConfigKey {
         namespace: key.namespace,

@@ -230,19 +230,25 @@ fn volumes_hold_what_their_sources_say() {
 
 #[test]
 fn the_controller_finds_in_the_text_what_the_node_has_in_its_plan() {
+    // With all that it may need by what its account says.
+    let configs = |pod: &Value| {
+        let plan = super::plan_with_token(pod);
+        let mut configs = plan.configs();
+        configs.retain(|config| config.kind != ConfigKind::Tokens);
+        configs
+    };
     for pod in [reader(), volumes(), with_container(&json!({}))] {
-        assert_eq!(configs_in(&pod), planned(&pod).configs(), "{pod}");
+        assert_eq!(configs_in(&pod), configs(&pod), "{pod}");
     }
     let init = json!({
         "initContainers": [{"name": "a", "image": "i:1", "envFrom": [{"secretRef": {"name": "keys"}}]}],
         "containers": [{"name": "b", "image": "i:1"}],
     });
-    assert_eq!(configs_in(&init), planned(&init).configs());
-    assert_eq!(configs_in(&init), [keys()].into());
-    assert_eq!(
-        configs_in(&json!({"containers": 7, "volumes": [null, {"secret": "x"}]})),
-        [].into()
-    );
+    assert_eq!(configs_in(&init), configs(&init));
+    let authority = ConfigRef::new(ConfigKind::ConfigMap, "kube-root-ca.crt");
+    assert_eq!(configs_in(&init), [keys(), authority].into());
+    let odd = json!({"containers": 7, "volumes": [null, {"secret": "x"}], "automountServiceAccountToken": false});
+    assert_eq!(configs_in(&odd), [].into());
 }
 
 #[test]
@@ -301,8 +307,8 @@ fn a_part_of_a_volume_may_depend_on_variables() {
 fn what_makes_no_sense_is_refused_by_name() {
     let volume = |source: Value| with_pod(&json!({"volumes": [source]}));
     let item = |path: &str| json!({"name": "v", "secret": {"secretName": "s", "items": [{"key": "k", "path": path}]}});
-    let token =
-        json!({"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}});
+    let projected =
+        |source: Value| volume(json!({"name": "v", "projected": {"sources": [source]}}));
     for (pod, expect) in [
         (
             volume(json!({"name": "v", "configMap": {}})),
@@ -323,7 +329,26 @@ fn what_makes_no_sense_is_refused_by_name() {
             volume(json!({"name": "v", "configMap": {"name": "c", "defaultMode": 4096}})),
             "defaultMode is 4096",
         ),
-        (volume(token), "sources[0].serviceAccountToken"),
+        (
+            projected(json!({"clusterTrustBundle": {"name": "x", "path": "t"}})),
+            "sources[0].clusterTrustBundle",
+        ),
+        (
+            projected(json!({"podCertificate": {"signerName": "x"}})),
+            "sources[0].podCertificate",
+        ),
+        (
+            projected(json!({"serviceAccountToken": {}})),
+            "serviceAccountToken.path: is required",
+        ),
+        (
+            projected(json!({"serviceAccountToken": {"path": "../t"}})),
+            "serviceAccountToken.path is \"../t\"",
+        ),
+        (
+            projected(json!({"serviceAccountToken": {"path": "t", "expirationSeconds": 599}})),
+            "expirationSeconds is 599: must be a whole number from 600 to 4294967296",
+        ),
         (
             volume(
                 json!({"name": "v", "downwardAPI": {"items": [{"path": "ip", "fieldRef": {"fieldPath": "status.podIP"}}]}}),
