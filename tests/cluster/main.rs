@@ -14,8 +14,10 @@ mod isolation;
 mod kills;
 mod lifecycle;
 mod pods;
+mod podsecurity;
 mod refusals;
 mod sessions;
+mod tokens;
 mod writes;
 
 use std::time::Duration;
