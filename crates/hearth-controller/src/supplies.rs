@@ -9,7 +9,7 @@
 mod minter;
 mod reader;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,14 +85,15 @@ struct State {
 #[derive(Debug)]
 struct Object {
     content: Content,
-    nodes: HashSet<NodeName>,
+    /// Who needs it, for how many reasons.
+    nodes: HashMap<NodeName, usize>,
 }
 
 impl Object {
     fn new() -> Self {
         Self {
             content: Content::Unread,
-            nodes: HashSet::new(),
+            nodes: HashMap::new(),
         }
     }
 }
@@ -202,7 +203,7 @@ impl Shared {
     /// An object was read.
     fn put(&self, key: &ConfigKey, content: Content) {
         let mut state = self.state.lock();
-        if key.config.kind == ConfigKind::ServiceAccount {
+        if key.config.kind == ConfigKind::ServiceAccount && state.objects.contains_key(key) {
             let automounts = match &content {
                 Content::Here(config) => Some(Account::automounts(&config.data)),
                 Content::Unread | Content::Absent => None,
@@ -219,12 +220,12 @@ impl State {
     /// This node, and no other, needs what is not read but made.
     fn move_to(&mut self, node: &NodeName, key: &ConfigKey) {
         let object = self.objects.entry(key.clone()).or_insert_with(Object::new);
-        let others = std::mem::replace(&mut object.nodes, [node.clone()].into());
+        let others = std::mem::replace(&mut object.nodes, [(node.clone(), 1)].into());
         let known = object.content != Content::Unread;
-        for other in others.iter().filter(|other| *other != node) {
+        for other in others.keys().filter(|other| *other != node) {
             self.tell(other, key);
         }
-        if known && !others.contains(node) {
+        if known && !others.contains_key(node) {
             self.tell(node, key);
         }
     }
@@ -232,17 +233,49 @@ impl State {
     /// Nobody needs it any more.
     fn forget(&mut self, key: &ConfigKey) {
         let nodes = self.objects.remove(key).map(|object| object.nodes);
-        for node in nodes.iter().flatten() {
+        for node in nodes.iter().flat_map(HashMap::keys) {
             self.tell(node, key);
         }
     }
 
-    /// True when it has to be read.
+    /// A sandbox of the node names it. True when something has to be read.
     fn want(&mut self, node: &NodeName, key: &ConfigKey) -> bool {
+        let mut is_new = self.add(node, key);
+        for secret in self.secrets_of(key) {
+            is_new |= self.add(node, &secret);
+        }
+        is_new
+    }
+
+    fn unwant(&mut self, node: &NodeName, key: &ConfigKey) {
+        for secret in self.secrets_of(key) {
+            self.remove(node, &secret);
+        }
+        self.remove(node, key);
+    }
+
+    /// The Secrets that a ServiceAccount names for the images of its pods: who needs it needs them as well.
+    fn secrets_of(&self, account: &ConfigKey) -> BTreeSet<ConfigKey> {
+        match self.objects.get(account).map(|object| &object.content) {
+            Some(Content::Here(config)) if account.config.kind == ConfigKind::ServiceAccount => {
+                let secrets = Account::pull_secrets(&config.data).into_iter();
+                let key = |name: String| ConfigKey {
+                    namespace: account.namespace.clone(),
+                    config: ConfigRef::new(ConfigKind::Secret, &name),
+                };
+                secrets.map(key).collect()
+            }
+            _ => BTreeSet::new(),
+        }
+    }
+
+    /// One more reason for the node to have it. True when it has to be read.
+    fn add(&mut self, node: &NodeName, key: &ConfigKey) -> bool {
         let is_new = !self.objects.contains_key(key);
         let object = self.objects.entry(key.clone()).or_insert_with(Object::new);
-        object.nodes.insert(node.clone());
-        if object.content != Content::Unread {
+        let reasons = object.nodes.entry(node.clone()).or_default();
+        *reasons += 1;
+        if *reasons == 1 && object.content != Content::Unread {
             self.tell(node, key);
         }
         if is_new {
@@ -251,13 +284,19 @@ impl State {
         is_new
     }
 
-    fn unwant(&mut self, node: &NodeName, key: &ConfigKey) {
+    /// One reason less.
+    fn remove(&mut self, node: &NodeName, key: &ConfigKey) {
         let Some(object) = self.objects.get_mut(key) else {
             return;
         };
-        if !object.nodes.remove(node) {
+        let Some(reasons) = object.nodes.get_mut(node) else {
+            return;
+        };
+        *reasons -= 1;
+        if *reasons > 0 {
             return;
         }
+        object.nodes.remove(node);
         if object.nodes.is_empty() {
             self.objects.remove(key);
             self.unread.remove(key);
@@ -277,15 +316,27 @@ impl State {
 
     /// The object was read.
     fn put(&mut self, key: &ConfigKey, content: Content) {
-        let Some(object) = self.objects.get_mut(key) else {
+        let Some(object) = self.objects.get(key) else {
             return;
         };
         if object.content == content {
             return;
         }
-        object.content = content;
-        let nodes: Vec<_> = object.nodes.iter().cloned().collect();
-        nodes.iter().for_each(|node| self.tell(node, key));
+        let nodes: Vec<_> = object.nodes.keys().cloned().collect();
+        let before = self.secrets_of(key);
+        if let Some(object) = self.objects.get_mut(key) {
+            object.content = content;
+        }
+        let after = self.secrets_of(key);
+        for node in &nodes {
+            self.tell(node, key);
+            for secret in after.difference(&before) {
+                self.add(node, secret);
+            }
+            for secret in before.difference(&after) {
+                self.remove(node, secret);
+            }
+        }
     }
 
     /// The watch says that the object may differ from what is known.
@@ -322,7 +373,7 @@ impl Outlet {
     #[must_use]
     pub fn begin(&self) -> Vec<ConfigKey> {
         let mut state = self.shared.state.lock();
-        let needed = |object: &Object| object.nodes.contains(&self.node);
+        let needed = |object: &Object| object.nodes.contains_key(&self.node);
         let keys: Vec<_> = state
             .objects
             .iter()
@@ -351,7 +402,7 @@ impl Outlet {
             let key = state.shelves.get_mut(&self.node)?.due.pop_first()?;
             let object = state.objects.get(&key);
             let content = object
-                .filter(|object| object.nodes.contains(&self.node))
+                .filter(|object| object.nodes.contains_key(&self.node))
                 .map(|object| object.content.clone());
             match content {
                 None => return Some(Supply::Forget(key)),
@@ -410,6 +461,46 @@ mod tests {
         supplies.set(&n, key("a"), false);
         assert_eq!(told(&of_n), [Supply::Forget(key("a"))]);
         assert!(!supplies.shared.state.lock().objects.contains_key(&key("a")));
+    }
+
+    fn account(pull_secrets: &[&str]) -> Content {
+        let pull_secrets: Vec<_> = pull_secrets.iter().map(|name| (*name).to_owned()).collect();
+        Content::Here(Arc::new(Config {
+            version: pull_secrets.join(" "),
+            data: Account::written(None, &pull_secrets),
+        }))
+    }
+
+    #[test]
+    fn who_needs_an_account_needs_the_secrets_that_it_names_for_images() {
+        let supplies = Supplies::default();
+        let n = NodeName::from("n");
+        let robot = ConfigKey {
+            namespace: "ns".to_owned(),
+            config: ConfigRef::new(ConfigKind::ServiceAccount, "robot"),
+        };
+        let outlet = supplies.outlet(&n);
+        let names = || {
+            let state = supplies.shared.state.lock();
+            let keys = state.objects.keys().map(|key| key.config.name.clone());
+            keys.collect::<BTreeSet<_>>()
+        };
+        let put = |key: &ConfigKey, content| supplies.shared.put(key, content);
+        supplies.set(&n, robot.clone(), true);
+        supplies.set(&n, key("a"), true);
+        put(&robot, account(&["a", "b"]));
+        assert_eq!(names(), ["a", "b", "robot"].map(str::to_owned).into());
+        put(&key("b"), Content::Here(config("1")));
+        assert!(told(&outlet).contains(&Supply::Holds(key("b"), Some(config("1")))));
+        put(&robot, account(&["c"]));
+        assert_eq!(
+            names(),
+            ["a", "c", "robot"].map(str::to_owned).into(),
+            "a sandbox names a"
+        );
+        assert!(told(&outlet).contains(&Supply::Forget(key("b"))));
+        supplies.set(&n, robot, false);
+        assert_eq!(names(), ["a"].map(str::to_owned).into());
     }
 
     #[test]

@@ -113,12 +113,18 @@ fn texts(data: &BTreeMap<String, Vec<u8>>) -> impl Iterator<Item = (String, Stri
 
 impl Account {
     fn read(data: &BTreeMap<String, Vec<u8>>) -> Self {
-        let secrets = data.get(PULL_SECRETS).map(Vec::as_slice);
-        let secrets = String::from_utf8_lossy(secrets.unwrap_or_default());
         Self::There {
             automount: Self::automounts(data),
-            pull_secrets: secrets.lines().map(str::to_owned).collect(),
+            pull_secrets: Self::pull_secrets(data),
         }
+    }
+
+    /// The Secrets that the account which is written like this names for the images of its pods.
+    #[must_use]
+    pub fn pull_secrets(data: &BTreeMap<String, Vec<u8>>) -> Vec<String> {
+        let secrets = data.get(PULL_SECRETS).map(Vec::as_slice);
+        let secrets = String::from_utf8_lossy(secrets.unwrap_or_default());
+        secrets.lines().map(str::to_owned).collect()
     }
 
     /// Whether the account that is written like this gives a token to pods that do not say.
