@@ -101,6 +101,8 @@ fn a_shell_on_a_terminal_in_a_frozen_member_is_like_one_at_home() {
         pty.type_keys("echo be''gun; sleep 1000\r")?;
         pty.until("begun\r\n", SOON).await?;
         pty.type_keys("\x03")?;
+        // What is typed before the shell is back would be dropped with the line that was interrupted.
+        pty.until(PROMPT, SOON).await?;
         pty.type_keys("echo code=$?\r")?;
         pty.until("code=130\r\n", SOON).await?;
         pty.type_keys("exit 7\r")?;
