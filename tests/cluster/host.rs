@@ -12,7 +12,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::{Context as _, Result, bail, ensure};
 use hearth_cri::{CriClient, Deadlines, ImageStore, PodRuntime, v1};
 use hearth_node::cleanup::{CleanupConfig, CleanupError, cleanup};
-use hearth_node::config::Config;
+use hearth_node::config::{Config, StorageConfig};
 use hearth_node::host::{self, ContainerdHost, ContainerdMetrics, ContainerdState, Host};
 use hearth_node::paths::Paths;
 use hearth_sys::{CgroupTree, Layout, link, mount, nft};
@@ -88,6 +88,7 @@ impl Instance {
             leader_namespace: "none".to_owned(),
             leader_lease: "none".to_owned(),
             heartbeat: LONG,
+            storage: StorageConfig::default(),
         }
     }
 

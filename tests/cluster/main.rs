@@ -10,6 +10,7 @@ mod examples;
 mod faults;
 mod frozen;
 mod host;
+mod images;
 mod isolation;
 mod kills;
 mod lifecycle;
@@ -18,6 +19,7 @@ mod podsecurity;
 mod refusals;
 mod sessions;
 mod tokens;
+mod storage;
 mod writes;
 
 use std::time::Duration;

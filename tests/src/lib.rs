@@ -12,6 +12,7 @@ pub mod http;
 pub mod observe;
 pub mod process;
 pub mod pty;
+pub mod registry;
 pub mod scene;
 pub mod status;
 pub mod tail;

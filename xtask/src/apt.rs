@@ -40,6 +40,10 @@ const PACKAGES: &[Package] = &[
         purpose: "the contents of the example image",
     },
     Package {
+        name: "docker-registry",
+        purpose: "the registry that tests pull from",
+    },
+    Package {
         name: "iproute2",
         purpose: "network namespaces of tests",
     },
@@ -107,7 +111,16 @@ fn apt_get(args: &[&str]) -> Result<()> {
 
 /// On another distribution the tools themselves are looked for.
 fn without_apt() -> Result<()> {
-    let absent: Vec<_> = ["gcc", "pkg-config", "protoc", "busybox", "ip", "nft"]
+    let tools = [
+        "gcc",
+        "pkg-config",
+        "protoc",
+        "busybox",
+        "docker-registry",
+        "ip",
+        "nft",
+    ];
+    let absent: Vec<_> = tools
         .into_iter()
         .filter(|tool| system::find_on_path(tool).is_none())
         .collect();

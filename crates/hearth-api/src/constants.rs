@@ -76,6 +76,8 @@ pub mod condition {
     pub const FINISHED: &str = "Finished";
     /// SandboxNode: more Sandboxes vanished at once than anybody announced, and the node left them running.
     pub const MASS_DISAPPEARANCE: &str = "MassDisappearance";
+    /// SandboxNode: its disk is nearly full, and nothing new is begun there.
+    pub const DISK_PRESSURE: &str = "DiskPressure";
 }
 
 /// Condition reasons.

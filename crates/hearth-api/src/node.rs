@@ -105,6 +105,9 @@ pub struct NodeCapacity {
     /// Memory in bytes.
     #[serde(default)]
     pub memory_bytes: i64,
+    /// Ephemeral storage in bytes: layers, logs and volumes on disk.
+    #[serde(default)]
+    pub storage_bytes: i64,
 }
 
 /// What sandboxes use now.
@@ -129,6 +132,9 @@ pub struct NodeUsage {
     /// Memory requested, in bytes.
     #[serde(default)]
     pub memory_bytes: i64,
+    /// Ephemeral storage requested, in bytes.
+    #[serde(default)]
+    pub storage_bytes: i64,
 }
 
 /// One runtime handler of a node.

@@ -4,7 +4,7 @@
 //! makes it testable by tables, properties and simulation.
 //!
 //! The node's half: [`sandbox`] (the life of one sandbox), [`binding`] (who owns which member), [`podspec`],
-//! [`podsecurity`], [`limits`], [`probe`], [`restart`], [`status`]. The controller's half: [`index`], [`claim`], [`pool`],
+//! [`podsecurity`], [`limits`], [`images`], [`storage`], [`probe`], [`restart`], [`status`]. The controller's half: [`index`], [`claim`], [`pool`],
 //! [`assignment`], [`placement`], [`tokens`], [`expiry`], [`lease`], with what they want done in [`effects`]. Both:
 //! [`names`], [`conditions`], [`ids`].
 
@@ -15,6 +15,7 @@ pub mod conditions;
 pub mod effects;
 pub mod expiry;
 pub mod ids;
+pub mod images;
 pub mod index;
 pub mod lease;
 pub mod limits;
@@ -27,5 +28,6 @@ pub mod probe;
 pub mod restart;
 pub mod sandbox;
 pub mod status;
+pub mod storage;
 pub mod timers;
 pub mod tokens;

@@ -133,6 +133,9 @@ pub fn obstacle(state: &State) -> String {
     let Some(pod) = state.pod.as_ref().filter(|pod| !pod.ending) else {
         return String::new();
     };
+    if let Some(why) = &pod.evicted {
+        return format!("Evicted: {why}");
+    }
     let troubled = pod
         .containers
         .iter()

@@ -301,6 +301,18 @@ impl PodRuntime for CriClient {
         bounded(Operation::ExecSync, container_id, limit, call).await
     }
 
+    async fn reopen_container_log(&self, container_id: &str) -> Result<(), CriError> {
+        let limit = self.deadlines.look;
+        let message = v1::ReopenContainerLogRequest {
+            container_id: container_id.to_owned(),
+        };
+        let mut client = self.runtime.clone();
+        let call = client.reopen_container_log(request(message, limit));
+        bounded(Operation::ReopenContainerLog, container_id, limit, call)
+            .await
+            .map(|_| ())
+    }
+
     async fn container_events(&self) -> Result<ContainerEvents, CriError> {
         let op = Operation::ContainerEvents;
         let mut runtime = self.runtime.clone();

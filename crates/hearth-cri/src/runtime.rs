@@ -93,6 +93,9 @@ pub trait PodRuntime: Send + Sync + std::fmt::Debug {
         timeout: Duration,
     ) -> Result<v1::ExecSyncResponse, CriError>;
 
+    /// Has the runtime open the container's log anew, under the name it has, after somebody has set aside the file.
+    async fn reopen_container_log(&self, container_id: &str) -> Result<(), CriError>;
+
     /// Subscribes to container events. What happens after this call has returned is delivered; list afterwards to learn
     /// what was before.
     async fn container_events(&self) -> Result<ContainerEvents, CriError>;

@@ -1,5 +1,7 @@
 //! What the daemon is told, checked once.
 
+mod storage;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,6 +10,8 @@ use hearth_core::podspec::{ClusterDns, api_server_variables};
 use thiserror::Error;
 
 use crate::paths::Paths;
+
+pub use storage::StorageConfig;
 
 /// What the daemon is told.
 #[derive(Clone, Debug)]
@@ -52,6 +56,8 @@ pub struct Config {
     pub leader_lease: String,
     /// How often the node's Lease is renewed.
     pub heartbeat: Duration,
+    /// Images, logs and the disk.
+    pub storage: StorageConfig,
 }
 
 /// A value that cannot be used.
@@ -179,7 +185,7 @@ impl Config {
                 "must be set when --listen is every address: controllers need one that they can reach",
             );
         }
-        Ok(())
+        self.storage.check()
     }
 
     /// The instance's paths.
@@ -239,6 +245,7 @@ mod tests {
             leader_namespace: "a".to_owned(),
             leader_lease: "b".to_owned(),
             heartbeat: Duration::from_secs(10),
+            storage: StorageConfig::default(),
         }
     }
 

@@ -73,10 +73,16 @@ impl ConfigStore {
     }
 }
 
-/// Whether a pod can be made from what is known, and what tells it from what was known before.
+/// Whether a pod can be made from what is known, and what tells it from what was known before. `begun`: there is a pod
+/// already, whose images may be there too, so that it does not wait for what they were pulled with.
 #[must_use]
-pub(crate) fn contents(plan: &PodPlan, configs: &Configs) -> Contents {
-    if let Err(missing) = plan.check(configs) {
+pub(crate) fn contents(plan: &PodPlan, configs: &Configs, begun: bool) -> Contents {
+    let credentials = if begun {
+        Ok(())
+    } else {
+        plan.keyring(configs).map(drop)
+    };
+    if let Err(missing) = plan.check(configs).and(credentials) {
         return Contents::Lacking(missing.to_string());
     }
     if configs.known.is_empty() {
@@ -180,7 +186,7 @@ mod tests {
     #[test]
     fn a_pod_waits_for_what_it_reads_and_notices_when_it_changes() {
         let (store, plan) = (ConfigStore::default(), plan());
-        let now = || contents(&plan, &store.of(&Key::new("ns", "a"), &plan));
+        let now = || contents(&plan, &store.of(&Key::new("ns", "a"), &plan), false);
         let lacking = |text: &str| Contents::Lacking(format!("ConfigMap \"settings\" {text}"));
         assert_eq!(now(), lacking("has not been sent by the controller yet"));
         assert!(store.put(key("ns"), None));

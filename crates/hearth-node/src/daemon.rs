@@ -32,6 +32,7 @@ use crate::heartbeat;
 use crate::host::{
     ContainerdHost, ContainerdState, Host, RUNC, import_images, probe_freeze, wait_up,
 };
+use crate::images::{DiskKeeper, ImageConfig, Images, disk_of};
 use crate::journal::{Batch, Contents, Found, Journal};
 use crate::metered::Metered;
 use crate::metrics::Metrics;
@@ -64,6 +65,7 @@ struct Parts {
     client: Client,
     host: Host,
     runtime: Arc<Metered<CriClient>>,
+    images: Images,
     metrics: Metrics,
     tracker: TaskTracker,
     token: CancellationToken,
@@ -96,11 +98,18 @@ pub async fn run(
     );
     let host = Host::prepare(&config).await.map_err(DaemonError::Host)?;
     let socket = host.paths().containerd_socket();
+    let runtime = Arc::new(Metered::new(
+        CriClient::new(&socket, Deadlines::default()),
+        metrics.cri.clone(),
+    ));
+    let image_config = ImageConfig {
+        max_parallel_pulls: config.storage.max_parallel_pulls,
+        notes: Some(host.paths().image_notes()),
+    };
+    let images = Images::new(runtime.clone(), &image_config, metrics.images.clone());
     let mut parts = Parts {
-        runtime: Arc::new(Metered::new(
-            CriClient::new(&socket, Deadlines::default()),
-            metrics.cri.clone(),
-        )),
+        runtime,
+        images,
         config,
         client,
         host,
@@ -313,7 +322,13 @@ impl Parts {
     }
 
     async fn import_images(&self) {
-        import(&self.host, self.runtime.as_ref(), &self.config).await;
+        import(
+            &self.host,
+            self.runtime.as_ref(),
+            &self.images,
+            &self.config,
+        )
+        .await;
     }
 
     fn pod_manager(
@@ -333,6 +348,7 @@ impl Parts {
         config.handlers = [(String::new(), handler.clone()), (RUNC.to_owned(), handler)].into();
         config.host_ip = self.config.host_ip();
         config.pids_limit = self.config.pids_limit;
+        config.logs = self.config.storage.logs;
         config.max_parallel_creates = self.config.max_parallel_creates;
         (config.cluster_dns, config.services) = (self.config.resolver(), self.config.services());
         config.machine_cpu_millis =
@@ -343,11 +359,14 @@ impl Parts {
                 source,
             })?;
         let runtime: Arc<dyn PodRuntime> = self.runtime.clone();
-        let images: Arc<dyn ImageStore> = self.runtime.clone();
         Ok(PodManager::new(PodDeps {
             runtime,
-            images,
-            host: Arc::new(SysHost::new(self.host.cgroups().clone(), paths.pods())),
+            images: self.images.clone(),
+            host: Arc::new(SysHost::new(
+                self.host.cgroups().clone(),
+                paths.pods(),
+                paths.containerd_state(),
+            )),
             records: Arc::new(journal),
             claims,
             clock: WallClock::default(),
@@ -358,9 +377,10 @@ impl Parts {
 
     /// Tells the pods each time containerd serves again; its images may be others then.
     fn follow_containerd(&mut self, mut state: watch::Receiver<ContainerdState>, pods: PodManager) {
-        let (host, runtime, config) = (
+        let (host, runtime, images, config) = (
             self.host.clone(),
             Arc::clone(&self.runtime),
+            self.images.clone(),
             self.config.clone(),
         );
         let stop = self.token.clone();
@@ -373,7 +393,7 @@ impl Parts {
                     changed = state.changed() => if changed.is_err() { return Ok(()) },
                 }
                 if state.borrow_and_update().is_up() {
-                    import(&host, runtime.as_ref(), &config).await;
+                    import(&host, runtime.as_ref(), &images, &config).await;
                     pods.runtime_restarted();
                     pods.images_changed();
                 }
@@ -459,6 +479,11 @@ impl Parts {
         let memory =
             hearth_sys::machine::memory_total_bytes().map_err(machine("the machine's memory"))?;
         let cores = i64::try_from(hearth_sys::machine::cpu_count()).unwrap_or(i64::MAX / 1000);
+        let disk = hearth_sys::disk::file_system(self.host.paths().root())
+            .map_err(machine("the disk of the root directory"))?;
+        // The rest is never to be used.
+        let kept_free = self.config.storage.disk.pressure.available_percent;
+        let allocatable = disk.capacity_bytes / 100 * u64::from(100_u8.saturating_sub(kept_free));
         Ok(Facts {
             node_name: self.config.node_name.clone(),
             pod_cidr: self.config.pod_cidr.clone(),
@@ -469,6 +494,7 @@ impl Parts {
                 sandboxes: i32::from(self.config.max_sandboxes),
                 milli_cpu: cores * 1000,
                 memory_bytes: i64::try_from(memory).unwrap_or(i64::MAX),
+                storage_bytes: i64::try_from(allocatable).unwrap_or(i64::MAX),
             },
         })
     }
@@ -528,6 +554,19 @@ impl Parts {
             let _ = synced.wait_for(|synced| *synced).await;
             drop(blocker);
         });
+        let keeper = DiskKeeper::new(
+            self.images.clone(),
+            Arc::new(pods.clone()),
+            disk_of(self.host.paths().root().to_owned()),
+            self.config.storage.disk,
+            status.synced.clone(),
+        );
+        let pressure = keeper.pressure();
+        let stop = self.token.clone();
+        self.never_ends("disk", async move {
+            keeper.run(stop).await;
+            Ok(())
+        });
         let images: Arc<dyn ImageStore> = self.runtime.clone();
         let sources = Sources {
             pods,
@@ -535,6 +574,7 @@ impl Parts {
             containerd,
             handlers,
             assignment: status,
+            pressure,
         };
         let presence = Presence::new(&self.client, facts, sources, confirmations);
         let stop = self.token.clone();
@@ -545,13 +585,16 @@ impl Parts {
     }
 }
 
-async fn import(host: &Host, images: &dyn ImageStore, config: &Config) {
+async fn import(host: &Host, store: &dyn ImageStore, images: &Images, config: &Config) {
     let Some(dir) = &config.images_dir else {
         return;
     };
     // What became of each archive is logged where it is imported.
-    if let Err(error) = import_images(host, images, dir).await {
-        tracing::error!(error = %ErrorChain(&error), "cannot import image archives");
+    match import_images(host, store, dir).await {
+        Ok(archives) => images.set_own(archives.into_iter().flat_map(|archive| archive.images)),
+        Err(error) => {
+            tracing::error!(error = %ErrorChain(&error), "cannot import image archives");
+        }
     }
 }
 

@@ -160,6 +160,11 @@ impl<R: PodRuntime> PodRuntime for Metered<R> {
         self.metrics.count(done)
     }
 
+    async fn reopen_container_log(&self, container_id: &str) -> Result<(), CriError> {
+        let done = self.inner.reopen_container_log(container_id).await;
+        self.metrics.count(done)
+    }
+
     async fn container_events(&self) -> Result<ContainerEvents, CriError> {
         self.metrics.count(self.inner.container_events().await)
     }

@@ -6,6 +6,7 @@ use crate::assignment::AssignmentMetrics;
 use crate::binder::BinderMetrics;
 use crate::census::Census;
 use crate::host::ContainerdMetrics;
+use crate::images::ImageMetrics;
 use crate::journal::JournalMetrics;
 use crate::metered::CriMetrics;
 use crate::pod::PodMetrics;
@@ -20,6 +21,7 @@ pub(crate) struct Metrics {
     pub(crate) census: Census,
     pub(crate) containerd: ContainerdMetrics,
     pub(crate) cri: CriMetrics,
+    pub(crate) images: ImageMetrics,
     pub(crate) journal: JournalMetrics,
     pub(crate) pods: PodMetrics,
     pub(crate) reporter: ReporterMetrics,
@@ -35,6 +37,7 @@ impl Metrics {
         metrics.census.register(registry);
         metrics.containerd.register(registry);
         metrics.cri.register(registry);
+        metrics.images.register(registry);
         metrics.journal.register(registry);
         metrics.pods.register(registry);
         metrics.reporter.register(registry);

@@ -122,6 +122,18 @@ impl Paths {
         self.root.join("imports.json")
     }
 
+    /// Mirrors, certificates and plain HTTP of registries, unless they are elsewhere.
+    #[must_use]
+    pub fn registries(&self) -> PathBuf {
+        self.root.join("registries")
+    }
+
+    /// Who may use which image.
+    #[must_use]
+    pub fn image_notes(&self) -> PathBuf {
+        self.root.join("images.json")
+    }
+
     /// What the freeze probes found.
     #[must_use]
     pub fn probes(&self) -> PathBuf {

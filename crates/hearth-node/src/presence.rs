@@ -57,6 +57,8 @@ pub(crate) struct Sources {
     pub(crate) containerd: watch::Receiver<ContainerdState>,
     pub(crate) handlers: Vec<HandlerStatus>,
     pub(crate) assignment: AssignmentStatus,
+    /// Why nothing new is begun for want of room on the disk.
+    pub(crate) pressure: watch::Receiver<Option<String>>,
 }
 
 /// Keeps the SandboxNode.
@@ -100,6 +102,7 @@ impl Presence {
         let mut changes = self.sources.pods.changes();
         let mut containerd = self.sources.containerd.clone();
         let mut mass = self.sources.assignment.mass.clone();
+        let mut pressure = self.sources.pressure.clone();
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut complete = true;
@@ -112,6 +115,7 @@ impl Presence {
                 _ = changes.next() => false,
                 changed = containerd.changed() => if changed.is_err() { return } else { false },
                 changed = mass.changed() => if changed.is_err() { return } else { false },
+                changed = pressure.changed() => if changed.is_err() { return } else { false },
             };
             let next = Instant::now() + SPACING;
             let work = async {
@@ -290,6 +294,8 @@ impl Presence {
             &self.sources.containerd.borrow(),
             mass.as_ref(),
         );
+        let pressure = self.sources.pressure.borrow().clone();
+        set_disk_condition(&mut status.conditions, pressure.as_deref());
         status
     }
 
@@ -310,6 +316,7 @@ impl Presence {
             }
             usage.milli_cpu += i64::try_from(view.requests.milli_cpu).unwrap_or(i64::MAX);
             usage.memory_bytes += i64::try_from(view.requests.memory_bytes).unwrap_or(i64::MAX);
+            usage.storage_bytes += i64::try_from(view.requests.storage_bytes).unwrap_or(i64::MAX);
         }
         usage
     }
@@ -403,6 +410,25 @@ fn set_conditions(
     set_condition(
         conditions,
         condition::MASS_DISAPPEARANCE,
+        status,
+        reason,
+        message,
+        None,
+        &now,
+    );
+}
+
+/// Says whether the disk is nearly full.
+fn set_disk_condition(conditions: &mut Vec<Condition>, pressure: Option<&str>) {
+    let (status, reason) = match pressure {
+        Some(_) => (ConditionStatus::True, "DiskNearlyFull"),
+        None => (ConditionStatus::False, "DiskHasRoom"),
+    };
+    let message = pressure.unwrap_or_default();
+    let now = Time(jiff::Timestamp::now());
+    set_condition(
+        conditions,
+        condition::DISK_PRESSURE,
         status,
         reason,
         message,

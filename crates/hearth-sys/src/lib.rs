@@ -12,6 +12,7 @@ mod wait;
 pub mod boot;
 pub mod cgroup;
 pub mod check;
+pub mod disk;
 pub mod fake;
 pub mod freezer;
 pub mod link;

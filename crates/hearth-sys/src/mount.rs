@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use procfs::process::Process;
+use procfs::process::{MountInfo, Process};
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
@@ -65,6 +65,21 @@ pub fn under(prefix: &Path) -> Result<Vec<Mount>, MountError> {
     Ok(mounts
         .filter(|mount| mount.target.starts_with(prefix))
         .collect())
+}
+
+/// Overlays at and below `prefix` (an absolute path without symbolic links): where each is mounted, and the directory that
+/// takes what is written to it.
+pub fn overlays_under(prefix: &Path) -> Result<Vec<(PathBuf, PathBuf)>, MountError> {
+    let infos = Process::myself().and_then(|process| process.mountinfo());
+    let infos = infos
+        .map_err(|error| MountError::new("list the mounts below", prefix, proc_error(error)))?;
+    let overlay = |mut info: MountInfo| {
+        let target = unescape(info.mount_point.as_os_str());
+        let upper = info.super_options.remove("upperdir").flatten()?;
+        let upper = unescape(OsStr::new(&upper));
+        (target.starts_with(prefix) && upper.is_absolute()).then_some((target, upper))
+    };
+    Ok(infos.into_iter().filter_map(overlay).collect())
 }
 
 /// Whether something is mounted at `path` itself. Asks the kernel for this one path: the list of all mounts grows by four

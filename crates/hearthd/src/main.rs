@@ -1,6 +1,7 @@
 //! `hearthd`: arguments to configuration to run.
 
 mod ctl;
+mod storage;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -123,6 +124,8 @@ struct RunArgs {
     /// Seconds between renewals of the node's Lease.
     #[arg(long, env = "HEARTH_HEARTBEAT_SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     heartbeat_seconds: u32,
+    #[command(flatten)]
+    storage: storage::StorageArgs,
     /// `text` or `json`.
     #[arg(long, env = "HEARTH_LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
@@ -153,6 +156,7 @@ impl RunArgs {
             leader_namespace,
             leader_lease,
             heartbeat_seconds,
+            storage,
             log_format: _,
         } = self;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -177,6 +181,7 @@ impl RunArgs {
             leader_namespace,
             leader_lease,
             heartbeat: Duration::from_secs(u64::from(heartbeat_seconds)),
+            storage: storage.into_config(),
         }
     }
 }

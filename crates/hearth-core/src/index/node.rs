@@ -111,6 +111,7 @@ impl NodeRecord {
             taints: spec.taints,
             unschedulable: spec.unschedulable,
             ready: is_true(&status.conditions, condition::READY),
+            disk_pressure: is_true(&status.conditions, condition::DISK_PRESSURE),
             alive: self.facts.alive,
             handlers: status
                 .handlers
@@ -122,6 +123,7 @@ impl NodeRecord {
                 sandboxes: i64::from(status.capacity.sandboxes),
                 milli_cpu: status.capacity.milli_cpu,
                 memory_bytes: status.capacity.memory_bytes,
+                storage_bytes: status.capacity.storage_bytes,
             },
             pressure_percent: whole_percent(percent),
         };
@@ -134,10 +136,12 @@ impl NodeRecord {
             sandboxes: i64::from(status.usage.sandboxes),
             milli_cpu: status.usage.milli_cpu,
             memory_bytes: status.usage.memory_bytes,
+            storage_bytes: status.usage.storage_bytes,
         };
         let freed = held.sandboxes < self.held.sandboxes
             || held.milli_cpu < self.held.milli_cpu
-            || held.memory_bytes < self.held.memory_bytes;
+            || held.memory_bytes < self.held.memory_bytes
+            || held.storage_bytes < self.held.storage_bytes;
         let changed = facts != self.facts || freed;
         self.facts = facts;
         self.held = held;
@@ -151,6 +155,7 @@ impl NodeRecord {
             sandboxes: self.placed.sandboxes.max(self.held.sandboxes),
             milli_cpu: self.placed.milli_cpu.max(self.held.milli_cpu),
             memory_bytes: self.placed.memory_bytes.max(self.held.memory_bytes),
+            storage_bytes: self.placed.storage_bytes.max(self.held.storage_bytes),
         }
     }
 

@@ -15,6 +15,8 @@ pub enum Obstacle {
     Silent,
     /// It says that it is not ready.
     NotReady,
+    /// It says that its disk is nearly full.
+    DiskPressure,
     /// Cordoned.
     Unschedulable,
     /// A taint that the sandbox does not tolerate.
@@ -34,13 +36,18 @@ pub enum Obstacle {
     Cpu,
     /// Not enough memory.
     Memory,
+    /// Not enough disk.
+    Storage,
 }
 
 impl Obstacle {
     /// Whether only other sandboxes are in the way.
     #[must_use]
     pub fn is_lack_of_room(&self) -> bool {
-        matches!(self, Self::Sandboxes | Self::Cpu | Self::Memory)
+        matches!(
+            self,
+            Self::Sandboxes | Self::Cpu | Self::Memory | Self::Storage
+        )
     }
 }
 
@@ -49,6 +56,7 @@ impl fmt::Display for Obstacle {
         match self {
             Self::Silent => f.write_str("node(s) did not renew their lease"),
             Self::NotReady => f.write_str("node(s) were not ready"),
+            Self::DiskPressure => f.write_str("node(s) had disk pressure"),
             Self::Unschedulable => f.write_str("node(s) were unschedulable"),
             Self::Taint { key, value } => {
                 write!(f, "node(s) had untolerated taint {{{key}: {value}}}")
@@ -58,6 +66,7 @@ impl fmt::Display for Obstacle {
             Self::Sandboxes => f.write_str("Too many sandboxes"),
             Self::Cpu => f.write_str("Insufficient cpu"),
             Self::Memory => f.write_str("Insufficient memory"),
+            Self::Storage => f.write_str("Insufficient ephemeral-storage"),
         }
     }
 }
@@ -74,6 +83,9 @@ pub(super) fn obstacle(
     }
     if !node.ready {
         return Some(Obstacle::NotReady);
+    }
+    if node.disk_pressure {
+        return Some(Obstacle::DiskPressure);
     }
     if node.unschedulable {
         return Some(Obstacle::Unschedulable);
@@ -115,6 +127,15 @@ fn lack_of_room(wanted: Amounts, capacity: Amounts, used: Amounts) -> Option<Obs
         )
     {
         return Some(Obstacle::Memory);
+    }
+    if capacity.storage_bytes > 0
+        && exceeds(
+            wanted.storage_bytes,
+            used.storage_bytes,
+            capacity.storage_bytes,
+        )
+    {
+        return Some(Obstacle::Storage);
     }
     None
 }
@@ -218,6 +239,7 @@ mod tests {
                 sandboxes: 2,
                 milli_cpu: 1000,
                 memory_bytes: 100,
+                storage_bytes: 1000,
             },
             ..NodeFacts::default()
         }
@@ -254,6 +276,18 @@ mod tests {
             },
             Some(Obstacle::Memory),
         );
+        let disk = r#"{"containers":[{"resources":{"limits":{"ephemeral-storage":"600"}}}]}"#;
+        check(disk, &node(), none, None);
+        let taken = Amounts {
+            storage_bytes: 500,
+            ..none
+        };
+        check(disk, &node(), taken, Some(Obstacle::Storage));
+        let full = NodeFacts {
+            disk_pressure: true,
+            ..node()
+        };
+        check("{}", &full, none, Some(Obstacle::DiskPressure));
         check(
             "{}",
             &node(),

@@ -28,19 +28,21 @@ pub struct NodeFacts {
     pub unschedulable: bool,
     /// Whether it says that it is ready.
     pub ready: bool,
+    /// Whether it says that its disk is nearly full.
+    pub disk_pressure: bool,
     /// Whether its Lease is fresh or its stream answers.
     pub alive: bool,
     /// CRI handlers.
     pub handlers: BTreeSet<String>,
     /// Images present.
     pub images: HashSet<String>,
-    /// What sandboxes may use in all. Zero CPU or memory means that the node did not say, and is not checked.
+    /// What sandboxes may use in all. Zero CPU, memory or disk means that the node did not say, and is not checked.
     pub capacity: Amounts,
     /// The worst pressure stall average, in per cent.
     pub pressure_percent: u32,
 }
 
-/// Sandboxes, CPU and memory.
+/// Sandboxes, CPU, memory and disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Amounts {
     /// Number of sandboxes.
@@ -49,6 +51,8 @@ pub struct Amounts {
     pub milli_cpu: i64,
     /// Memory, in bytes.
     pub memory_bytes: i64,
+    /// Ephemeral storage, in bytes.
+    pub storage_bytes: i64,
 }
 
 impl Amounts {
@@ -59,6 +63,7 @@ impl Amounts {
             sandboxes: 1,
             milli_cpu: shape.milli_cpu,
             memory_bytes: shape.memory_bytes,
+            storage_bytes: shape.storage_bytes,
         }
     }
 
@@ -67,6 +72,7 @@ impl Amounts {
         self.sandboxes += other.sandboxes;
         self.milli_cpu = self.milli_cpu.saturating_add(other.milli_cpu);
         self.memory_bytes = self.memory_bytes.saturating_add(other.memory_bytes);
+        self.storage_bytes = self.storage_bytes.saturating_add(other.storage_bytes);
     }
 
     /// Takes `other` away.
@@ -74,6 +80,7 @@ impl Amounts {
         self.sandboxes -= other.sandboxes;
         self.milli_cpu = self.milli_cpu.saturating_sub(other.milli_cpu);
         self.memory_bytes = self.memory_bytes.saturating_sub(other.memory_bytes);
+        self.storage_bytes = self.storage_bytes.saturating_sub(other.storage_bytes);
     }
 }
 
@@ -157,6 +164,7 @@ fn score(shape: &Shape, strategy: Strategy, node: &NodeFacts, used: Amounts) -> 
         per_mille(used.sandboxes, node.capacity.sandboxes),
         per_mille(used.milli_cpu, node.capacity.milli_cpu),
         per_mille(used.memory_bytes, node.capacity.memory_bytes),
+        per_mille(used.storage_bytes, node.capacity.storage_bytes),
     ]
     .into_iter()
     .max()
@@ -202,6 +210,7 @@ mod tests {
                 sandboxes: 10,
                 milli_cpu: 4000,
                 memory_bytes: 1 << 30,
+                storage_bytes: 1 << 30,
             },
             ..NodeFacts::default()
         }

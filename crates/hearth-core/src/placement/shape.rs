@@ -6,6 +6,7 @@ use hearth_api::PodSpecJson;
 use serde::Deserialize;
 
 use super::quantity;
+use crate::images::normalized;
 
 /// What a sandbox asks of a node. Made once for each distinct PodSpec text and shared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub struct Shape {
     pub milli_cpu: i64,
     /// Memory requested, in bytes.
     pub memory_bytes: i64,
+    /// Ephemeral storage requested, in bytes.
+    pub storage_bytes: i64,
     /// `runtimeClassName`; empty when unset.
     pub runtime_class: String,
     /// `nodeName`, when the spec insists on a node.
@@ -24,7 +27,7 @@ pub struct Shape {
     pub required_terms: Option<Vec<SelectorTerm>>,
     /// Tolerations.
     pub tolerations: Vec<Toleration>,
-    /// Images of all containers.
+    /// Images of all containers and volumes, by their whole names.
     pub images: BTreeSet<String>,
 }
 
@@ -71,10 +74,12 @@ impl Shape {
     /// When the text does not have the shape of a PodSpec.
     pub fn of(spec: &PodSpecJson) -> Result<Self, serde_json::Error> {
         let pod: Pod = spec.parse()?;
-        let (milli_cpu, memory_bytes) = pod.requests();
+        let [milli_cpu, memory_bytes, storage_bytes] = pod.requests();
+        let images = pod.images();
         Ok(Self {
             milli_cpu,
             memory_bytes,
+            storage_bytes,
             runtime_class: pod.runtime_class_name.unwrap_or_default(),
             node_name: pod.node_name.unwrap_or_default(),
             node_selector: pod.node_selector.unwrap_or_default(),
@@ -84,12 +89,7 @@ impl Shape {
                 .and_then(|node| node.required_during_scheduling_ignored_during_execution)
                 .map(|required| required.node_selector_terms),
             tolerations: pod.tolerations.unwrap_or_default(),
-            images: pod
-                .containers
-                .iter()
-                .chain(pod.init_containers.iter().flatten())
-                .map(|c| c.image.clone())
-                .collect(),
+            images,
         })
     }
 }
@@ -104,6 +104,7 @@ struct Pod {
     tolerations: Option<Vec<Toleration>>,
     containers: Vec<Container>,
     init_containers: Option<Vec<Container>>,
+    volumes: Option<Vec<Volume>>,
     overhead: Option<BTreeMap<String, Amount>>,
 }
 
@@ -131,6 +132,18 @@ struct Container {
     image: String,
     restart_policy: Option<String>,
     resources: Option<Resources>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Volume {
+    image: Option<ImageSource>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct ImageSource {
+    reference: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -181,13 +194,20 @@ impl Resources {
     }
 }
 
+/// CPU in thousandths of a core, memory and ephemeral storage in bytes.
+type Requests = [i64; 3];
+
+fn requests<'a>(amount: impl Fn(&str) -> Option<&'a Amount>) -> Requests {
+    [
+        amount("cpu").map_or(0, Amount::milli),
+        amount("memory").map_or(0, Amount::whole),
+        amount("ephemeral-storage").map_or(0, Amount::whole),
+    ]
+}
+
 impl Container {
-    fn requests(&self) -> (i64, i64) {
-        let amount = |name| self.resources.as_ref().and_then(|r| r.amount(name));
-        (
-            amount("cpu").map_or(0, Amount::milli),
-            amount("memory").map_or(0, Amount::whole),
-        )
+    fn requests(&self) -> Requests {
+        requests(|name| self.resources.as_ref().and_then(|r| r.amount(name)))
     }
 
     fn is_sidecar(&self) -> bool {
@@ -196,32 +216,39 @@ impl Container {
 }
 
 impl Pod {
+    /// As a node lists what it has.
+    fn images(&self) -> BTreeSet<String> {
+        let inits = self.init_containers.iter().flatten();
+        let containers = self.containers.iter().chain(inits);
+        let volumes = self.volumes.iter().flatten();
+        let volumes = volumes.filter_map(|volume| volume.image.as_ref());
+        let images = containers.map(|container| &container.image);
+        let images = images.chain(volumes.map(|image| &image.reference));
+        images.map(|image| normalized(image)).collect()
+    }
+
     /// The pod's request: the containers and sidecars together, or the largest moment of its start, plus overhead.
-    fn requests(&self) -> (i64, i64) {
-        let add = |a: (i64, i64), b: (i64, i64)| (a.0.saturating_add(b.0), a.1.saturating_add(b.1));
-        let mut sidecars = (0, 0);
-        let mut start = (0, 0);
+    fn requests(&self) -> Requests {
+        let each = |a: Requests, b: Requests, join: fn(i64, i64) -> i64| {
+            std::array::from_fn(|index| join(a[index], b[index]))
+        };
+        let add = |a, b| each(a, b, i64::saturating_add);
+        let mut sidecars = Requests::default();
+        let mut start = Requests::default();
         for init in self.init_containers.iter().flatten() {
             let moment = add(sidecars, init.requests());
             if init.is_sidecar() {
                 sidecars = moment;
             }
-            start = (i64::max(start.0, moment.0), i64::max(start.1, moment.1));
+            start = each(start, moment, i64::max);
         }
         let steady = self
             .containers
             .iter()
             .map(Container::requests)
             .fold(sidecars, add);
-        let peak = (i64::max(start.0, steady.0), i64::max(start.1, steady.1));
-        let overhead = |name| self.overhead.as_ref().and_then(|map| map.get(name));
-        add(
-            peak,
-            (
-                overhead("cpu").map_or(0, Amount::milli),
-                overhead("memory").map_or(0, Amount::whole),
-            ),
-        )
+        let overhead = requests(|name| self.overhead.as_ref().and_then(|map| map.get(name)));
+        add(each(start, steady, i64::max), overhead)
     }
 }
 
@@ -236,27 +263,34 @@ mod tests {
     #[test]
     fn requests_are_those_of_the_pod_as_a_whole() {
         for (spec, expect) in [
-            (r#"{"containers":[{"name":"a","image":"i"}]}"#, (0, 0)),
+            (r#"{"containers":[{"name":"a","image":"i"}]}"#, (0, 0, 0)),
             (
                 r#"{"containers":[{"resources":{"requests":{"cpu":"100m","memory":"64Mi"}}},
                                   {"resources":{"limits":{"cpu":1,"memory":"1Mi"}}}]}"#,
-                (1_100, 65 << 20),
+                (1_100, 65 << 20, 0),
             ),
             (
                 r#"{"initContainers":[{"resources":{"requests":{"cpu":"3"}}}],
                     "containers":[{"resources":{"requests":{"cpu":"1","memory":"1Ki"}}}]}"#,
-                (3_000, 1024),
+                (3_000, 1024, 0),
             ),
             (
                 r#"{"initContainers":[{"restartPolicy":"Always","resources":{"requests":{"cpu":"500m"}}},
                                       {"resources":{"requests":{"cpu":"2"}}}],
                     "containers":[{"resources":{"requests":{"cpu":"1"}}}],
                     "overhead":{"cpu":"250m"}}"#,
-                (2_750, 0),
+                (2_750, 0, 0),
+            ),
+            (
+                r#"{"initContainers":[{"resources":{"requests":{"ephemeral-storage":"3Gi"}}}],
+                    "containers":[{"resources":{"limits":{"ephemeral-storage":"1Gi"}}},
+                                  {"resources":{"requests":{"ephemeral-storage":"1Gi"}}}]}"#,
+                (0, 0, 3 << 30),
             ),
         ] {
             let shape = shape(spec);
-            assert_eq!((shape.milli_cpu, shape.memory_bytes), expect, "{spec}");
+            let found = (shape.milli_cpu, shape.memory_bytes, shape.storage_bytes);
+            assert_eq!(found, expect, "{spec}");
         }
     }
 
@@ -267,7 +301,8 @@ mod tests {
                 "tolerations":[{"key":"gpu","operator":"Exists","effect":"NoSchedule"}],
                 "affinity":{"nodeAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":{"nodeSelectorTerms":[
                     {"matchExpressions":[{"key":"zone","operator":"In","values":["a"]}]}]}}},
-                "containers":[{"name":"m","image":"b"}],"initContainers":[{"name":"i","image":"a"}]}"#,
+                "containers":[{"name":"m","image":"b"}],"initContainers":[{"name":"i","image":"a"}],
+                "volumes":[{"name":"v","image":{"reference":"r.test/v:1"}},{"name":"w","emptyDir":{}}]}"#,
         );
         assert_eq!(shape.runtime_class, "gvisor");
         assert_eq!(shape.node_selector["disk"], "ssd");
@@ -276,6 +311,11 @@ mod tests {
             shape.required_terms.unwrap()[0].match_expressions[0].values,
             ["a"]
         );
-        assert_eq!(Vec::from_iter(shape.images), ["a", "b"]);
+        let images = [
+            "docker.io/library/a:latest",
+            "docker.io/library/b:latest",
+            "r.test/v:1",
+        ];
+        assert_eq!(Vec::from_iter(shape.images), images);
     }
 }

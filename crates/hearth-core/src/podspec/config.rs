@@ -123,7 +123,7 @@ fn not_sent(config: &ConfigRef) -> CannotMake {
 
 impl Configs {
     /// The object; `None` when it is not there and need not be.
-    pub(super) fn get(
+    pub(crate) fn get(
         &self,
         config: &ConfigRef,
         optional: bool,
@@ -172,10 +172,13 @@ struct Use<'a> {
 }
 
 impl PodPlan {
-    /// The ConfigMaps and Secrets that the pod reads.
+    /// The ConfigMaps and Secrets that the pod reads, and those that its images are pulled with.
     #[must_use]
     pub fn configs(&self) -> BTreeSet<ConfigRef> {
-        self.uses().map(|place| place.config.clone()).collect()
+        let pulls = self.pull_secrets.iter();
+        let pulls = pulls.map(|name| ConfigRef::new(ConfigKind::Secret, name));
+        let read = self.uses().map(|place| place.config.clone());
+        read.chain(pulls).collect()
     }
 
     /// Looks whether all that the pod reads is there.
@@ -267,6 +270,9 @@ pub fn configs_in(pod: &Value) -> BTreeSet<ConfigRef> {
             add(ConfigMap, &from["configMapRef"]["name"]);
             add(Secret, &from["secretRef"]["name"]);
         }
+    }
+    for secret in items(pod, "imagePullSecrets") {
+        add(Secret, &secret["name"]);
     }
     for volume in items(pod, "volumes") {
         add(ConfigMap, &volume["configMap"]["name"]);

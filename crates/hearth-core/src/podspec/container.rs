@@ -143,7 +143,7 @@ fn restart_policy(at: &At<'_>) -> Option<RestartPolicy> {
     ])
 }
 
-fn pull_policy(at: &At<'_>) -> Option<PullPolicy> {
+pub(super) fn pull_policy(at: &At<'_>) -> Option<PullPolicy> {
     if at.value().as_str() == Some("") {
         return None;
     }
@@ -155,7 +155,7 @@ fn pull_policy(at: &At<'_>) -> Option<PullPolicy> {
 }
 
 /// As the API server defaults it: an image whose name may move is pulled each time.
-fn default_pull_policy(image: &str) -> PullPolicy {
+pub(super) fn default_pull_policy(image: &str) -> PullPolicy {
     if image.contains('@') {
         return PullPolicy::IfNotPresent;
     }
@@ -182,23 +182,26 @@ fn settle(plan: &mut ContainerPlan, from: Vec<EnvFrom>, env: Vec<(String, EnvSou
 
 fn resources(at: &At<'_>) -> Resources {
     let mut resources = Resources::default();
-    let (mut cpu, mut memory) = (None, None);
+    let (mut cpu, mut memory, mut storage) = (None, None, None);
     at.each_field(|name, at| match name {
         "limits" => at.each_field(|name, at| match name {
             "cpu" => resources.cpu_limit_millis = Some(quantity(&at).millis()),
             "memory" => resources.memory_limit = Some(quantity(&at).units()),
-            _ => at.wrong("only cpu and memory are limited; remove it"),
+            "ephemeral-storage" => resources.storage_limit = Some(quantity(&at).units()),
+            _ => at.wrong("only cpu, memory and ephemeral-storage are limited; remove it"),
         }),
         "requests" => at.each_field(|name, at| match name {
             "cpu" => cpu = Some(quantity(&at).millis()),
             "memory" => memory = Some(quantity(&at).units()),
-            _ => at.wrong("only cpu and memory can be requested; remove it"),
+            "ephemeral-storage" => storage = Some(quantity(&at).units()),
+            _ => at.wrong("only cpu, memory and ephemeral-storage can be requested; remove it"),
         }),
         _ => at.refuse(NOT_YET),
     });
     // A limit without a request is a request of the same.
     resources.cpu_request_millis = cpu.or(resources.cpu_limit_millis).unwrap_or(0);
     resources.memory_request = memory.or(resources.memory_limit).unwrap_or(0);
+    resources.storage_request = storage.or(resources.storage_limit).unwrap_or(0);
     if resources
         .cpu_limit_millis
         .is_some_and(|limit| limit < resources.cpu_request_millis)
@@ -211,9 +214,20 @@ fn resources(at: &At<'_>) -> Resources {
     {
         at.problem("requests.memory", "", "must not exceed limits.memory");
     }
+    if resources
+        .storage_limit
+        .is_some_and(|limit| limit < resources.storage_request)
+    {
+        at.problem(
+            "requests.ephemeral-storage",
+            "",
+            "must not exceed limits.ephemeral-storage",
+        );
+    }
     // Zero is how the API says that there is no limit.
     resources.cpu_limit_millis = resources.cpu_limit_millis.filter(|limit| *limit > 0);
     resources.memory_limit = resources.memory_limit.filter(|limit| *limit > 0);
+    resources.storage_limit = resources.storage_limit.filter(|limit| *limit > 0);
     resources
 }
 

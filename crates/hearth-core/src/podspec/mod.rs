@@ -35,9 +35,9 @@ pub use files::{File, FileSource, Files, FilesPlan, KeyFile};
 pub(crate) use late::quoted as go_quoted;
 pub use late::{Amount, EnvFrom, EnvSource, Known, LateEnv, PodField, api_server_variables};
 pub use plan::{
-    Capabilities, ContainerPlan, ContainerSecurity, DnsMore, DnsPlan, Hook, HttpHeader, LastWords,
-    MountPlan, PodPlan, PodSecurity, ProbeAction, ProbePlan, PullPolicy, Resources, RestartPolicy,
-    Role, Seccomp, SubPath, VolumePlan,
+    Capabilities, ContainerPlan, ContainerSecurity, DnsMore, DnsPlan, Hook, HttpHeader,
+    ImageVolume, LastWords, MountPlan, PodPlan, PodSecurity, ProbeAction, ProbePlan, PullPolicy,
+    Resources, RestartPolicy, Role, Seccomp, SubPath, VolumePlan,
 };
 pub use pod::plan;
 pub use quantity::{Quantity, QuantityError};

@@ -34,6 +34,8 @@ pub struct PodPlan {
     pub labels: BTreeMap<String, String>,
     /// Annotations of the pod template, without reserved ones.
     pub annotations: BTreeMap<String, String>,
+    /// Secrets with credentials for registries.
+    pub pull_secrets: Vec<String>,
     /// Volumes that live as long as the pod.
     pub volumes: Vec<VolumePlan>,
     /// Security of the whole pod.
@@ -53,6 +55,11 @@ impl PodPlan {
             memory_request: request(|r| Some(r.memory_request)),
             cpu_limit_millis: limit(|r| r.cpu_limit_millis),
             memory_limit: limit(|r| r.memory_limit),
+            storage_request: request(|r| Some(r.storage_request)),
+            // As a kubelet has it: the limits that there are, whatever containers have none.
+            storage_limit: self
+                .most_at_a_time(|r| Some(r.storage_limit.unwrap_or(0)))
+                .filter(|most| *most > 0),
         }
     }
 
@@ -68,6 +75,34 @@ impl PodPlan {
             }
         }
         Some(most)
+    }
+
+    /// The images that it is made from.
+    pub fn images(&self) -> impl Iterator<Item = &str> {
+        let volumes = self
+            .volumes
+            .iter()
+            .filter_map(|volume| volume.image.as_ref());
+        let containers = self
+            .containers
+            .iter()
+            .map(|container| container.image.as_str());
+        containers.chain(volumes.map(|image| image.reference.as_str()))
+    }
+
+    /// The images that a container is made from, and when each is pulled: its own, and those of the volumes that it mounts.
+    pub fn images_of<'a>(
+        &'a self,
+        container: &'a ContainerPlan,
+    ) -> impl Iterator<Item = (&'a str, PullPolicy)> {
+        let mounted = |volume: &&VolumePlan| {
+            let mut mounts = container.mounts.iter();
+            mounts.any(|mount| mount.volume == volume.name)
+        };
+        let volumes = self.volumes.iter().filter(mounted);
+        let volumes = volumes.filter_map(|volume| volume.image.as_ref());
+        let volumes = volumes.map(|image| (image.reference.as_str(), image.pull_policy));
+        std::iter::once((container.image.as_str(), container.pull_policy)).chain(volumes)
     }
 
     /// Whether a volume of it holds files, which change with what they are made from.
@@ -117,7 +152,7 @@ pub struct ContainerPlan {
     pub env: Vec<(String, String)>,
     /// In place of environment, command and arguments, when not all of it can be told before the pod is there.
     pub late: Option<LateEnv>,
-    /// CPU and memory.
+    /// CPU, memory and disk.
     pub resources: Resources,
     /// Volumes in the container.
     pub mounts: Vec<MountPlan>,
@@ -231,7 +266,7 @@ pub struct DnsMore {
     pub options: Vec<String>,
 }
 
-/// CPU and memory of a container.
+/// CPU, memory and disk of a container.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Resources {
@@ -243,6 +278,10 @@ pub struct Resources {
     pub cpu_limit_millis: Option<u64>,
     /// Most memory, in bytes.
     pub memory_limit: Option<u64>,
+    /// Ephemeral storage requested, in bytes.
+    pub storage_request: u64,
+    /// Most ephemeral storage, in bytes.
+    pub storage_limit: Option<u64>,
 }
 
 /// A volume that lives as long as the pod: an `emptyDir`, or one that holds files of the pod's making.
@@ -251,12 +290,24 @@ pub struct Resources {
 pub struct VolumePlan {
     /// Name, unique in the pod.
     pub name: String,
-    /// Whether it is in memory.
+    /// Whether it is in memory, or at least takes nothing of the disk.
     pub memory: bool,
     /// Most bytes; only for volumes in memory.
     pub size_limit: Option<u64>,
     /// What it holds; `None`: it is empty, and the containers' to fill.
     pub files: Option<FilesPlan>,
+    /// The image that it shows; nothing is made for it then.
+    pub image: Option<ImageVolume>,
+}
+
+/// An image that a volume shows, read-only.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImageVolume {
+    /// Image reference.
+    pub reference: String,
+    /// When the image is pulled.
+    pub pull_policy: PullPolicy,
 }
 
 /// A volume in a container.

@@ -12,6 +12,7 @@ use super::files::FileSource;
 use super::late::EnvSource;
 use super::plan::{DnsMore, DnsPlan, PodPlan, RestartPolicy};
 use super::read::{At, Problems, Refusal};
+use super::source::config_name;
 use super::{security, token, volume};
 use crate::{limits, podsecurity};
 
@@ -160,6 +161,7 @@ fn read_pod(pod: &At<'_>, admission: &Admission) -> PodPlan {
             plan.containers = at.list(|at| container::container(&at, &context));
         }
         "initContainers" => inits = at.list(|at| container::init_container(&at, &context)),
+        "imagePullSecrets" => plan.pull_secrets = pull_secrets(&at),
         "restartPolicy" => plan.restart_policy = restart_policy(&at),
         "terminationGracePeriodSeconds" => plan.grace_seconds = at.seconds(0),
         "runtimeClassName" => plan.runtime_class = at.string(),
@@ -187,6 +189,7 @@ fn read_pod(pod: &At<'_>, admission: &Admission) -> PodPlan {
         );
     }
     check_references(pod, &plan);
+    check_image_volumes(pod, &plan);
     conclude(pod, together, (&account, admission), &mut plan);
     plan
 }
@@ -210,6 +213,29 @@ fn check_references(pod: &At<'_>, plan: &PodPlan) {
                 "containers",
                 &format!("{container:?} in resourceFieldRef.containerName of {what}"),
                 "must be the name of a container of the pod",
+            );
+        }
+    }
+}
+
+/// CRI as this node speaks it has no parts of image volumes.
+fn check_image_volumes(pod: &At<'_>, plan: &PodPlan) {
+    let shows_image = |name: &str| {
+        let mut volumes = plan.volumes.iter();
+        volumes.any(|volume| volume.name == name && volume.image.is_some())
+    };
+    for container in &plan.containers {
+        let mut mounts = container.mounts.iter();
+        if let Some(mount) =
+            mounts.find(|mount| mount.sub_path.is_some() && shows_image(&mount.volume))
+        {
+            pod.problem(
+                "containers",
+                &format!(
+                    "subPath of image volume {:?} in {}",
+                    mount.volume, container.name
+                ),
+                "only whole images are mounted; remove subPath and subPathExpr",
             );
         }
     }
@@ -243,9 +269,6 @@ fn read_rare(name: &str, at: &At<'_>) {
         | "workloadRef" => at.refuse(PLACEMENT),
         "hostNetwork" | "hostPID" | "hostIPC" => at.refuse(NO_HOST_ACCESS),
         "ephemeralContainers" => at.refuse("a sandbox has no ephemeral containers; remove them"),
-        "imagePullSecrets" => {
-            at.refuse("this node does not read Secrets yet; use an image that needs none")
-        }
         _ => at.refuse(NOT_YET),
     }
 }
@@ -285,6 +308,11 @@ fn conclude(
             "",
             "needs at least one address when dnsPolicy is None",
         );
+    }
+    if let Account::There { pull_secrets, .. } = &admission.account
+        && plan.pull_secrets.is_empty()
+    {
+        plan.pull_secrets.clone_from(pull_secrets);
     }
     let automount = match (automount, &admission.account) {
         (Some(said), _) => said,
@@ -329,6 +357,21 @@ fn host_name(at: &At<'_>) -> String {
     } else {
         label_name(at)
     }
+}
+
+/// Names of Secrets. One without a name is none, as Kubernetes has it.
+fn pull_secrets(at: &At<'_>) -> Vec<String> {
+    let mut names = at.list(|at| {
+        let mut secret = String::new();
+        at.each_field(|name, at| match name {
+            "name" if at.value().as_str() == Some("") => {}
+            "name" => secret = config_name(&at),
+            _ => at.refuse(NOT_YET),
+        });
+        secret
+    });
+    names.retain(|name| !name.is_empty());
+    names
 }
 
 fn restart_policy(at: &At<'_>) -> RestartPolicy {

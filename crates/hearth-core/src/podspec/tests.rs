@@ -1,5 +1,6 @@
 mod admission;
 mod configs;
+mod images;
 mod pods;
 mod tokens;
 
@@ -160,7 +161,7 @@ fn everything_that_is_done_reaches_the_plan() {
             name: "ram".into(),
             memory: true,
             size_limit: Some(64 << 20),
-            files: None,
+            ..VolumePlan::default()
         }
     );
     assert_eq!(
@@ -262,8 +263,8 @@ fn each_field_that_is_not_done_is_refused_by_its_name() {
             "topologySpreadConstraints",
         ),
         (
-            with_pod(&json!({"imagePullSecrets": [{"name": "s"}]})),
-            "imagePullSecrets",
+            with_pod(&json!({"imagePullSecrets": [{"name": "S"}]})),
+            "imagePullSecrets[0].name",
         ),
         (
             with_pod(&json!({"readinessGates": [{"conditionType": "x"}]})),

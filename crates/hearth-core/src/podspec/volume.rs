@@ -1,12 +1,13 @@
 //! Volumes.
 
+use super::container::{default_pull_policy, pull_policy};
 use super::files::{self, FilesPlan};
-use super::plan::VolumePlan;
+use super::plan::{ImageVolume, VolumePlan};
 use super::pod::{label_name, unique};
 use super::quantity::Quantity;
 use super::read::At;
 
-const NO_SUCH_VOLUME: &str = "this node mounts only emptyDir, configMap, secret, downwardAPI and projected volumes yet; remove it";
+const NO_SUCH_VOLUME: &str = "this node mounts only emptyDir, configMap, secret, downwardAPI, projected and image volumes yet; remove it";
 
 /// `volumes`, of a pod of this ServiceAccount.
 pub(super) fn volumes(at: &At<'_>, account: &str) -> Vec<VolumePlan> {
@@ -31,6 +32,10 @@ fn volume(at: &At<'_>, account: &str) -> VolumePlan {
             sources += 1;
             plan.files = Some(files(name, &at, account));
         }
+        "image" => {
+            sources += 1;
+            plan.image = Some(image(&at));
+        }
         // A volume without a source is an emptyDir, and so is one whose source was refused, for now.
         _ => at.wrong(NO_SUCH_VOLUME),
     });
@@ -38,7 +43,7 @@ fn volume(at: &At<'_>, account: &str) -> VolumePlan {
         at.problem_here("", "has more than one source; remove all but one");
     }
     // What a Secret holds and what the pod is called does not touch a disk.
-    plan.memory |= plan.files.is_some();
+    plan.memory |= plan.files.is_some() || plan.image.is_some();
     if !named {
         at.missing("name");
     }
@@ -51,6 +56,22 @@ fn files(source: &str, at: &At<'_>, account: &str) -> FilesPlan {
         "secret" => files::secret(at),
         "downwardAPI" => files::downward(at),
         _ => files::projected(at, account),
+    }
+}
+
+fn image(at: &At<'_>) -> ImageVolume {
+    let (mut reference, mut policy) = (String::new(), None);
+    at.each_field(|name, at| match name {
+        "reference" => reference = at.string(),
+        "pullPolicy" => policy = pull_policy(&at),
+        _ => at.refuse("unknown"),
+    });
+    if reference.is_empty() {
+        at.missing("reference");
+    }
+    ImageVolume {
+        pull_policy: policy.unwrap_or_else(|| default_pull_policy(&reference)),
+        reference,
     }
 }
 

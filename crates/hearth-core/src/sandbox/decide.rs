@@ -153,6 +153,10 @@ impl State {
             },
             Goal::Run { .. } | Goal::Freeze => match &now.desired.plan {
                 Some(Ok(_)) => {
+                    if let Some(why) = &now.desired.no_room {
+                        self.lacking = Some(format!("no pod is begun on this node: {why}"));
+                        return None;
+                    }
                     self.contents(now)?;
                     Some(Op::Admit(now.priority()))
                 }
@@ -244,11 +248,21 @@ impl State {
         {
             return Some(record);
         }
-        // Gives back address and memory. Exited containers stay for those who want to know why.
-        match &self.pod.as_ref()?.sandbox {
+        let pod = self.pod.as_ref()?;
+        let evicted = pod.evicted.is_some();
+        match &pod.sandbox {
+            // Gives back address and memory.
             SandboxFact::Up(id) => {
                 let id = id.clone();
                 self.ready_to(Op::StopSandbox { id }, now)
+            }
+            // Exited containers stay for those who want to know why, unless it was for the room that they take.
+            SandboxFact::Down(id) if evicted => {
+                let id = id.clone();
+                self.ready_to(Op::RemoveSandbox { id }, now)
+            }
+            SandboxFact::None if evicted && pod.volumes != Prepared::No => {
+                self.ready_to(Op::RemoveVolumes, now)
             }
             _ => None,
         }

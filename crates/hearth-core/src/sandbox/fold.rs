@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::op::{Event, Learned, Op, Outcome, Step, Stray};
 use super::state::{
-    Desired, Doom, Failure, HookState, Life, Pod, Prepared, Residency, SandboxFact, Stage, State,
-    Unsettled,
+    Desired, Doom, Ended, Failure, HookState, Life, Pod, Prepared, Residency, SandboxFact, Stage,
+    State, Unsettled,
 };
 use crate::ids::PodUid;
 use crate::podspec::{PodPlan, Role};
@@ -74,6 +74,7 @@ impl State {
                     failure.retry_at = now;
                 }
             }
+            Event::Evict { pod, why } => self.evict(pod, why),
             Event::Probed {
                 container,
                 attempt,
@@ -109,6 +110,15 @@ impl State {
                     }
                 }
             }
+        }
+    }
+
+    /// One that has ended, or is about to for another reason, is left to that.
+    fn evict(&mut self, uid: &PodUid, why: &str) {
+        let pod = self.pod.as_mut().filter(|pod| pod.uid == *uid);
+        if let Some(pod) = pod.filter(|pod| !pod.ending && pod.ended.is_none()) {
+            pod.ended = Some(Ended::Failed);
+            pod.evicted = Some(why.to_owned());
         }
     }
 
@@ -207,6 +217,12 @@ impl State {
             attempts,
             retry_at,
         });
+        if let (Op::Create { container, .. }, Some(pod)) = (op, &mut self.pod)
+            && let Some(container) = pod.containers.get_mut(*container)
+        {
+            // Its image may have gone meanwhile.
+            container.has_image = false;
+        }
         match op {
             // The runtime may know more than its answer said.
             Op::Create { .. }

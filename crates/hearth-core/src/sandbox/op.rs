@@ -18,6 +18,13 @@ pub enum Event {
     Retry,
     /// The operation under way has ended.
     Ended(Outcome),
+    /// The pod takes more of its node than it may: it ends, and is not started again.
+    Evict {
+        /// Which incarnation.
+        pod: PodUid,
+        /// What it exceeds, in words for the user.
+        why: String,
+    },
     /// A probe has ended.
     Probed {
         /// Which container, by its place in the plan.

@@ -68,6 +68,8 @@ pub struct Pod {
     pub initialised: bool,
     /// How it ended, once all containers have and none is started again.
     pub ended: Option<Ended>,
+    /// Why its node ended it, if that is how it ended. Nothing is kept of one that took too much but what it said.
+    pub evicted: Option<String>,
     /// Whether it is being stopped, for whatever reason.
     pub ending: bool,
     /// Whether the containers were told to stop.
@@ -94,6 +96,7 @@ impl Pod {
             containers,
             initialised: false,
             ended: None,
+            evicted: None,
             ending: false,
             told_to_stop: false,
             recorded: None,
@@ -324,6 +327,8 @@ pub struct Desired {
     pub held: bool,
     /// Whether pods of its handler can be frozen.
     pub can_freeze: bool,
+    /// Why no pod is to be begun on this node now. What there is goes on.
+    pub no_room: Option<String>,
 }
 
 /// The ConfigMaps and Secrets that a pod reads.

@@ -1,11 +1,13 @@
 mod containers;
 mod contents;
+mod evict;
 
 use proptest::prelude::*;
 
 use super::plans::{plan_of, watched, with_before};
 use super::world::{Ending, World};
 use super::*;
+use crate::ids::PodUid;
 use crate::podspec::{PodPlan, Refusal, RestartPolicy, Role, UnsupportedField};
 use std::sync::Arc;
 
@@ -446,6 +448,7 @@ enum Action {
     Late,
     Restart,
     Stuck,
+    Evict,
 }
 
 fn goal() -> impl Strategy<Value = Goal> {
@@ -476,6 +479,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => Just(Action::Late),
         1 => Just(Action::Restart),
         1 => Just(Action::Stuck),
+        1 => Just(Action::Evict),
     ]
 }
 
@@ -503,6 +507,16 @@ fn pod() -> impl Strategy<Value = (Arc<PodPlan>, RestartPolicy)> {
 
 fn act(world: &mut World, action: Action) {
     match action {
+        Action::Evict => {
+            let pod = world.state.pod.as_ref().map(|pod| pod.uid.clone());
+            let why = "too much".to_owned();
+            pod.into_iter().for_each(|pod| {
+                world.happen(Event::Evict {
+                    pod,
+                    why: why.clone(),
+                })
+            });
+        }
         Action::End(ending) => world.end(ending),
         Action::Probed(success) => world.probed(success),
         Action::Hooked(success) => world.hooked(success),

@@ -79,6 +79,7 @@ impl World {
             member,
             held: false,
             can_freeze,
+            no_room: None,
         };
         Self {
             now: Duration::from_secs(1000),

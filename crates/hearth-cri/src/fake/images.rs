@@ -1,6 +1,6 @@
 //! The fake's images.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use k8s_cri::v1;
@@ -10,8 +10,11 @@ use tonic::Status;
 #[derive(Debug, Default)]
 pub(super) struct Images {
     stored: BTreeMap<String, v1::Image>,
-    published: BTreeSet<String>,
+    published: BTreeMap<String, Option<Login>>,
 }
+
+/// A user and a password.
+type Login = (String, String);
 
 impl Images {
     pub(super) fn add(&mut self, name: &str) {
@@ -24,8 +27,9 @@ impl Images {
         self.stored.insert(name.to_owned(), image);
     }
 
-    pub(super) fn publish(&mut self, name: &str) {
-        self.published.insert(name.to_owned());
+    pub(super) fn publish(&mut self, name: &str, login: Option<(&str, &str)>) {
+        let login = login.map(|(user, password)| (user.to_owned(), password.to_owned()));
+        self.published.insert(name.to_owned(), login);
     }
 
     /// An image by name or id.
@@ -39,11 +43,23 @@ impl Images {
         self.stored.values().cloned().collect()
     }
 
-    pub(super) fn pull(&mut self, name: &str) -> Result<String, Status> {
-        if !self.published.contains(name) {
-            return Err(Status::not_found(format!(
-                "failed to pull and unpack image {name:?}: failed to resolve reference {name:?}: {name}: not found"
-            )));
+    pub(super) fn pull(
+        &mut self,
+        name: &str,
+        auth: Option<&v1::AuthConfig>,
+    ) -> Result<String, Status> {
+        let failed = format!(
+            "failed to pull and unpack image {name:?}: failed to resolve reference {name:?}"
+        );
+        let Some(login) = self.published.get(name) else {
+            return Err(Status::not_found(format!("{failed}: {name}: not found")));
+        };
+        let given = auth.map(|auth| (&auth.username, &auth.password));
+        if let Some((user, password)) = login
+            && given != Some((user, password))
+        {
+            let why = "pull access denied, repository does not exist or may require authorization";
+            return Err(Status::unknown(format!("{failed}: {why}")));
         }
         self.add(name);
         Ok(id_of(name))

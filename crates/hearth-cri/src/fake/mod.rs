@@ -223,7 +223,18 @@ impl FakeRuntime {
 
     /// Lets this image be pulled; all others are unknown to the registry.
     pub fn publish_image(&self, name: &str) {
-        self.inner.state.lock().images.publish(name);
+        self.inner.state.lock().images.publish(name, None);
+    }
+
+    /// Lets this image be pulled by this user, with this password.
+    pub fn publish_private_image(&self, name: &str, user: &str, password: &str) {
+        let mut state = self.inner.state.lock();
+        state.images.publish(name, Some((user, password)));
+    }
+
+    /// Takes an image from the store, as somebody would behind the back of its users.
+    pub fn lose_image(&self, name: &str) {
+        self.inner.state.lock().images.remove(name);
     }
 
     /// Ends all event streams and calls in flight, as when the runtime is killed and started again. Sandboxes and

@@ -395,6 +395,12 @@ impl PodRuntime for FakeRuntime {
         answered(Operation::ExecSync, container_id, limit, call).await
     }
 
+    async fn reopen_container_log(&self, container_id: &str) -> Result<(), CriError> {
+        let op = Operation::ReopenContainerLog;
+        let call = self.change(op, |state| state.reopen_log(container_id));
+        answered(op, container_id, self.inner.deadlines.look, call).await
+    }
+
     async fn container_events(&self) -> Result<ContainerEvents, CriError> {
         let op = Operation::ContainerEvents;
         let events = answered(op, "", self.inner.deadlines.look, self.subscribe()).await?;
@@ -421,11 +427,11 @@ impl ImageStore for FakeRuntime {
     async fn pull_image(
         &self,
         image: v1::ImageSpec,
-        _auth: Option<v1::AuthConfig>,
+        auth: Option<v1::AuthConfig>,
         _sandbox: Option<v1::PodSandboxConfig>,
     ) -> Result<String, CriError> {
         let op = Operation::PullImage;
-        let call = self.change(op, |state| state.images.pull(&image.image));
+        let call = self.change(op, |state| state.images.pull(&image.image, auth.as_ref()));
         answered(op, &image.image, self.inner.deadlines.pull, call).await
     }
 

@@ -219,9 +219,12 @@ impl RuntimeService for FakeRuntime {
 
     async fn reopen_container_log(
         &self,
-        _: Request<v1::ReopenContainerLogRequest>,
+        request: Request<v1::ReopenContainerLogRequest>,
     ) -> Answer<v1::ReopenContainerLogResponse> {
-        unimplemented()
+        let id = request.into_inner().container_id;
+        self.change(Operation::ReopenContainerLog, |state| state.reopen_log(&id))
+            .await?;
+        Ok(Response::new(v1::ReopenContainerLogResponse {}))
     }
 
     async fn exec(&self, _: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {
@@ -335,9 +338,13 @@ impl ImageService for FakeRuntime {
         &self,
         request: Request<v1::PullImageRequest>,
     ) -> Answer<v1::PullImageResponse> {
-        let reference = required(request.into_inner().image, "image")?.image;
+        let request = request.into_inner();
+        let reference = required(request.image, "image")?.image;
+        let auth = request.auth;
         let image_ref = self
-            .change(Operation::PullImage, |state| state.images.pull(&reference))
+            .change(Operation::PullImage, |state| {
+                state.images.pull(&reference, auth.as_ref())
+            })
             .await?;
         Ok(Response::new(v1::PullImageResponse { image_ref }))
     }

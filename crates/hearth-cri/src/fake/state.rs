@@ -352,9 +352,29 @@ impl State {
             labels: container.config.labels.clone(),
             annotations: container.config.annotations.clone(),
             mounts: container.config.mounts.clone(),
-            log_path: container.config.log_path.clone(),
+            log_path: self.log_path(container),
             ..v1::ContainerStatus::default()
         })
+    }
+
+    /// Nothing is written here, so that there is nothing to open.
+    pub(super) fn reopen_log(&self, id: &str) -> Result<(), Status> {
+        let container = self.containers.get(id);
+        let container = container.ok_or_else(|| container_missing(id))?;
+        if container.state == ContainerState::ContainerRunning {
+            Ok(())
+        } else {
+            Err(Status::unknown("container is not running"))
+        }
+    }
+
+    fn log_path(&self, container: &Container) -> String {
+        let sandbox = self.sandboxes.get(&container.sandbox_id);
+        let directory = sandbox.map_or("", |sandbox| sandbox.config.log_directory.as_str());
+        match (directory, container.config.log_path.as_str()) {
+            ("", path) | (path, "") => path.to_owned(),
+            (directory, path) => format!("{directory}/{path}"),
+        }
     }
 
     pub(super) fn list_containers(&self, filter: &v1::ContainerFilter) -> Vec<v1::Container> {

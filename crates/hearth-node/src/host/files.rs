@@ -68,7 +68,7 @@ pub(crate) fn owner(directory: &Path) -> Result<Option<String>, HostError> {
 }
 
 /// Replaces a file in one step. Durable when it returns.
-pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), HostError> {
+pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), HostError> {
     let failed = |source| HostError::io("write", path, source);
     let new = with_suffix(path, NEW);
     let mut file = OpenOptions::new()

@@ -27,7 +27,9 @@ pub use metrics::ContainerdMetrics;
 pub use prepare::Host;
 pub use probe::probe_freeze;
 
-pub(crate) use files::{lock, owner, read_if_exists, remove_owned, remove_unmarked};
+pub(crate) use files::{
+    lock, owner, read_if_exists, remove_owned, remove_unmarked, write as write_file,
+};
 pub(crate) use prepare::{FORWARDED_BEFORE, TOOL_LIMIT};
 pub(crate) use process::end_recorded;
 

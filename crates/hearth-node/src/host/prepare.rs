@@ -106,6 +106,7 @@ fn prepare(mut config: Config) -> Result<Host, HostError> {
         paths.logs(),
         paths.pods(),
         paths.tls(),
+        paths.registries(),
         paths.containerd_root(),
         paths.containerd_state(),
         paths.shim_sockets(),

@@ -50,6 +50,9 @@ pub(super) fn containerd(config: &Config, paths: &Paths, may_lower_oom_score: bo
     let bin = text(&config.bin_dir);
     let cni = text(&paths.cni_conf());
     let pause = quoted(&config.pause_image);
+    let own_registries = paths.registries();
+    let registries = config.storage.registry_config_dir.as_ref();
+    let registries = text(registries.unwrap_or(&own_registries));
     let oom_score = if may_lower_oom_score { -999 } else { 0 };
     let restrict = !may_lower_oom_score;
     let disabled = list(&DISABLED);
@@ -90,6 +93,9 @@ stats_collect_period = 86400
 
 [plugins."io.containerd.cri.v1.images".pinned_images]
 sandbox = {pause}
+
+[plugins."io.containerd.cri.v1.images".registry]
+config_path = {registries}
 
 [plugins."io.containerd.cri.v1.runtime"]
 restrict_oom_score_adj = {restrict}
@@ -174,6 +180,7 @@ mod tests {
             leader_namespace: "a".to_owned(),
             leader_lease: "b".to_owned(),
             heartbeat: std::time::Duration::from_secs(10),
+            storage: crate::config::StorageConfig::default(),
         };
         let paths = config.paths();
         (config, paths)
@@ -193,9 +200,19 @@ mod tests {
             r#"bin_dirs = ["/b"]"#,
             r#"conf_dir = "/r/cni/conf""#,
             r#"sandbox = "localhost/pause:dev""#,
+            r#"config_path = "/r/registries""#,
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn registries_are_set_up_where_the_administrator_says() {
+        let (mut config, paths) = config();
+        config.storage.registry_config_dir = Some("/etc/hearth/registries".into());
+        let text = containerd(&config, &paths, true);
+        let line = "config_path = \"/etc/hearth/registries\"\n";
+        assert!(text.contains(line), "{text}");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use hearth_core::ids::SandboxUid;
+use hearth_core::ids::{PodUid, SandboxUid};
+use hearth_core::podspec::PodPlan;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -24,6 +25,7 @@ pub(super) struct Cell {
     pub(super) hub: Hub,
     pub(super) slots: Slots,
     inbox: Mutex<Inbox>,
+    made: Mutex<Made>,
     wake: Notify,
 }
 
@@ -40,6 +42,19 @@ pub(super) struct Inbox {
     pub(super) retry: bool,
     /// What the slow resync has seen of it.
     pub(super) listing: Option<(Instant, Listing)>,
+    /// This incarnation takes more of the node than it may, and why.
+    pub(super) evict: Option<(PodUid, String)>,
+}
+
+/// What a pod was made from, for those who look after disks and images.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Made {
+    /// The plan of the pod there is.
+    pub(super) plan: Option<Arc<PodPlan>>,
+    /// The plan of the one that would be made now.
+    pub(super) wanted: Option<Arc<PodPlan>>,
+    /// Ids of its containers, by name.
+    pub(super) containers: Vec<(String, String)>,
 }
 
 /// Ids that the runtime listed under a sandbox's uid.
@@ -60,6 +75,7 @@ impl Cell {
             hub,
             slots,
             inbox: Mutex::default(),
+            made: Mutex::default(),
             wake: Notify::new(),
         })
     }
@@ -82,6 +98,15 @@ impl Cell {
     /// Waits until there is something to look at. Cancel-safe: a call that is dropped leaves the permit.
     pub(super) async fn told(&self) {
         self.wake.notified().await;
+    }
+
+    /// Says what the pod is made from now.
+    pub(super) fn note(&self, made: Made) {
+        *self.made.lock() = made;
+    }
+
+    pub(super) fn made(&self) -> Made {
+        self.made.lock().clone()
     }
 
     pub(super) fn view(&self) -> Arc<PodView> {

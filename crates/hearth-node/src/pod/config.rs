@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use hearth_core::podspec::ClusterDns;
 
+use super::logs::LogLimits;
+
 /// How pods are made on this node.
 #[derive(Clone, Debug)]
 pub struct PodConfig {
@@ -17,7 +19,7 @@ pub struct PodConfig {
     pub host_ip: String,
     /// By `runtimeClassName`; the empty name is the default.
     pub handlers: BTreeMap<String, Handler>,
-    /// Container logs are made below: `<logs_dir>/<namespace>_<name>_<pod uid>/<container>/<attempt>.log`.
+    /// Container logs are made below: `<logs_dir>/<namespace>_<name>_<Sandbox uid>/<container>/<start>.log`.
     pub logs_dir: PathBuf,
     /// Most processes and threads in one sandbox; 0: no limit.
     pub pids_limit: u64,
@@ -46,6 +48,10 @@ pub struct PodConfig {
     pub thaw_within: Duration,
     /// How often, about, everything is compared with what the runtime has, in case an event was missed.
     pub resync: Duration,
+    /// How often, about, it is looked at how large logs are, and what pods with limits take of the disk.
+    pub measure: Duration,
+    /// How much is kept of what containers log.
+    pub logs: LogLimits,
 }
 
 impl PodConfig {
@@ -76,6 +82,8 @@ impl PodConfig {
             freeze_within: Duration::from_millis(250),
             thaw_within: Duration::from_secs(2),
             resync: Duration::from_secs(300),
+            measure: Duration::from_secs(10),
+            logs: LogLimits::default(),
         }
     }
 }

@@ -43,6 +43,7 @@ impl Subject {
         config
             .mounts
             .push(self.last_words(container, attempt).await?);
+        config.log_path = self.next_log(container).await?;
         let sandbox = self.sandbox_config(pod.attempt)?;
         let created = self
             .shared
@@ -97,7 +98,7 @@ impl Subject {
         let (root, known) = match security.run_as_user {
             Some(user) => (user == 0, true),
             None => {
-                let status = self.shared.images.image_status(&container.image).await;
+                let status = self.shared.images.status(&container.image).await;
                 let image = status
                     .map_err(|error| Problem::of(&error))?
                     .unwrap_or_default();

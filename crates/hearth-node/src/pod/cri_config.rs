@@ -1,7 +1,7 @@
 //! From a [`PodPlan`] to the messages that CRI takes.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use hearth_core::ids::{Key, PodUid, SandboxUid};
 use hearth_core::podspec::{ContainerPlan, PodPlan, Resolver, Resources, Seccomp};
@@ -48,7 +48,7 @@ pub(super) struct PodIdentity<'a> {
 pub(super) struct PodPlaces<'a> {
     /// `/hearth-<instance>/pods/pod<uid>`.
     pub(super) cgroup_parent: &'a str,
-    /// Directory of the pod's logs.
+    /// Directory of the sandbox's logs.
     pub(super) log_directory: &'a Path,
     /// Directory of the pod's volumes: `<this>/<name>`.
     pub(super) volumes: &'a Path,
@@ -115,7 +115,7 @@ pub(super) fn pod_sandbox(
     }
 }
 
-/// One container of a plan.
+/// One container of a plan. Where it logs is for the caller to say.
 #[must_use]
 pub(super) fn container(
     plan: &PodPlan,
@@ -146,7 +146,6 @@ pub(super) fn container(
         mounts: mounts(plan, container, places.volumes),
         labels: container_labels,
         annotations: console(container),
-        log_path: log_path(&container.name, attempt),
         stdin: container.stdin,
         stdin_once: container.stdin_once,
         tty: container.tty,
@@ -178,18 +177,6 @@ pub(super) fn image(reference: &str) -> v1::ImageSpec {
         user_specified_image: reference.to_owned(),
         ..Default::default()
     }
-}
-
-/// Where a container logs, below its pod's log directory. The runtime makes the directory.
-#[must_use]
-pub(super) fn log_path(container: &str, attempt: u32) -> String {
-    format!("{container}/{attempt}.log")
-}
-
-/// Directory of a pod's logs, named as kubelet names them.
-#[must_use]
-pub(crate) fn log_directory(root: &Path, key: &Key, pod: &PodUid) -> PathBuf {
-    root.join(format!("{}_{}_{pod}", key.namespace, key.name))
 }
 
 fn labels(plan: &PodPlan, identity: PodIdentity<'_>) -> HashMap<String, String> {
@@ -231,12 +218,26 @@ fn mounts(plan: &PodPlan, container: &ContainerPlan, volumes: &Path) -> Vec<v1::
         let mut volumes = plan.volumes.iter();
         volumes.any(|volume| volume.name == name && volume.files.is_some())
     };
-    let mount = |mount: &hearth_core::podspec::MountPlan| v1::Mount {
-        container_path: mount.path.clone(),
-        host_path: text(&volumes.join(&mount.volume)),
-        readonly: mount.read_only || has_files(&mount.volume),
-        propagation: v1::MountPropagation::PropagationPrivate.into(),
-        ..Default::default()
+    let shown = |name: &str| {
+        let mut volumes = plan.volumes.iter();
+        let volume = volumes.find(|volume| volume.name == name)?;
+        volume.image.as_ref().map(|shown| image(&shown.reference))
+    };
+    let mount = |mount: &hearth_core::podspec::MountPlan| match shown(&mount.volume) {
+        // The runtime finds it.
+        Some(image) => v1::Mount {
+            container_path: mount.path.clone(),
+            readonly: true,
+            image: Some(image),
+            ..Default::default()
+        },
+        None => v1::Mount {
+            container_path: mount.path.clone(),
+            host_path: text(&volumes.join(&mount.volume)),
+            readonly: mount.read_only || has_files(&mount.volume),
+            propagation: v1::MountPropagation::PropagationPrivate.into(),
+            ..Default::default()
+        },
     };
     container.mounts.iter().map(mount).collect()
 }
@@ -456,7 +457,6 @@ mod tests {
             ),
             ("/vols/work", true)
         );
-        assert_eq!(config.log_path, "main/0.log");
         assert_eq!(config.labels[LABEL_CONTAINER_NAME], "main");
     }
 }

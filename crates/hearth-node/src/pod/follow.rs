@@ -14,6 +14,7 @@ use rand::Rng;
 use tokio::time::{Instant, sleep};
 
 use super::cri_config::LABEL_SANDBOX_UID;
+use super::logs;
 use super::manager::Shared;
 use super::sight;
 use super::work::{Orphan, remove_orphan};
@@ -119,6 +120,14 @@ pub(super) async fn remove_unrecorded(
         if !owners.contains(&uid) {
             remove_all(shared, &uid, found.pods).await;
         }
+    }
+    let (logs, of) = (shared.config.logs_dir.clone(), Arc::clone(shared));
+    let recorded = owners.clone();
+    let is_known =
+        move |uid: &SandboxUid| recorded.contains(uid) || of.cells.read().contains_key(uid);
+    let removed = tokio::task::spawn_blocking(move || logs::remove_orphans(&logs, is_known));
+    if let Err(error) = removed.await {
+        tracing::warn!(%error, "logs of sandboxes that are gone could not be looked for");
     }
     let host = Arc::clone(&shared.host);
     let on_host = match tokio::task::spawn_blocking(move || host.pods()).await {

@@ -1,6 +1,6 @@
 //! What pods need of the host: cgroups, freezers, volumes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -13,6 +13,7 @@ use hearth_core::podspec::{Files, PodPlan, VolumePlan};
 use hearth_sys::mount::MountError;
 use hearth_sys::{CgroupError, CgroupTree, FreezeError, Freezer, Limits, Usage, mount};
 
+use super::disk::{self, DiskUsage};
 use super::{payload, words};
 
 /// Directory of the containers' last words, beside the volumes.
@@ -83,6 +84,13 @@ pub trait PodHost: Send + Sync + std::fmt::Debug + 'static {
     /// What the pod's cgroup uses; `None` when there is none.
     fn usage(&self, pod: &PodUid) -> Result<Option<Usage>, HostError>;
 
+    /// The directories that take what containers write beside their images, by the container's id. Only of containers
+    /// that run.
+    fn layers(&self) -> Result<HashMap<String, PathBuf>, HostError>;
+
+    /// What a directory takes of the disk.
+    fn measure(&self, directory: &Path) -> Result<DiskUsage, HostError>;
+
     /// Pods that have volumes or a cgroup.
     fn pods(&self) -> Result<BTreeSet<PodUid>, HostError>;
 }
@@ -122,6 +130,9 @@ pub enum HostError {
         #[source]
         source: io::Error,
     },
+    /// All mounts.
+    #[error("mounts of the containers")]
+    Mounts(#[source] MountError),
     /// A mount.
     #[error("volumes of pod {pod}")]
     Mount {
@@ -138,14 +149,20 @@ pub enum HostError {
 pub struct SysHost {
     cgroups: CgroupTree,
     pods_dir: PathBuf,
+    /// containerd's state, below which the root file systems of containers are mounted.
+    containerd_state: PathBuf,
 }
 
 impl SysHost {
     /// Cgroups in `cgroups`, volumes below `pods_dir`: `<pods_dir>/<pod uid>/volumes/<name>`,
     /// and parts of them that are mounted on their own at `<pods_dir>/<pod uid>/parts/<place>`.
     #[must_use]
-    pub fn new(cgroups: CgroupTree, pods_dir: PathBuf) -> Self {
-        Self { cgroups, pods_dir }
+    pub fn new(cgroups: CgroupTree, pods_dir: PathBuf, containerd_state: PathBuf) -> Self {
+        Self {
+            cgroups,
+            pods_dir,
+            containerd_state,
+        }
     }
 
     fn dir(&self, pod: &PodUid) -> PathBuf {
@@ -181,7 +198,7 @@ impl PodHost for SysHost {
             pod: pod.clone(),
             source,
         };
-        for volume in &plan.volumes {
+        for volume in plan.volumes.iter().filter(|volume| volume.image.is_none()) {
             let path = volumes.join(&volume.name);
             make_dir(&path)?;
             if volume.memory && !mount::is_mount_point(&path).map_err(failed)? {
@@ -328,6 +345,24 @@ impl PodHost for SysHost {
                 source,
             }),
         }
+    }
+
+    fn layers(&self) -> Result<HashMap<String, PathBuf>, HostError> {
+        let overlays = mount::overlays_under(&self.containerd_state).map_err(HostError::Mounts)?;
+        // `<state>/<plugin>/<namespace>/<container id>/rootfs`
+        let container = |(target, upper): (PathBuf, PathBuf)| {
+            let bundle = target.parent().filter(|_| target.ends_with("rootfs"))?;
+            Some((bundle.file_name()?.to_str()?.to_owned(), upper))
+        };
+        Ok(overlays.into_iter().filter_map(container).collect())
+    }
+
+    fn measure(&self, directory: &Path) -> Result<DiskUsage, HostError> {
+        disk::measure(directory).map_err(|source| HostError::File {
+            action: "measure",
+            path: directory.to_owned(),
+            source,
+        })
     }
 
     fn pods(&self) -> Result<BTreeSet<PodUid>, HostError> {

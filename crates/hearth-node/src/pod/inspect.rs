@@ -1,7 +1,6 @@
 //! What people ask about pods beyond their views: what the runtime and the host have of them.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use hearth_sys::Usage;
 use tokio::task::JoinError;
 
 use super::cri_config::{
-    ANNOTATION_STDIN, ANNOTATION_TTY, LABEL_INSTANCE, LABEL_POD_UID, log_path,
+    ANNOTATION_STDIN, ANNOTATION_TTY, LABEL_INSTANCE, LABEL_POD_UID,
 };
 use super::gate::Hold;
 use super::host::HostError;
@@ -120,6 +119,12 @@ impl PodManager {
         sandboxes.sort_by_key(|sandbox| sandbox.created_at);
         Ok(sandboxes.pop().map(|sandbox| sandbox.id))
     }
+
+    /// Where the sandbox's containers log, whatever pod it has.
+    #[cfg(test)]
+    pub(crate) fn log_directory(&self, view: &PodView) -> std::path::PathBuf {
+        crate::log_files::directory(&self.shared.config.logs_dir, &view.key, &view.uid)
+    }
 }
 
 /// Keeps a pod's processes running.
@@ -146,9 +151,4 @@ impl Console {
             terminal: is_set(ANNOTATION_TTY),
         }
     }
-}
-
-/// The log of a container, in the log directory of its pod.
-pub(crate) fn log_file(directory: &Path, container: &str, attempt: u32) -> PathBuf {
-    directory.join(log_path(container, attempt))
 }

@@ -9,7 +9,7 @@ use hearth_core::effects::ConfigKey;
 use hearth_core::ids::{PodUid, SandboxUid};
 use hearth_core::podspec::Config;
 use hearth_core::sandbox::State;
-use hearth_cri::{ImageStore, PodRuntime};
+use hearth_cri::PodRuntime;
 use parking_lot::RwLock;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout};
@@ -30,8 +30,9 @@ use super::runner::{Origin, Runner};
 use super::show;
 use super::slots::Slots;
 use super::view::PodView;
-use super::{ClaimActivity, follow};
+use super::{ClaimActivity, follow, logs, storage};
 use crate::configs::ConfigStore;
+use crate::images::Images;
 
 /// How many sandboxes are looked at, at the runtime, at once.
 const PARALLEL_LOOKS: usize = 8;
@@ -47,7 +48,7 @@ pub struct PodDeps {
     /// Pods and containers.
     pub runtime: Arc<dyn PodRuntime>,
     /// Images.
-    pub images: Arc<dyn ImageStore>,
+    pub images: Images,
     /// Cgroups, freezers, volumes.
     pub host: Arc<dyn PodHost>,
     /// The journal.
@@ -66,7 +67,7 @@ pub struct PodDeps {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) runtime: Arc<dyn PodRuntime>,
-    pub(super) images: Arc<dyn ImageStore>,
+    pub(super) images: Images,
     pub(super) host: Arc<dyn PodHost>,
     pub(super) records: Arc<dyn RecordStore>,
     pub(super) clock: WallClock,
@@ -82,6 +83,8 @@ pub(super) struct Shared {
     pub(super) tasks: TaskTracker,
     pub(super) alarm: Alarm,
     pub(super) configs: ConfigStore,
+    /// Why no pod is begun now.
+    pub(super) no_room: RwLock<Option<String>>,
     hub: Hub,
     plans: Plans,
 }
@@ -205,6 +208,7 @@ impl PodManager {
                 tasks: TaskTracker::new(),
                 alarm: Alarm::default(),
                 configs: ConfigStore::default(),
+                no_room: RwLock::default(),
                 hub: Hub::default(),
                 plans: Plans::default(),
             }),
@@ -228,11 +232,22 @@ impl PodManager {
                 pod,
             } = record;
             owners.insert(uid.clone());
-            let pod = pod.map(|PodIncarnation { uid, attempt, plan }| {
+            let mut why = None;
+            let pod = pod.map(|pod| {
+                let PodIncarnation {
+                    uid,
+                    attempt,
+                    plan,
+                    evicted,
+                } = pod;
                 pods.insert(uid.clone());
+                why = evicted;
                 (uid, attempt, self.shared.plans.share(plan))
             });
-            let state = State::adopted(stage, pod);
+            let mut state = State::adopted(stage, pod);
+            if let Some(pod) = &mut state.pod {
+                pod.evicted = why;
+            }
             let cell = self.shared.spawn(
                 &uid,
                 Origin {
@@ -267,6 +282,8 @@ impl PodManager {
             never = follow::events(shared) => match never {},
             never = follow::resync(shared) => match never {},
             never = shared.slots.drive() => match never {},
+            never = storage::watch(shared) => match never {},
+            never = logs::keep(shared) => match never {},
         };
         shared.stop.cancel();
         shared.tasks.close();
@@ -286,6 +303,12 @@ impl PodManager {
     /// There may be more images: what failed for want of one is tried at once.
     pub fn images_changed(&self) {
         self.shared.tell_all(|inbox| inbox.retry = true);
+    }
+
+    /// No pod is begun for this reason, or for none any more. Those that there are go on.
+    pub fn set_no_room(&self, why: Option<String>) {
+        *self.shared.no_room.write() = why;
+        self.shared.tell_all(|_| {});
     }
 
     /// All the objects that the sandboxes of this node are made from; what else is known is forgotten.

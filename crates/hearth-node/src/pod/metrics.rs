@@ -31,6 +31,8 @@ pub struct PodMetrics {
     resyncs: Counter,
     missed: Counter,
     orphans: Counter,
+    evictions: Counter,
+    rotations: Counter,
 }
 
 impl Default for PodMetrics {
@@ -43,6 +45,8 @@ impl Default for PodMetrics {
             resyncs: Counter::default(),
             missed: Counter::default(),
             orphans: Counter::default(),
+            evictions: Counter::default(),
+            rotations: Counter::default(),
         }
     }
 }
@@ -87,6 +91,20 @@ impl PodMetrics {
             "Pods of this instance at the runtime that no record named",
             self.orphans.clone(),
         );
+        registry.register(
+            "pod_evictions",
+            "Pods that were ended because they took more of the disk than they may",
+            self.evictions.clone(),
+        );
+        registry.register(
+            "container_log_rotations",
+            "Logs of containers that had grown too large and were begun anew",
+            self.rotations.clone(),
+        );
+    }
+
+    pub(super) fn rotated(&self) {
+        self.rotations.inc();
     }
 
     pub(super) fn step(&self, step: Step, took: Duration) {
@@ -119,6 +137,10 @@ impl PodMetrics {
 
     pub(super) fn missed(&self) {
         self.missed.inc();
+    }
+
+    pub(super) fn evicted(&self) {
+        self.evictions.inc();
     }
 
     pub(super) fn orphan(&self) {

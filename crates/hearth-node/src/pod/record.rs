@@ -36,6 +36,9 @@ pub struct PodIncarnation {
     pub attempt: u32,
     /// What it was made from. A template that is edited reaches only the next one.
     pub plan: Arc<PodPlan>,
+    /// Why the node ended it, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evicted: Option<String>,
 }
 
 /// Where records are kept. The journal implements it.

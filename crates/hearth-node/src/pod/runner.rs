@@ -12,15 +12,16 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use hearth_api::{OperatingMode, PhaseTimes, Warmth};
 use hearth_core::ids::Key;
+use hearth_core::podspec::PodPlan;
 use hearth_core::sandbox::{
-    Contents, Desired, Effect, Event, Goal, Life, Observed, Op, Outcome, Phase, Residency,
-    SandboxFact, State, Step, step,
+    Contents, Desired, Effect, Event, Goal, Life, Observed, Op, Outcome, Phase, Priority,
+    Residency, SandboxFact, State, Step, step,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::cell::{Cell, Listing};
+use super::cell::{Cell, Listing, Made};
 use super::config::Handler;
 use super::desired::{DesiredSandbox, NoPlan};
 use super::errand::{Errand, Place};
@@ -209,6 +210,9 @@ impl Runner {
         if inbox.retry {
             self.take(Event::Retry);
         }
+        if let Some((pod, why)) = inbox.evict {
+            self.take(Event::Evict { pod, why });
+        }
         let missed = inbox
             .listing
             .is_some_and(|(at, listing)| self.disagrees(at, &listing));
@@ -361,6 +365,11 @@ impl Runner {
         if next.unsettled.is_none() {
             self.adopting = None;
         }
+        let evicted = |state: &State| state.pod.as_ref().and_then(|pod| pod.evicted.clone());
+        if let Some(why) = evicted(next).filter(|_| evicted(&self.state).is_none()) {
+            self.shared.metrics.evicted();
+            tracing::warn!(sandbox = %self.key, uid = %self.cell.uid, why, "evicted");
+        }
         if next.phase != self.state.phase {
             tracing::debug!(sandbox = %self.key, uid = %self.cell.uid, goal = ?desired.goal, phase = ?next.phase, "phase");
         }
@@ -397,6 +406,7 @@ impl Runner {
             member,
             held: gate.held,
             can_freeze,
+            no_room: self.shared.no_room.read().clone(),
         }
     }
 
@@ -412,7 +422,7 @@ impl Runner {
             (None, None) => return Contents::default(),
         };
         let configs = self.shared.configs.of(&self.key, plan);
-        configs::contents(plan, &configs)
+        configs::contents(plan, &configs, self.state.pod.is_some())
     }
 
     fn member(&self) -> bool {
@@ -449,6 +459,7 @@ impl Runner {
             handler: self.handler(),
             pod: self.state.pod.clone(),
             asked,
+            ahead: self.ahead(&op, desired),
         };
         let step = op.step();
         self.doing = Some(Doing {
@@ -456,6 +467,13 @@ impl Runner {
             since: Instant::now(),
             work: work::perform(subject, op).boxed(),
         });
+    }
+
+    /// What a pod would be made from for stock when its turn comes.
+    fn ahead(&self, op: &Op, desired: &Desired) -> Option<Arc<PodPlan>> {
+        let stock = matches!(op, Op::Admit(Priority::Background)) && self.state.pod.is_none();
+        let plan = desired.plan.as_ref()?.as_ref().ok()?;
+        (stock && matches!(desired.goal, Goal::Run { .. })).then(|| Arc::clone(plan))
     }
 
     /// Starts a probe or hook.
@@ -469,7 +487,24 @@ impl Runner {
         self.errands.extend(errand(&place));
     }
 
+    /// What the pod is made from, for those who look after disks and images.
+    fn made(&self) -> Made {
+        let wanted = self.desired.as_ref().and_then(|d| d.plan.as_ref().ok());
+        let pod = self.state.pod.as_ref();
+        let plan = pod.map(|pod| Arc::clone(&pod.plan));
+        let containers = pod.into_iter().flat_map(|pod| {
+            let named = pod.plan.containers.iter().zip(&pod.containers);
+            named.filter_map(|(plan, c)| Some((plan.name.clone(), c.life.id()?.to_owned())))
+        });
+        Made {
+            containers: containers.collect(),
+            wanted: wanted.cloned(),
+            plan,
+        }
+    }
+
     fn publish(&self, gate: GateState, desired: &Desired) {
+        self.cell.note(self.made());
         let handler = self.handler();
         let view = show::view(&show::Source {
             uid: &self.cell.uid,

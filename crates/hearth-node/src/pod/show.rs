@@ -101,6 +101,7 @@ pub(super) fn view(source: &Source<'_>) -> PodView {
         requests: Requests {
             milli_cpu: requests.cpu_request_millis,
             memory_bytes: requests.memory_request,
+            storage_bytes: requests.storage_request,
         },
         for_status: ForStatus {
             mode: desired.map_or(OperatingMode::Running, |desired| desired.mode),

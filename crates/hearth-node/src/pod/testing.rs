@@ -1,7 +1,7 @@
 //! A node without a kernel, a runtime or a disk.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::configs::testing::open_namespace;
+use crate::images::{ImageConfig, ImageMetrics, Images};
 
 /// Far beyond what anything here takes, by a clock that stands still while something can be done.
 const LIMIT: Duration = Duration::from_secs(3600);
@@ -46,6 +47,8 @@ struct HostState {
     files: HashMap<PodUid, VolumeFiles>,
     last_words: HashMap<String, String>,
     fail_volumes: u32,
+    /// What directories take of the disk.
+    sizes: HashMap<PathBuf, u64>,
 }
 
 #[derive(Debug)]
@@ -125,6 +128,12 @@ impl FakeHost {
     pub(super) fn set_last_words(&self, place: &str, words: &str) {
         let mut state = self.state.lock();
         state.last_words.insert(place.to_owned(), words.to_owned());
+    }
+
+    /// A directory takes this much of the disk. The layer of a container is `/layers/<container id>`.
+    pub(super) fn set_size(&self, directory: &str, bytes: u64) {
+        let mut state = self.state.lock();
+        state.sizes.insert(PathBuf::from(directory), bytes);
     }
 
     pub(super) fn fail_next_volumes(&self) {
@@ -233,6 +242,20 @@ impl PodHost for FakeHost {
             cpu_micros: 1_500_000,
             pids: 3,
         }))
+    }
+
+    fn layers(&self) -> Result<HashMap<String, PathBuf>, HostError> {
+        let running = self.runtime.running_containers().into_iter();
+        let layer = |id: String| (id.clone(), PathBuf::from(format!("/layers/{id}")));
+        Ok(running.map(layer).collect())
+    }
+
+    fn measure(&self, directory: &Path) -> Result<DiskUsage, HostError> {
+        let bytes = self.state.lock().sizes.get(directory).copied();
+        Ok(DiskUsage {
+            bytes: bytes.unwrap_or(0),
+            ..DiskUsage::default()
+        })
     }
 
     fn pods(&self) -> Result<BTreeSet<PodUid>, HostError> {
@@ -440,7 +463,7 @@ impl Node {
             .await
     }
 
-    pub(super) async fn gone(&self, uid: &str) {
+    pub(crate) async fn gone(&self, uid: &str) {
         let uid = SandboxUid::from(uid);
         let mut changes = self.pods.changes();
         while self.pods.view(&uid).is_some() {
@@ -501,7 +524,14 @@ fn manager(
 ) -> PodManager {
     let pods = PodManager::new(PodDeps {
         runtime: Arc::new(runtime.clone()),
-        images: Arc::new(runtime.clone()),
+        images: Images::new(
+            Arc::new(runtime.clone()),
+            &ImageConfig {
+                max_parallel_pulls: 2,
+                notes: None,
+            },
+            ImageMetrics::default(),
+        ),
         host: host.clone(),
         records: records.clone(),
         claims: claims.clone(),

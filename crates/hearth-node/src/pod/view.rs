@@ -50,6 +50,8 @@ pub struct Requests {
     pub milli_cpu: u64,
     /// Memory in bytes.
     pub memory_bytes: u64,
+    /// Ephemeral storage in bytes.
+    pub storage_bytes: u64,
 }
 
 /// What only the status of the Sandbox needs.

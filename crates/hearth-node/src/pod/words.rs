@@ -6,10 +6,8 @@ use std::path::{Path, PathBuf};
 
 use hearth_core::sandbox::{Pod, SeenContainer, SeenLife, Sighting};
 
-use super::cri_config::log_directory;
-use super::inspect::log_file;
 use super::sight;
-use super::work::{Result, Subject, blocking};
+use super::work::{Problem, Result, Subject, blocking};
 use crate::cri_log;
 
 /// Most that is kept of what a container leaves in its file, in bytes: Kubernetes' figure.
@@ -26,9 +24,10 @@ pub(super) fn place(container: &str, attempt: u32) -> String {
 struct Ended {
     /// Its place in the sighting.
     index: usize,
+    id: String,
     place: String,
-    /// Its log, when that is to stand in for last words.
-    log: Option<PathBuf>,
+    /// Its log is to stand in for last words.
+    or_log: bool,
 }
 
 impl Subject {
@@ -41,14 +40,23 @@ impl Subject {
         if ended.is_empty() {
             return Ok(());
         }
+        let mut with_logs = Vec::new();
+        for ended in ended {
+            let log = if ended.or_log {
+                self.log_of(&ended.id).await?
+            } else {
+                None
+            };
+            with_logs.push((ended, log));
+        }
         let uid = pod.uid.clone();
         let heard = blocking(&self.shared, move |host| {
-            let hear = |ended: Ended| {
+            let hear = |(ended, log): (Ended, Option<PathBuf>)| {
                 let words = host.last_words(&uid, &ended.place);
-                let instead = ended.log.filter(|_| words.is_empty());
+                let instead = log.filter(|_| words.is_empty());
                 (ended.index, instead.map_or(words, |log| of_log(&log)))
             };
-            Ok(ended.into_iter().map(hear).collect::<Vec<_>>())
+            Ok(with_logs.into_iter().map(hear).collect::<Vec<_>>())
         })
         .await?;
         for (index, words) in heard {
@@ -69,13 +77,19 @@ impl Subject {
         }
         let mut plans = pod.plan.containers.iter();
         let plan = plans.find(|plan| plan.name == container.name)?;
-        let logs = log_directory(&self.shared.config.logs_dir, &self.key, &pod.uid);
-        let log = log_file(&logs, &plan.name, container.attempt);
         Some(Ended {
             index,
+            id: container.id.clone(),
             place: place(&plan.name, container.attempt),
-            log: Some(log).filter(|_| plan.last_words.or_log && code != 0),
+            or_log: plan.last_words.or_log && code != 0,
         })
+    }
+
+    /// The log of a container, as the runtime knows it; `None` when the container is gone.
+    async fn log_of(&self, container: &str) -> Result<Option<PathBuf>> {
+        let status = self.shared.runtime.container_status(container).await;
+        let status = status.map_err(|error| Problem::of(&error))?;
+        Ok(status.map(|status| PathBuf::from(status.log_path)))
     }
 }
 

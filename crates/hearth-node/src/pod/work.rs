@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hearth_core::ids::{Key, PodUid, SandboxUid};
-use hearth_core::podspec::{ContainerPlan, PullPolicy, Resolver};
+use hearth_core::podspec::{ContainerPlan, PodPlan, Resolver};
 use hearth_core::sandbox::{Learned, Op, Outcome, Pod, Residency, Stage, Stray};
 use hearth_cri::{CriError, ErrorKind, v1};
 use hearth_sys::Limits;
@@ -20,6 +20,7 @@ use super::record::{PodIncarnation, PodRecord};
 use super::sight;
 use super::slots::Slot;
 use super::stop::Grace;
+use crate::log_files;
 
 /// What an operation is about. A copy, because the operation goes on while its runner looks after other things.
 #[derive(Clone, Debug)]
@@ -32,6 +33,8 @@ pub(super) struct Subject {
     pub(super) pod: Option<Pod>,
     /// How often the pod's processes had been asked for when this was decided.
     pub(super) asked: u64,
+    /// What a pod is to be made from for stock, of which there is nothing yet.
+    pub(super) ahead: Option<Arc<PodPlan>>,
 }
 
 /// How an operation ended, and the turn it has got.
@@ -84,6 +87,9 @@ impl Problem {
 /// Carries out one operation.
 pub(super) async fn perform(subject: Subject, op: Op) -> Done {
     if let Op::Admit(priority) = op {
+        if let Some(plan) = &subject.ahead {
+            subject.pull_ahead(plan).await;
+        }
         let slot = subject.shared.slots.acquire(priority).await;
         let uid = PodUid(Uuid::new_v4().to_string());
         return Done {
@@ -108,6 +114,7 @@ impl Subject {
         match op {
             Op::Record(stage) => self.record(stage).await,
             Op::Forget => {
+                self.remove_logs().await?;
                 self.shared
                     .records
                     .delete(&self.cell.uid)
@@ -164,7 +171,7 @@ impl Subject {
             Op::RemoveSandbox { id } => changed(runtime.remove_pod_sandbox(&id).await),
             Op::RemoveStray(stray) => self.remove_stray(stray).await,
             Op::Look => self.look().await,
-            Op::RemoveVolumes => self.remove_volumes().await,
+            Op::RemoveVolumes => self.on_host(|host, pod| host.remove_volumes(pod)).await,
             Op::RemoveCgroup => self.on_host(|host, pod| host.remove_cgroup(pod)).await,
             // Done above, because it brings a turn.
             Op::Admit(_) => NOTHING,
@@ -198,6 +205,7 @@ impl Subject {
             uid: pod.uid.clone(),
             attempt: pod.attempt,
             plan: Arc::clone(&pod.plan),
+            evicted: pod.evicted.clone(),
         });
         let record = PodRecord {
             uid: self.cell.uid.clone(),
@@ -259,7 +267,7 @@ impl Subject {
         };
         let places = PodPlaces {
             cgroup_parent: &cgroup_parent,
-            log_directory: &cri_config::log_directory(&config.logs_dir, &self.key, &pod.uid),
+            log_directory: &log_files::directory(&config.logs_dir, &self.key, &self.cell.uid),
             volumes: &self.shared.host.volumes(&pod.uid),
             machine_memory: config.machine_memory,
             resolver: None,
@@ -306,41 +314,6 @@ impl Subject {
         Ok(Learned::Sandbox { id, ips })
     }
 
-    async fn image(&self, container: &ContainerPlan) -> Result<Learned> {
-        if container.pull_policy == PullPolicy::Always {
-            return Ok(Learned::Image(false));
-        }
-        let status = self.shared.images.image_status(&container.image).await;
-        let there = status
-            .map_err(|error| Problem::of(&error).about(&container.name))?
-            .is_some();
-        if !there && container.pull_policy == PullPolicy::Never {
-            return Err(Problem::Failed(format!(
-                "container {}: image {} is not on this node, and its imagePullPolicy is Never",
-                container.name, container.image
-            )));
-        }
-        Ok(Learned::Image(there))
-    }
-
-    async fn pull(&self, container: &ContainerPlan) -> Result<Learned> {
-        let config = self.sandbox_config(self.pod()?.attempt)?;
-        let pulled = self
-            .shared
-            .images
-            .pull_image(cri_config::image(&container.image), None, Some(config))
-            .await;
-        // Pulling twice does no harm, so that an unknown outcome is a failure like others.
-        pulled.map_err(|error| {
-            let why = ErrorChain(&error);
-            Problem::Failed(format!(
-                "container {}: image {} could not be pulled: {why}",
-                container.name, container.image
-            ))
-        })?;
-        NOTHING
-    }
-
     async fn freeze(&self) -> Result<Learned> {
         let pod = self.pod()?.uid.clone();
         let freezer = blocking(&self.shared, move |host| host.freezer(&pod)).await?;
@@ -379,21 +352,6 @@ impl Subject {
         let mut seen = seen.map_err(|error| Problem::of(&error))?;
         self.hear_last_words(&mut seen).await?;
         Ok(Learned::Seen(seen))
-    }
-
-    async fn remove_volumes(&self) -> Result<Learned> {
-        let logs =
-            cri_config::log_directory(&self.shared.config.logs_dir, &self.key, &self.pod()?.uid);
-        match tokio::fs::remove_dir_all(&logs).await {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Problem::Failed(format!(
-                    "remove logs {}: {error}",
-                    logs.display()
-                )));
-            }
-            _ => {}
-        }
-        self.on_host(|host, pod| host.remove_volumes(pod)).await
     }
 }
 

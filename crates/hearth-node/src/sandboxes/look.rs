@@ -11,7 +11,8 @@ use hearth_telemetry::ErrorChain;
 
 use super::error::Refusal;
 use super::{Shared, show};
-use crate::pod::{PodView, log_directory};
+use crate::log_files;
+use crate::pod::PodView;
 
 /// Names that are told to whoever has asked for one that is not there.
 const NEAREST: usize = 3;
@@ -55,10 +56,9 @@ impl Shared {
         }
     }
 
-    /// Where a pod's containers log; `None` without a pod.
-    pub(super) fn log_directory(&self, view: &PodView) -> Option<PathBuf> {
-        let pod = view.pod_uid.as_ref()?;
-        Some(log_directory(&self.known.logs, &view.key, pod))
+    /// Where a sandbox's containers log, whatever pod it has.
+    pub(super) fn log_directory(&self, view: &PodView) -> PathBuf {
+        log_files::directory(&self.known.logs, &view.key, &view.uid)
     }
 
     /// When pods were made. Not worth failing for: the rest is wanted most when the runtime does not answer.
@@ -104,10 +104,11 @@ impl Shared {
             phases: show::phases(&view.phases),
             ..Default::default()
         };
-        let (Some(pod), Some(logs)) = (&view.pod_uid, self.log_directory(&view)) else {
+        let logs = self.log_directory(&view);
+        answer.log_directory = logs.to_string_lossy().into_owned();
+        let Some(pod) = &view.pod_uid else {
             return Ok(answer);
         };
-        answer.log_directory = logs.to_string_lossy().into_owned();
         let node = match self.node() {
             Ok(node) => node,
             Err(starting) => {
@@ -121,8 +122,7 @@ impl Shared {
         })?;
         match node.pods.containers(pod).await {
             Ok(containers) => {
-                let told = containers.into_iter().map(|c| show::container(c, &logs));
-                answer.containers = told.collect();
+                answer.containers = containers.into_iter().map(show::container).collect();
             }
             Err(error) => answer.runtime_error = ErrorChain(&error).to_string(),
         }

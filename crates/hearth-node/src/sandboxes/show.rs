@@ -1,7 +1,6 @@
 //! From what the node knows to what `hearthd ctl` is told.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use hearth_api::{OperatingMode, PhaseTimes, Tier};
 use hearth_core::ids::OwnerKey;
@@ -9,7 +8,7 @@ use hearth_cri::v1::{ContainerState, ContainerStatus};
 use hearth_proto::sandboxes::v1 as proto;
 use jiff::Timestamp;
 
-use crate::pod::{PodPhase, PodView, log_file};
+use crate::pod::{PodPhase, PodView};
 
 /// A sandbox; `created` is when its pod was made, in nanoseconds since 1970.
 pub(super) fn sandbox(
@@ -39,11 +38,10 @@ pub(super) fn sandbox(
     }
 }
 
-/// A container that logs below `logs`.
-pub(super) fn container(status: ContainerStatus, logs: &Path) -> proto::Container {
+/// A container.
+pub(super) fn container(status: ContainerStatus) -> proto::Container {
     let state = status.state();
     let metadata = status.metadata.unwrap_or_default();
-    let log_path = log_file(logs, &metadata.name, metadata.attempt);
     proto::Container {
         id: status.id,
         name: metadata.name,
@@ -56,7 +54,7 @@ pub(super) fn container(status: ContainerStatus, logs: &Path) -> proto::Containe
         exit_code: (state == ContainerState::ContainerExited).then_some(status.exit_code),
         reason: status.reason,
         message: status.message,
-        log_path: log_path.to_string_lossy().into_owned(),
+        log_path: status.log_path,
     }
 }
 

@@ -106,8 +106,9 @@ async fn images_are_pulled_as_the_policy_says() {
     ));
     let view = node.told("b").await;
     assert!(
-        view.message
-            .starts_with("container m: image registry/none:1 could not be pulled: "),
+        view.message.starts_with(
+            "container m: ImagePullBackOff: image registry/none:1 could not be pulled: "
+        ),
         "{}",
         view.message
     );

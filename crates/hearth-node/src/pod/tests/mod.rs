@@ -6,7 +6,9 @@ mod claims;
 mod configs;
 mod hooks;
 mod life;
+mod logs;
 mod recovery;
+mod storage;
 
 fn uid(text: &str) -> SandboxUid {
     SandboxUid::from(text)

@@ -1,6 +1,5 @@
 //! Logs of containers, from the files that the runtime writes: they are there without it, and of what has ended.
 
-mod files;
 mod reader;
 mod tail;
 mod watch;
@@ -18,8 +17,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status};
 
 use super::error::Refusal;
-use super::look::{self, choose};
+use super::look::choose;
 use super::{LOOK, LogStream, Shared};
+use crate::log_files;
 use crate::pod::PodView;
 use reader::{Followed, ReadError, Reader};
 
@@ -30,9 +30,9 @@ const OUTGOING: usize = 16;
 #[derive(Debug)]
 struct Place {
     view: Arc<PodView>,
-    pod: PodUid,
     directory: PathBuf,
-    attempt: u32,
+    /// Which start of the container.
+    start: u32,
 }
 
 /// Streams the log that is asked for, by a task of the daemon's.
@@ -47,11 +47,11 @@ pub(super) async fn logs(
         // The pod is subscribed to before its log is read.
         let pod = if request.follow && !request.previous {
             let pods = shared.node()?.pods.clone();
-            Some(Followed::new(pods, place.view.uid.clone(), place.pod))
+            Some(Followed::new(pods, &place.view))
         } else {
             None
         };
-        let reader = Reader::open(place.directory, place.attempt, request.tail, sender.clone());
+        let reader = Reader::open(place.directory, place.start, request.tail, sender.clone());
         let reader = reader.await.map_err(|source| Refusal::Log {
             key: place.view.key.clone(),
             source: Box::new(source),
@@ -88,33 +88,31 @@ fn told(error: &ReadError) -> Status {
 async fn find(shared: &Shared, request: &LogsRequest) -> Result<Place, Refusal> {
     let view = shared.find(&request.sandbox)?;
     let key = &view.key;
-    let pod = look::pod(&view)?.clone();
-    let no_pod = || Refusal::no_pod(&view);
-    let logs = shared.log_directory(&view).ok_or_else(no_pod)?;
+    let logs = shared.log_directory(&view);
     let failed = |source| list_failed(&view, &logs, source);
-    let containers = files::containers(&logs).map_err(failed)?;
+    let containers = log_files::containers(&logs).map_err(failed)?;
     if containers.is_empty() {
         return Err(Refusal::NoLogs(key.clone()));
     }
     // Only where names do not say it is the runtime asked.
-    let running = if request.container.is_empty() && containers.len() > 1 {
-        running(shared, &pod).await
-    } else {
-        Vec::new()
+    let running = match &view.pod_uid {
+        Some(pod) if request.container.is_empty() && containers.len() > 1 => {
+            running(shared, pod).await
+        }
+        _ => Vec::new(),
     };
     let container = choose(key, &request.container, &containers, &running)?;
     let directory = logs.join(&container);
-    let attempts = files::attempts(&directory).map_err(failed)?;
+    let starts = log_files::numbers(&directory).map_err(failed)?;
     let back = usize::from(request.previous);
-    let attempt = attempts.iter().rev().nth(back).copied();
-    let attempt = attempt.ok_or_else(|| Refusal::NoPrevious {
+    let start = starts.iter().rev().nth(back).copied();
+    let start = start.ok_or_else(|| Refusal::NoPrevious {
         key: key.clone(),
         container,
     })?;
     Ok(Place {
-        pod,
         directory,
-        attempt,
+        start,
         view,
     })
 }

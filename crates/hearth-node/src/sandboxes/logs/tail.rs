@@ -7,12 +7,22 @@ use crate::cri_log::{MAX_ENTRY, parse};
 /// How much is read at once.
 const BLOCK: u64 = 64 << 10;
 
-/// The offset at which the last `lines` lines of a container begin. A line that its other stream was in the middle of
-/// there loses its beginning.
-pub(super) fn start(log: &mut (impl Read + Seek), lines: u64) -> io::Result<u64> {
+/// Where the last lines begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Start {
+    /// In bytes from the beginning of the file.
+    pub(super) offset: u64,
+    /// How many of the lines are not in this file.
+    pub(super) lacking: u64,
+}
+
+/// Where the last `lines` lines of a container begin. A line that its other stream was in the middle of there loses its
+/// beginning.
+pub(super) fn start(log: &mut (impl Read + Seek), lines: u64) -> io::Result<Start> {
     let end = log.seek(SeekFrom::End(0))?;
+    let found = |offset| Start { offset, lacking: 0 };
     if lines == 0 {
-        return Ok(end);
+        return Ok(found(end));
     }
     let mut counter = Counter::new(lines);
     // What lies from `position` to the end of the last entry that was not counted yet.
@@ -27,10 +37,19 @@ pub(super) fn start(log: &mut (impl Read + Seek), lines: u64) -> io::Result<u64>
         block.append(&mut window);
         window = block;
         if let Some(start) = count(&mut window, &mut counter, position == 0) {
-            return Ok(position + start);
+            return Ok(found(position + start));
         }
     }
-    Ok(position)
+    // What is no log is not read to its beginning, and then there is nothing to look for in others.
+    let lacking = if position == 0 {
+        lines.saturating_sub(counter.seen)
+    } else {
+        0
+    };
+    Ok(Start {
+        offset: position,
+        lacking,
+    })
 }
 
 /// Counts the entries of the window from its end and takes them off. The first may have begun before the window, and is
@@ -93,7 +112,7 @@ mod tests {
 
     fn tail(log: &str, lines: u64) -> &str {
         let start = start(&mut Cursor::new(log.as_bytes()), lines).unwrap();
-        &log[usize::try_from(start).unwrap()..]
+        &log[usize::try_from(start.offset).unwrap()..]
     }
 
     const LOG: &str = "T stdout F a\nT stdout P b\nT stdout F c\nT stdout F d\n";
@@ -121,6 +140,14 @@ mod tests {
     }
 
     #[test]
+    fn it_is_told_how_many_lines_are_elsewhere() {
+        for (lines, lacking) in [(0, 0), (1, 0), (3, 0), (4, 1), (10, 7)] {
+            let start = start(&mut Cursor::new(LOG), lines).unwrap();
+            assert_eq!(start.lacking, lacking, "{lines}");
+        }
+    }
+
+    #[test]
     fn an_entry_that_is_being_written_is_none_yet() {
         assert_eq!(
             tail("T stdout F a\nT stdout F b\nT st", 1),
@@ -143,6 +170,7 @@ mod tests {
     fn what_is_no_log_is_not_read_whole() {
         let garbage = vec![b'x'; 3 * MAX_ENTRY];
         let start = start(&mut Cursor::new(garbage), 1).unwrap();
-        assert!(start > u64::try_from(MAX_ENTRY).unwrap(), "{start}");
+        let least = u64::try_from(MAX_ENTRY).unwrap();
+        assert!(start.offset > least && start.lacking == 0, "{start:?}");
     }
 }

@@ -13,7 +13,7 @@ use tonic::Streaming;
 use super::super::look::choose;
 use super::*;
 use crate::pod::testing::sandbox;
-use crate::pod::{RemoveReason, log_directory};
+use crate::pod::RemoveReason;
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -27,8 +27,7 @@ impl Served {
     /// Writes to a log of sandbox `a` as the runtime does.
     fn write(&self, file: &str, text: &str) {
         let view = self.node.pods.view(&SandboxUid::from("a")).unwrap();
-        let (logs, pod) = (self.dir.path().join("logs"), view.pod_uid.as_ref());
-        let path = log_directory(&logs, &view.key, pod.unwrap()).join(file);
+        let path = self.node.pods.log_directory(&view).join(file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         let mut log = OpenOptions::new()
             .create(true)
@@ -140,6 +139,101 @@ async fn a_log_is_followed_from_one_start_of_its_container_to_the_next_until_the
         .pods
         .remove(&SandboxUid::from("a"), RemoveReason::Deleted);
     ends(stream).await.unwrap();
+}
+
+impl Served {
+    /// Sets a log of sandbox `a` aside.
+    fn set_aside(&self, file: &str, to: &str) {
+        let view = self.node.pods.view(&SandboxUid::from("a")).unwrap();
+        let logs = self.node.pods.log_directory(&view);
+        fs::rename(logs.join(file), logs.join(to)).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_was_set_aside_is_read_with_what_came_after() {
+    let mut served = Served::start().await;
+    served.runs(&bare("a")).await;
+    for (n, line) in [(9, "one"), (10, "two")] {
+        served.write("main/0.log", &format!("stdout F {line}"));
+        served.set_aside("main/0.log", &format!("main/0.log.{n}"));
+    }
+    served.write("main/0.log", "stdout F three\nstdout F four");
+    let all = served.all_logs(LogsRequest::default()).await.unwrap();
+    assert_eq!(all, "one\ntwo\nthree\nfour\n");
+    for (lines, expect) in [
+        (0, ""),
+        (1, "four\n"),
+        (3, "two\nthree\nfour\n"),
+        (9, &*all),
+    ] {
+        let tail = LogsRequest {
+            tail: Some(lines),
+            ..LogsRequest::default()
+        };
+        assert_eq!(served.all_logs(tail).await.unwrap(), expect, "{lines}");
+    }
+    // Not begun anew yet: the daemon was killed in between.
+    served.set_aside("main/0.log", "main/0.log.11");
+    assert_eq!(served.all_logs(LogsRequest::default()).await.unwrap(), all);
+}
+
+#[tokio::test]
+async fn who_follows_a_log_loses_nothing_when_it_is_set_aside() {
+    let mut served = Served::start().await;
+    served.runs(&bare("a")).await;
+    served.write("main/0.log", "stdout F a");
+    let mut stream = served.logs(followed()).await.unwrap();
+    until(&mut stream, "a\n").await;
+    served.set_aside("main/0.log", "main/0.log.1");
+    served.write("main/0.log.1", "stdout F still to the old one");
+    until(&mut stream, "still to the old one\n").await;
+    served.write("main/0.log", "stdout F b");
+    until(&mut stream, "b\n").await;
+    // What the runtime wrote before it had begun the new one.
+    served.write("main/0.log.1", "stdout F late");
+    until(&mut stream, "late\n").await;
+    // Twice, with the older one gone, before anybody looks.
+    served.set_aside("main/0.log", "main/0.log.2");
+    served.write("main/0.log", "stdout F c");
+    served.set_aside("main/0.log", "main/0.log.3");
+    served.write("main/0.log", "stdout F d");
+    until(&mut stream, "c\nd\n").await;
+    served.write("main/1.log", "stdout F e");
+    until(&mut stream, "e\n").await;
+}
+
+#[tokio::test]
+async fn the_logs_of_a_suspended_sandbox_are_there_until_it_goes() {
+    let mut served = Served::start().await;
+    let mut sandbox = bare("a");
+    served.runs(&sandbox).await;
+    served.write("main/0.log", "stdout F first");
+    sandbox.spec.operating_mode = hearth_api::OperatingMode::Suspended;
+    served.node.want(&sandbox);
+    let stopped = |view: &PodView| view.phase == PodPhase::Stopped;
+    served.node.view_when("a", "suspended", stopped).await;
+    let all = timeout(PATIENCE, served.all_logs(followed()))
+        .await
+        .unwrap();
+    assert_eq!(all.unwrap(), "first\n");
+    sandbox.spec.operating_mode = hearth_api::OperatingMode::Running;
+    served.runs(&sandbox).await;
+    served.write("main/1.log", "stdout F second");
+    let previous = LogsRequest {
+        previous: true,
+        ..LogsRequest::default()
+    };
+    assert_eq!(served.all_logs(previous).await.unwrap(), "first\n");
+    let uid = SandboxUid::from("a");
+    let logs = served
+        .node
+        .pods
+        .log_directory(&served.node.pods.view(&uid).unwrap());
+    assert!(logs.exists());
+    served.node.pods.remove(&uid, RemoveReason::Deleted);
+    served.node.gone("a").await;
+    assert!(!logs.exists());
 }
 
 #[tokio::test]

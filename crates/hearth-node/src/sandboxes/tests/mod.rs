@@ -171,10 +171,7 @@ async fn a_sandbox_is_found_by_name_and_by_uid_with_its_containers() {
         ("main", "Running")
     );
     assert_eq!(main.exit_code, None);
-    let log = served
-        .dir
-        .path()
-        .join(format!("logs/ns_a_{pod}/main/0.log"));
+    let log = served.dir.path().join("logs/ns_a_a/main/0.log");
     assert_eq!(main.log_path, log.to_string_lossy());
     assert!(by_name.phases.contains_key("sandbox"), "{by_name:?}");
 }

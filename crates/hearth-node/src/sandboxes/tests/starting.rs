@@ -6,7 +6,8 @@ use hearth_core::ids::{Key, PodUid};
 use hearth_core::podspec::PodPlan;
 
 use super::*;
-use crate::pod::{PodIncarnation, Stage, log_directory};
+use crate::log_files;
+use crate::pod::{PodIncarnation, Stage};
 
 fn record() -> PodRecord {
     PodRecord {
@@ -21,6 +22,7 @@ fn record() -> PodRecord {
             uid: PodUid("pod-1".to_owned()),
             attempt: 0,
             plan: Arc::new(PodPlan::default()),
+            evicted: None,
         }),
     }
 }
@@ -30,7 +32,7 @@ async fn what_the_journal_and_the_logs_say_is_there_at_once_and_the_rest_says_wh
     let dir = tempfile::tempdir().unwrap();
     let (logs, path) = (dir.path().join("logs"), dir.path().join("hearthd.sock"));
     let record = record();
-    let log = log_directory(&logs, &record.key, &PodUid("pod-1".to_owned())).join("main/0.log");
+    let log = log_files::directory(&logs, &record.key, &record.uid).join("main/0.log");
     fs::create_dir_all(log.parent().unwrap()).unwrap();
     fs::write(&log, "2026-01-02T03:04:05Z stdout F said before\n").unwrap();
     let stop = CancellationToken::new();
