@@ -345,6 +345,7 @@ impl State {
         let container = pod.containers.get(index)?;
         let (not_before, attempt) = (container.not_before, container.attempt);
         let (has_image, needs_pull) = (container.has_image, container.needs_pull);
+        let image_in_doubt = container.image_in_doubt;
         match container.life.clone() {
             Life::Running(id) if container.doomed.as_ref().is_some_and(|doom| !doom.told) => {
                 let grace_seconds = pod.grace_of(index);
@@ -374,13 +375,17 @@ impl State {
             Life::Absent if !has_image => self.ready_to(Op::Image { container: index }, now),
             Life::Absent => {
                 self.contents(now)?;
-                self.ready_to(
+                let create = self.ready_to(
                     Op::Create {
                         container: index,
                         attempt,
                     },
                     now,
-                )
+                )?;
+                if image_in_doubt {
+                    return self.ready_to(Op::Image { container: index }, now);
+                }
+                Some(create)
             }
             Life::Created(id) => self.ready_to(
                 Op::Start {

@@ -220,8 +220,8 @@ impl State {
         if let (Op::Create { container, .. }, Some(pod)) = (op, &mut self.pod)
             && let Some(container) = pod.containers.get_mut(*container)
         {
-            // Its image may have gone meanwhile.
-            container.has_image = false;
+            // It may have gone meanwhile.
+            container.image_in_doubt = true;
         }
         match op {
             // The runtime may know more than its answer said.
@@ -319,6 +319,7 @@ impl Pod {
         match (op, learned) {
             (Op::Image { .. }, Learned::Image(there)) => {
                 container.has_image = *there;
+                container.image_in_doubt = false;
                 container.needs_pull = !there;
             }
             (Op::Pull { .. }, _) => {

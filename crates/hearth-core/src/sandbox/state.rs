@@ -196,6 +196,9 @@ pub struct Container {
     pub has_image: bool,
     /// Whether its image was looked for and must be pulled.
     pub needs_pull: bool,
+    /// Whether the container could not be made, perhaps because its image has gone: it is looked for again before the next
+    /// try.
+    pub image_in_doubt: bool,
     /// Whether it was started before.
     pub started: bool,
     /// Why it ended or did not start, for as long as it does not run.

@@ -47,7 +47,7 @@ impl Default for DiskUsage {
 ///
 /// # Errors
 /// When the system refuses to show a part of it.
-pub fn measure(root: &Path) -> io::Result<DiskUsage> {
+pub(super) fn measure(root: &Path) -> io::Result<DiskUsage> {
     Walk::new(MOST_ENTRIES).measure(root)
 }
 
