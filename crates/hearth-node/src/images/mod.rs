@@ -190,10 +190,8 @@ impl Images {
         if want.policy == PullPolicy::Always {
             return Ok(false);
         }
-        let standing = match self.status(want.image).await? {
-            Some(there) => Some(self.standing(&there, want)),
-            None => None,
-        };
+        let there = self.status(want.image).await?;
+        let standing = there.map(|there| self.standing(&there, want));
         match (standing, want.policy) {
             (Some(Standing::Usable), _) => Ok(true),
             (None, PullPolicy::Never) => Err(ImageError::Absent { image: image() }),

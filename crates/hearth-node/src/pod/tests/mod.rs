@@ -5,6 +5,7 @@ use super::testing::Node;
 mod claims;
 mod configs;
 mod hooks;
+mod images;
 mod life;
 mod logs;
 mod recovery;
