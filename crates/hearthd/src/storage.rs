@@ -4,10 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use hearth_core::images::Thresholds;
-use hearth_core::storage::PressureRules;
 use hearth_node::config::StorageConfig;
-use hearth_node::images::DiskRules;
+use hearth_node::images::{DiskRules, PressureRules, Thresholds};
 use hearth_node::pod::LogLimits;
 
 #[derive(Debug, Args)]

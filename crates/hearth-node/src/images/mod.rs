@@ -25,6 +25,8 @@ use parking_lot::{Mutex, RwLock};
 use thiserror::Error;
 use tokio::sync::Semaphore;
 
+pub use hearth_core::images::Thresholds;
+pub use hearth_core::storage::PressureRules;
 pub use keeper::DiskRules;
 pub(crate) use keeper::{DiskKeeper, disk_of};
 pub use metrics::ImageMetrics;
