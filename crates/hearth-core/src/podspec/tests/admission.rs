@@ -144,6 +144,7 @@ fn limit_ranges_give_and_forbid() {
             cpu_limit_millis: Some(1000),
             memory_request: 64 << 20,
             memory_limit: Some(64 << 20),
+            ..Resources::default()
         }
     );
     let large = with_container(&json!({"resources": {"limits": {"memory": "1Gi"}}}));
