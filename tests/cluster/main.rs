@@ -18,8 +18,8 @@ mod pods;
 mod podsecurity;
 mod refusals;
 mod sessions;
-mod tokens;
 mod storage;
+mod tokens;
 mod writes;
 
 use std::time::Duration;

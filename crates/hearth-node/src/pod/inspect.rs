@@ -9,9 +9,7 @@ use hearth_cri::{CriError, v1};
 use hearth_sys::Usage;
 use tokio::task::JoinError;
 
-use super::cri_config::{
-    ANNOTATION_STDIN, ANNOTATION_TTY, LABEL_INSTANCE, LABEL_POD_UID,
-};
+use super::cri_config::{ANNOTATION_STDIN, ANNOTATION_TTY, LABEL_INSTANCE, LABEL_POD_UID};
 use super::gate::Hold;
 use super::host::HostError;
 use super::manager::{GateRefused, PodManager};

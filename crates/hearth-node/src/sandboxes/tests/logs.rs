@@ -12,8 +12,8 @@ use tonic::Streaming;
 
 use super::super::look::choose;
 use super::*;
-use crate::pod::testing::sandbox;
 use crate::pod::RemoveReason;
+use crate::pod::testing::sandbox;
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(20);
