@@ -118,18 +118,13 @@ fn a_log_that_grows_is_set_aside_and_followed_all_the_same() {
                     );
                 }
             }
-            Ok(())
+            Ok::<_, anyhow::Error>(())
         };
-        let late = || {
-            format!(
-                "{rounds} rounds, and {:?}",
-                fs::read_dir(&logs).map(Iterator::count)
-            )
-        };
-        match timeout(LOOKED * 2, follow).await {
-            Ok(followed) => followed?,
-            Err(_) => anyhow::bail!("not set aside or not followed: {}", late()),
-        }
+        let followed = timeout(LOOKED * 2, follow).await;
+        let kept = fs::read_dir(&logs).map(Iterator::count);
+        followed
+            .with_context(|| format!("not set aside or not followed: {rounds} rounds, {kept:?}"))
+            .flatten()?;
         scene.delete::<Sandbox>("talks").await?;
         scene.until_no_pods(AWAY).await?;
         let gone = async || {
