@@ -10,6 +10,8 @@ use std::time::Duration;
 use hearth_core::effects::{Effect, NodeReply, NodeRequest, Now, Outcome};
 use hearth_core::ids::{Key, NodeName};
 use hearth_core::index::{Endpoint, Index};
+use hearth_core::placement::RuntimeClass;
+use hearth_core::placement::shape::Toleration;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -369,14 +371,15 @@ impl Engine {
             },
             WatchInput::RuntimeClass(change) => match change {
                 Change::Apply(class) => {
-                    index.apply_runtime_class(
-                        class.metadata.name.unwrap_or_default(),
-                        class.handler,
-                        now,
-                    );
+                    let (name, class) = runtime_class(*class);
+                    index.apply_runtime_class(name, class, now);
                 }
                 Change::Delete { key, .. } => index.delete_runtime_class(&key.name, now),
-                Change::Retain(_) | Change::Invalid { .. } | Change::Interrupted => {}
+                Change::Retain(present) => {
+                    let names = present.into_iter().map(|Key { name, .. }| name).collect();
+                    index.retain_runtime_classes(&names, now);
+                }
+                Change::Invalid { .. } | Change::Interrupted => {}
             },
         }
     }
@@ -409,6 +412,26 @@ impl Engine {
             mono: self.started.elapsed(),
         }
     }
+}
+
+/// The name of a RuntimeClass and what placement needs of it.
+fn runtime_class(class: k8s_openapi::api::node::v1::RuntimeClass) -> (String, RuntimeClass) {
+    let scheduling = class.scheduling.unwrap_or_default();
+    let tolerations = scheduling.tolerations.unwrap_or_default();
+    let read = RuntimeClass {
+        handler: class.handler,
+        node_selector: scheduling.node_selector.unwrap_or_default(),
+        tolerations: tolerations
+            .into_iter()
+            .map(|toleration| Toleration {
+                key: toleration.key.unwrap_or_default(),
+                operator: toleration.operator.unwrap_or_default(),
+                value: toleration.value.unwrap_or_default(),
+                effect: toleration.effect.unwrap_or_default(),
+            })
+            .collect(),
+    };
+    (class.metadata.name.unwrap_or_default(), read)
 }
 
 impl std::fmt::Debug for Engine {

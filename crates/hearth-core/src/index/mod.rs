@@ -28,6 +28,7 @@ mod tests;
 #[cfg(test)]
 mod world;
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +52,7 @@ use crate::effects::{
     Body, Effect, Intent, Lane, NodeRequest, Now, Observation, Receipt, Subject, Write,
 };
 use crate::ids::{Key, NodeName, OwnerKey, SandboxUid};
-use crate::placement::{self, NodeFacts, Shape, Unplaceable};
+use crate::placement::{self, NodeFacts, RuntimeClass, Shape, Unplaceable};
 use crate::pool::Template;
 use crate::timers::Timers;
 
@@ -97,7 +98,7 @@ pub struct Index {
     pool_keys: HashMap<String, Key>,
     pub(crate) templates: HashMap<Key, Arc<Template>>,
     specs: spec::SpecCache,
-    runtime_classes: HashMap<String, String>,
+    runtime_classes: HashMap<String, RuntimeClass>,
 
     pub(crate) nodes: HashMap<NodeName, NodeRecord>,
     /// Heartbeats of nodes whose SandboxNode has not been seen.
@@ -430,16 +431,6 @@ impl Index {
             .collect()
     }
 
-    /// The CRI handler for a `runtimeClassName`: what the RuntimeClass says, or the name itself where there is none.
-    pub(crate) fn handler<'a>(&'a self, shape: &'a Shape) -> &'a str {
-        if shape.runtime_class.is_empty() {
-            return placement::DEFAULT_HANDLER;
-        }
-        self.runtime_classes
-            .get(&shape.runtime_class)
-            .map_or(&shape.runtime_class, String::as_str)
-    }
-
     /// Chooses a node.
     pub(crate) fn place(&self, shape: &Shape) -> Result<NodeName, Unplaceable> {
         let nodes = self
@@ -447,7 +438,20 @@ impl Index {
             .values()
             .filter(|node| node.registered)
             .map(|node| (&node.facts, node.used()));
-        placement::place(shape, self.handler(shape), self.settings.strategy, nodes)
+        let name = &shape.runtime_class;
+        let class = match self.runtime_classes.get(name) {
+            None if name.is_empty() => None,
+            None => {
+                return Err(Unplaceable {
+                    no_class: Some(name.clone()),
+                    ..Unplaceable::default()
+                });
+            }
+            known => known,
+        };
+        let handler = class.map_or(placement::DEFAULT_HANDLER, |class| &class.handler);
+        let shape = class.map_or(Cow::Borrowed(shape), |class| class.shape(shape));
+        placement::place(&shape, handler, self.settings.strategy, nodes)
             .map(|facts: &NodeFacts| node_key(&facts.name))
     }
 

@@ -20,6 +20,7 @@ use super::{Index, SandboxOp, Stage};
 use crate::conditions::find_condition;
 use crate::effects::{Now, Observation};
 use crate::ids::{Key, SandboxUid};
+use crate::placement::RuntimeClass;
 use crate::pool::Template;
 use kube_meta::key_of;
 use serde::Deserialize;
@@ -486,11 +487,18 @@ impl Index {
         }
     }
 
-    /// A RuntimeClass names its handler.
-    pub fn apply_runtime_class(&mut self, name: String, handler: String, now: Now) {
+    /// A RuntimeClass is there.
+    pub fn apply_runtime_class(&mut self, name: String, class: RuntimeClass, now: Now) {
         self.now = now;
-        self.runtime_classes.insert(name, handler);
+        self.runtime_classes.insert(name, class);
         self.retry_unplaced();
+    }
+
+    /// These RuntimeClasses are all that there are.
+    pub fn retain_runtime_classes(&mut self, present: &HashSet<String>, now: Now) {
+        self.now = now;
+        self.runtime_classes
+            .retain(|name, _| present.contains(name));
     }
 
     /// The RuntimeClass is gone.

@@ -4,6 +4,7 @@ mod filter;
 pub mod quantity;
 pub mod shape;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 
@@ -94,9 +95,43 @@ pub enum Strategy {
     Pack,
 }
 
+/// What a RuntimeClass says, as far as it matters for placement.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuntimeClass {
+    /// `handler`.
+    pub handler: String,
+    /// `scheduling.nodeSelector`: nodes must have these labels, too.
+    pub node_selector: BTreeMap<String, String>,
+    /// `scheduling.tolerations`: tolerated, too.
+    pub tolerations: Vec<shape::Toleration>,
+}
+
+impl RuntimeClass {
+    /// What a sandbox of this class asks of a node.
+    #[must_use]
+    pub fn shape<'a>(&self, shape: &'a Shape) -> Cow<'a, Shape> {
+        if self.node_selector.is_empty() && self.tolerations.is_empty() {
+            return Cow::Borrowed(shape);
+        }
+        let mut shape = shape.clone();
+        for (key, value) in &self.node_selector {
+            let written = shape.node_selector.entry(key.clone());
+            match written.or_insert_with(|| value.clone()) {
+                same if same == value => {}
+                // No node has both.
+                _ => shape.required_terms = Some(Vec::new()),
+            }
+        }
+        shape.tolerations.extend(self.tolerations.iter().cloned());
+        Cow::Owned(shape)
+    }
+}
+
 /// Why no node can take a sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unplaceable {
+    /// The RuntimeClass that the sandbox names, when there is none of the name.
+    pub no_class: Option<String>,
     /// How many nodes there are.
     pub nodes: usize,
     /// How many of them each obstacle keeps out.
@@ -113,6 +148,9 @@ impl Unplaceable {
 
 impl fmt::Display for Unplaceable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(class) = &self.no_class {
+            return write!(f, "RuntimeClass {class:?} not found");
+        }
         write!(f, "0/{} nodes are available: ", self.nodes)?;
         if self.obstacles.is_empty() {
             return f.write_str("no SandboxNode is registered.");
@@ -348,5 +386,45 @@ mod tests {
             "0/1 nodes are available: 1 node(s) had no runtime handler \"kata\"."
         );
         assert!(!refused.is_lack_of_room());
+    }
+
+    #[test]
+    fn a_class_has_a_say_in_where_its_sandboxes_go() {
+        let class = RuntimeClass {
+            handler: "runc".into(),
+            node_selector: [("runtime".to_owned(), "gvisor".to_owned())].into(),
+            tolerations: vec![shape::Toleration {
+                key: "sandboxes".into(),
+                operator: "Exists".into(),
+                ..shape::Toleration::default()
+            }],
+        };
+        let taint = NodeTaint {
+            key: "sandboxes".into(),
+            value: String::new(),
+            effect: "NoSchedule".into(),
+        };
+        let tainted = NodeFacts {
+            labels: class.node_selector.clone(),
+            taints: vec![taint],
+            ..node("b")
+        };
+        let nodes = [(node("a"), used(0)), (tainted, used(5))];
+        let placed = |shape: &Shape| {
+            let strategy = Strategy::Spread;
+            let nodes = nodes.iter().map(|(n, u)| (n, *u));
+            place(&class.shape(shape), &class.handler, strategy, nodes).map(|n| n.name.as_str())
+        };
+        assert_eq!(placed(&Shape::default()), Ok("b"));
+        // What the pod says itself is not overruled, and the two cannot be had together.
+        let other = Shape {
+            node_selector: [("runtime".to_owned(), "runc".to_owned())].into(),
+            ..Shape::default()
+        };
+        assert!(placed(&other).is_err());
+        assert_eq!(
+            RuntimeClass::default().shape(&other),
+            Cow::Borrowed::<Shape>(&other)
+        );
     }
 }

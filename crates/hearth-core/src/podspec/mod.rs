@@ -19,6 +19,7 @@ mod pod;
 mod probe;
 mod quantity;
 mod read;
+mod runtimes;
 mod security;
 mod source;
 mod token;
@@ -42,3 +43,4 @@ pub use plan::{
 pub use pod::plan;
 pub use quantity::{Quantity, QuantityError};
 pub use read::{Refusal, UnsupportedField};
+pub use runtimes::honoured_by;

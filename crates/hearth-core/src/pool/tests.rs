@@ -7,6 +7,7 @@ use crate::index::testing::{
     asks, at, claim, created, key, leader, n1, node, pool, reported, settle, template, writes,
 };
 use crate::index::{Class, Index, Phase};
+use crate::placement::RuntimeClass;
 
 /// A leader with one node and a template.
 fn with_node() -> Index {
@@ -404,17 +405,18 @@ fn a_pool_that_no_node_can_take_says_why_with_one_member() {
     let conditions = &patch["status"]["conditions"];
     assert_eq!(conditions[1]["type"], "PodScheduled");
     assert_eq!(conditions[1]["reason"], "Unschedulable");
-    assert_eq!(
-        conditions[1]["message"],
-        "0/1 nodes are available: 1 node(s) had no runtime handler \"kata\"."
-    );
+    assert_eq!(conditions[1]["message"], "RuntimeClass \"kata\" not found");
     assert_eq!(
         (&conditions[2]["type"], &conditions[2]["reason"]),
         (&json!("Ready"), &json!("DependenciesNotReady"))
     );
     assert_eq!(conditions[2]["message"], "Pod exists with phase: Pending");
 
-    index.apply_runtime_class("kata".into(), "runc".into(), at(20));
+    let class = RuntimeClass {
+        handler: "runc".into(),
+        ..RuntimeClass::default()
+    };
+    index.apply_runtime_class("kata".into(), class, at(20));
     index.on_outcome(&status.receipt, Outcome::Done(None), at(20));
     let placed = writes(settle(&mut index, at(1_000)))
         .into_iter()
