@@ -28,6 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "hearth/node/v1/node.proto",
             "hearth/sandboxes/v1/sandboxes.proto",
             "grpc/health/v1/health.proto",
+            "containerd/services/tasks/v1/tasks.proto",
         ],
         ["../../proto"],
     )?;

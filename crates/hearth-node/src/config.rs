@@ -9,6 +9,7 @@ use std::time::Duration;
 use hearth_core::podspec::{ClusterDns, api_server_variables};
 use thiserror::Error;
 
+use crate::host::Runtime;
 use crate::paths::Paths;
 
 pub use storage::StorageConfig;
@@ -24,8 +25,10 @@ pub struct Config {
     pub root_dir: PathBuf,
     /// What does not.
     pub run_dir: PathBuf,
-    /// containerd, its shim, `ctr`, runc and the CNI plugins.
+    /// containerd, `ctr`, the CNI plugins, and the runtimes with their shims.
     pub bin_dir: PathBuf,
+    /// CRI handlers that the node has; none: runc, and those whose programs are in the bin directory.
+    pub handlers: Vec<String>,
     /// Image archives that are imported at the start.
     pub images_dir: Option<PathBuf>,
     /// The image of pause containers.
@@ -175,6 +178,10 @@ impl Config {
                 "must be the domain that --cluster-dns resolves, such as cluster.local",
             );
         }
+        let unknown = |name: &&String| Runtime::of_handler(name).is_none();
+        if let Some(name) = self.handlers.iter().find(unknown) {
+            return error("handlers", name, "must be of runc, runsc and kata");
+        }
         if self.max_parallel_creates == 0 {
             return error("max-parallel-creates", "0", "must be at least 1");
         }
@@ -230,6 +237,7 @@ mod tests {
             root_dir: "/var/lib/hearth/node".into(),
             run_dir: "/run/hearth/node".into(),
             bin_dir: "/opt/hearth/bin".into(),
+            handlers: vec!["runc".to_owned(), "runsc".to_owned()],
             images_dir: None,
             pause_image: "pause".to_owned(),
             listen: ([127, 0, 0, 1], 0).into(),
@@ -287,6 +295,7 @@ mod tests {
         check(|c| c.pod_cidr = "10.88.0.0/24".to_owned(), "pod-cidr");
         check(|c| c.max_sandboxes = 2000, "max-sandboxes");
         check(|c| c.max_parallel_creates = 0, "max-parallel-creates");
+        check(|c| c.handlers.push("gvisor".to_owned()), "handlers");
         check(|c| c.listen = ([0, 0, 0, 0], 1).into(), "advertise-address");
     }
 }

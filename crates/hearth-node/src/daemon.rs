@@ -29,9 +29,7 @@ use crate::assignment::{Assignment, Board};
 use crate::binder::Binder;
 use crate::config::Config;
 use crate::heartbeat;
-use crate::host::{
-    ContainerdHost, ContainerdState, Host, RUNC, import_images, probe_freeze, wait_up,
-};
+use crate::host::{ContainerdHost, ContainerdState, Host, import_images, probe_all, wait_up};
 use crate::images::{DiskKeeper, ImageConfig, Images, disk_of};
 use crate::journal::{Batch, Contents, Found, Journal};
 use crate::metered::Metered;
@@ -42,6 +40,7 @@ use crate::pod::{
 };
 use crate::presence::{self, Facts, Presence, Sources};
 use crate::reporter::Reporter;
+use crate::runtime_classes;
 use crate::sandboxes::{LocalSocket, Node, SandboxesApi};
 use crate::server::{KubeLease, LeaderGate, LeaderRecord, NodeApi};
 
@@ -205,11 +204,14 @@ impl Parts {
             return Err(DaemonError::Ended("containerd host"));
         }
         self.import_images().await;
-        let runc = probe_freeze(&self.host, self.runtime.as_ref()).await;
-        tracing::info!(handler = %runc.name, freeze_method = %runc.freeze_method, message = %runc.message, "probed");
+        let handlers = probe_all(&self.host, self.runtime.as_ref()).await;
+        for handler in &handlers {
+            tracing::info!(handler = %handler.name, freeze_method = %handler.freeze_method, message = %handler.message, "probed");
+        }
+        self.metrics.handlers.set(&handlers);
 
         let activity = ClaimActivity::default();
-        let pods = self.pod_manager(journal.clone(), activity.clone(), &runc)?;
+        let pods = self.pod_manager(journal.clone(), activity.clone(), &handlers)?;
         self.metrics.census.of(pods.clone());
         let manager = pods.clone();
         let stop = self.token.clone();
@@ -244,13 +246,7 @@ impl Parts {
             .await?;
         let facts = self.facts(endpoint, fingerprint)?;
         self.follow_api(
-            binder,
-            pods,
-            activity,
-            facts,
-            containerd,
-            vec![runc],
-            readiness,
+            binder, pods, activity, facts, containerd, handlers, readiness,
         );
         Ok(())
     }
@@ -335,17 +331,12 @@ impl Parts {
         &self,
         journal: Journal,
         claims: ClaimActivity,
-        runc: &HandlerStatus,
+        handlers: &[HandlerStatus],
     ) -> Result<PodManager, DaemonError> {
         let paths = self.host.paths();
-        let handler = Handler {
-            name: RUNC.to_owned(),
-            freeze_method: runc.freeze_method.clone(),
-            message: runc.message.clone(),
-        };
         let mut config =
             PodConfig::new(&self.config.instance, &self.config.node_name, paths.logs());
-        config.handlers = [(String::new(), handler.clone()), (RUNC.to_owned(), handler)].into();
+        config.handlers = handlers.iter().map(Handler::of).collect();
         config.host_ip = self.config.host_ip();
         config.pids_limit = self.config.pids_limit;
         config.logs = self.config.storage.logs;
@@ -364,6 +355,7 @@ impl Parts {
             images: self.images.clone(),
             host: Arc::new(SysHost::new(
                 self.host.cgroups().clone(),
+                self.host.freezers(),
                 paths.pods(),
                 paths.containerd_state(),
             )),
@@ -514,6 +506,13 @@ impl Parts {
         handlers: Vec<HandlerStatus>,
         readiness: &Readiness,
     ) {
+        let (client, stop) = (self.client.clone(), self.token.clone());
+        let classes = pods.clone();
+        self.never_ends("watch of RuntimeClasses", async move {
+            let told = move |known| classes.set_runtime_classes(known);
+            runtime_classes::follow(client, told, stop).await;
+            Ok(())
+        });
         let board = Board::default();
         let (confirmations, confirmed) = watch::channel(0);
         let assignment = Assignment::new(

@@ -5,7 +5,7 @@ use prometheus_client::registry::Registry;
 use crate::assignment::AssignmentMetrics;
 use crate::binder::BinderMetrics;
 use crate::census::Census;
-use crate::host::ContainerdMetrics;
+use crate::host::{ContainerdMetrics, HandlerMetrics};
 use crate::images::ImageMetrics;
 use crate::journal::JournalMetrics;
 use crate::metered::CriMetrics;
@@ -21,6 +21,7 @@ pub(crate) struct Metrics {
     pub(crate) census: Census,
     pub(crate) containerd: ContainerdMetrics,
     pub(crate) cri: CriMetrics,
+    pub(crate) handlers: HandlerMetrics,
     pub(crate) images: ImageMetrics,
     pub(crate) journal: JournalMetrics,
     pub(crate) pods: PodMetrics,
@@ -37,6 +38,7 @@ impl Metrics {
         metrics.census.register(registry);
         metrics.containerd.register(registry);
         metrics.cri.register(registry);
+        metrics.handlers.register(registry);
         metrics.images.register(registry);
         metrics.journal.register(registry);
         metrics.pods.register(registry);

@@ -170,6 +170,12 @@ impl Paths {
         self.run.join("runc")
     }
 
+    /// gVisor's state.
+    #[must_use]
+    pub fn runsc_state(&self) -> PathBuf {
+        self.run.join("runsc")
+    }
+
     /// CNI configuration.
     #[must_use]
     pub fn cni_conf(&self) -> PathBuf {

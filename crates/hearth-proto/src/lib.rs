@@ -1,5 +1,6 @@
 //! Generated messages, clients and servers: the controller's session with a node (`proto/hearth/node/v1/node.proto`), what
-//! people ask of a node's sandboxes (`proto/hearth/sandboxes/v1/sandboxes.proto`), and what probes speak.
+//! people ask of a node's sandboxes (`proto/hearth/sandboxes/v1/sandboxes.proto`), what probes speak, and what is asked of
+//! containerd beside CRI.
 
 /// `hearth.node.v1`.
 #[expect(
@@ -31,4 +32,14 @@ pub mod sandboxes {
 #[expect(clippy::allow_attributes, reason = "generated")]
 pub mod health {
     tonic::include_proto!("grpc.health.v1");
+}
+
+/// `containerd.services.tasks.v1`, as far as freezing by tasks speaks it.
+#[expect(
+    missing_docs,
+    clippy::allow_attributes,
+    reason = "generated; the documentation is in the .proto file"
+)]
+pub mod tasks {
+    tonic::include_proto!("containerd.services.tasks.v1");
 }

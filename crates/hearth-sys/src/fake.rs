@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::cgroup::Version;
-use crate::freezer::{FreezeError, Freezer};
+use crate::freezer::{FreezeError, Freezer, Method};
 
 /// A freezer that only remembers, and whose failures are scripted. Clones share their state.
 #[derive(Debug, Clone, Default)]
@@ -60,8 +59,8 @@ impl FakeFreezer {
 }
 
 impl Freezer for FakeFreezer {
-    fn version(&self) -> Version {
-        Version::V2
+    fn method(&self) -> Method {
+        Method::CgroupV2
     }
 
     fn freeze(&self, within: Duration) -> Result<(), FreezeError> {

@@ -25,5 +25,5 @@ pub mod spawn;
 pub mod sysctl;
 
 pub use cgroup::{Cgroup, CgroupError, CgroupTree, Layout, Limits, Usage};
-pub use freezer::{FreezeError, Freezer};
+pub use freezer::{FreezeError, Freezer, Method, SentryFreezer};
 pub use process::{Process, ProcessError, ProcessId, Signal};

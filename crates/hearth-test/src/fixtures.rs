@@ -1,5 +1,7 @@
 //! The objects that tests create.
 
+use std::cell::RefCell;
+
 use hearth_api::{
     PodSpecJson, PodTemplate, Sandbox, SandboxClaim, SandboxClaimSpec, SandboxSpec,
     SandboxTemplate, SandboxTemplateSpec, SandboxWarmPool, SandboxWarmPoolSpec, TemplateRef,
@@ -100,8 +102,33 @@ pub fn sandbox(name: &str, pod: &Value) -> Sandbox {
     )
 }
 
+thread_local! {
+    /// The `runtimeClassName` of what a test of this thread creates.
+    static CLASS: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Runs a test in which every pod that says nothing else has this `runtimeClassName`. The test must create its objects on
+/// the thread that calls this.
+pub fn with_runtime_class(class: &str, test: impl FnOnce()) {
+    /// Takes it back, also when the test panics.
+    struct Back(Option<String>);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            CLASS.set(self.0.take());
+        }
+    }
+    let _back = Back(CLASS.replace(Some(class.to_owned())));
+    test();
+}
+
 fn pod_template(pod: &Value) -> PodTemplate {
-    let spec = PodSpecJson::from_value(pod).expect("a Value is always JSON");
+    let mut pod = pod.clone();
+    if let Some(class) = CLASS.with_borrow(Clone::clone)
+        && pod.get("runtimeClassName").is_none()
+    {
+        pod["runtimeClassName"] = class.into();
+    }
+    let spec = PodSpecJson::from_value(&pod).expect("a Value is always JSON");
     PodTemplate {
         spec,
         ..Default::default()

@@ -70,9 +70,13 @@ struct RunArgs {
     /// What does not; default /run/hearth/<instance>.
     #[arg(long, env = "HEARTH_RUN_DIR")]
     run_dir: Option<PathBuf>,
-    /// Directory with containerd, containerd-shim-runc-v2, ctr, runc and the CNI plugins.
+    /// Directory with containerd, ctr, the CNI plugins, and the runtimes with their shims.
     #[arg(long, env = "HEARTH_BIN_DIR", default_value = "/opt/hearth/bin")]
     bin_dir: PathBuf,
+    /// CRI handlers that this node has, of runc, runsc (gVisor) and kata. Absent: runc, and those whose programs are in the
+    /// bin directory.
+    #[arg(long, env = "HEARTH_HANDLERS", value_delimiter = ',')]
+    handlers: Vec<String>,
     /// Directory of image archives that are imported at the start.
     #[arg(long, env = "HEARTH_IMAGES_DIR")]
     images_dir: Option<PathBuf>,
@@ -141,6 +145,7 @@ impl RunArgs {
             root_dir,
             run_dir,
             bin_dir,
+            handlers,
             images_dir,
             pause_image,
             listen,
@@ -166,6 +171,7 @@ impl RunArgs {
             run_dir: run_dir.unwrap_or_else(|| default_dir("/run/hearth", &instance)),
             instance,
             bin_dir,
+            handlers,
             images_dir,
             pause_image,
             listen,

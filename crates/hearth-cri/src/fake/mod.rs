@@ -47,7 +47,7 @@ pub struct FakeOptions {
 impl Default for FakeOptions {
     fn default() -> Self {
         Self {
-            handlers: vec!["runc".to_owned(), "runsc".to_owned()],
+            handlers: ["runc", "runsc", "kata"].map(str::to_owned).into(),
             images: vec![
                 "localhost/hearth-pause:dev".to_owned(),
                 "localhost/hearth-busybox:dev".to_owned(),

@@ -2,7 +2,7 @@
 //!
 //! [`Host::prepare`] makes directories, cgroups, the packet filter, the network's and containerd's configuration.
 //! [`ContainerdHost`] starts containerd, watches it and starts it again; containerd runs in the supervisor's cgroup in
-//! a session of its own, outlives the daemon, and is found again by the next. [`import_images`] and [`probe_freeze`]
+//! a session of its own, outlives the daemon, and is found again by the next. [`import_images`] and [`probe_all`]
 //! need a containerd that answers.
 //!
 //! Everything derives from the instance id and the instance's two directories, so that several instances run side by
@@ -11,6 +11,7 @@
 mod containerd;
 mod error;
 mod files;
+mod handlers;
 mod images;
 mod metrics;
 mod prepare;
@@ -22,16 +23,14 @@ mod set_aside;
 
 pub use containerd::{ContainerdHost, ContainerdState, wait_up};
 pub use error::HostError;
+pub use handlers::Runtime;
 pub use images::{Import, ImportError, ImportOutcome, import_images};
-pub use metrics::ContainerdMetrics;
+pub use metrics::{ContainerdMetrics, HandlerMetrics};
 pub use prepare::Host;
-pub use probe::probe_freeze;
+pub use probe::{probe_all, probe_freeze};
 
 pub(crate) use files::{
     lock, owner, read_if_exists, remove_owned, remove_unmarked, write as write_file,
 };
 pub(crate) use prepare::{FORWARDED_BEFORE, TOOL_LIMIT};
 pub(crate) use process::end_recorded;
-
-/// The CRI handler that runs ordinary containers.
-pub const RUNC: &str = "runc";

@@ -9,19 +9,13 @@ use hearth_sys::nft::{Nft, NodePolicy};
 use hearth_sys::{CgroupTree, Layout, check, sysctl};
 use tracing::info;
 
-use super::{HostError, files, render};
+use super::{HostError, Runtime, files, handlers, render};
 use crate::config::Config;
+use crate::freezers::{Freezers, TaskApi};
 use crate::paths::Paths;
 
-/// The programs of the bin directory that pods need.
-const PROGRAMS: [&str; 6] = [
-    "containerd",
-    "containerd-shim-runc-v2",
-    "ctr",
-    "runc",
-    "bridge",
-    "host-local",
-];
+/// The programs of the bin directory that pods need, whatever their runtime.
+const PROGRAMS: [&str; 4] = ["containerd", "ctr", "bridge", "host-local"];
 /// The tools of the host.
 const TOOLS: [&str; 2] = ["nft", "ip"];
 
@@ -42,7 +36,10 @@ pub struct Host {
 struct Inner {
     paths: Paths,
     bin_dir: PathBuf,
+    pause_image: String,
+    runtimes: Vec<Runtime>,
     cgroups: CgroupTree,
+    freezers: Freezers,
     containerd_config_digest: String,
     _lock: File,
 }
@@ -67,10 +64,26 @@ impl Host {
         &self.inner.cgroups
     }
 
+    /// The runtimes of the node, containerd's default one first.
+    #[must_use]
+    pub fn runtimes(&self) -> &[Runtime] {
+        &self.inner.runtimes
+    }
+
     /// Where everything lies, free of symbolic links.
     #[must_use]
     pub fn paths(&self) -> &Paths {
         &self.inner.paths
+    }
+
+    /// The freezers of the instance's pods.
+    #[must_use]
+    pub fn freezers(&self) -> Freezers {
+        self.inner.freezers.clone()
+    }
+
+    pub(super) fn pause_image(&self) -> &str {
+        &self.inner.pause_image
     }
 
     /// A program of the bin directory.
@@ -85,7 +98,8 @@ impl Host {
 
 fn prepare(mut config: Config) -> Result<Host, HostError> {
     config.check().map_err(HostError::Config)?;
-    self_check(&config)?;
+    let runtimes = handlers::choose(&config.handlers, &config.bin_dir);
+    self_check(&config, &runtimes)?;
     for directory in [&config.root_dir, &config.run_dir] {
         files::private_dir(directory)?;
         files::claim(directory, &config.instance)?;
@@ -111,6 +125,7 @@ fn prepare(mut config: Config) -> Result<Host, HostError> {
         paths.containerd_state(),
         paths.shim_sockets(),
         paths.runc_state(),
+        paths.runsc_state(),
         paths.cni_conf(),
         paths.cni_data(),
     ] {
@@ -118,9 +133,15 @@ fn prepare(mut config: Config) -> Result<Host, HostError> {
     }
     let cgroups = cgroups(&config.instance)?;
     network(&config, &paths)?;
-    let text = render::containerd(&config, &paths, check::may_lower_oom_scores());
+    let freezers = freezers(&runtimes, &cgroups, &paths)?;
+    for (name, text) in render::runtime_files(&config, &paths, &runtimes) {
+        files::write(&paths.root().join(name), text.as_bytes())?;
+    }
+    let may_lower = check::may_lower_oom_scores();
+    let text = render::containerd(&config, &paths, &runtimes, may_lower);
     files::write(&paths.containerd_config(), text.as_bytes())?;
     info!(
+        handlers = ?runtimes,
         root_dir = %paths.root().display(),
         run_dir = %paths.run().display(),
         "the host is prepared"
@@ -129,15 +150,21 @@ fn prepare(mut config: Config) -> Result<Host, HostError> {
         inner: Arc::new(Inner {
             paths,
             bin_dir: config.bin_dir,
+            pause_image: config.pause_image,
+            runtimes,
             cgroups,
+            freezers,
             containerd_config_digest: files::digest_of(&text),
             _lock: lock,
         }),
     })
 }
 
-fn self_check(config: &Config) -> Result<(), HostError> {
-    let programs = PROGRAMS.iter().map(|name| config.bin_dir.join(name));
+fn self_check(config: &Config, runtimes: &[Runtime]) -> Result<(), HostError> {
+    let programs = PROGRAMS
+        .iter()
+        .chain(runtimes.iter().flat_map(|runtime| runtime.programs()))
+        .map(|name| config.bin_dir.join(name));
     let needs = check::Needs {
         cgroup_root: Layout::ROOT.into(),
         programs: programs.chain(TOOLS.map(PathBuf::from)).collect(),
@@ -173,6 +200,19 @@ fn cgroups(instance: &str) -> Result<CgroupTree, HostError> {
     let tree = CgroupTree::new(layout, instance).map_err(HostError::Cgroup)?;
     tree.create().map_err(HostError::Cgroup)?;
     Ok(tree)
+}
+
+fn freezers(
+    runtimes: &[Runtime],
+    cgroups: &CgroupTree,
+    paths: &Paths,
+) -> Result<Freezers, HostError> {
+    let socket = paths.containerd_socket();
+    let tasks = runtimes.contains(&Runtime::Kata).then(|| {
+        TaskApi::start(&socket).map_err(|source| HostError::io("speak to", &socket, source))
+    });
+    let tasks = tasks.transpose()?;
+    Ok(Freezers::new(cgroups.clone(), paths.runsc_state(), tasks))
 }
 
 fn network(config: &Config, paths: &Paths) -> Result<(), HostError> {

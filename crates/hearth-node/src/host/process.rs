@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hearth_sys::spawn::{self, Daemon, SpawnError};
 use hearth_sys::{CgroupError, Process, ProcessError, ProcessId, Signal, boot};
+use hearth_telemetry::ErrorChain;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
@@ -16,6 +17,8 @@ use crate::paths::Paths;
 
 /// How long containerd may take to end when it is asked to, and again when it is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// How long it may take to resume what would not outlive containerd.
+const RESUME_LIMIT: Duration = Duration::from_secs(5);
 /// A log longer than this is set aside when containerd is started, in bytes.
 const LOG_LIMIT: u64 = 16 << 20;
 /// How much of the log's end is read to learn why containerd ended, in bytes.
@@ -123,6 +126,7 @@ pub(super) fn acquire(host: &Host) -> Result<Running, StartError> {
                 pid = process.id().pid,
                 "containerd is replaced: its binary or configuration has changed"
             );
+            resume_tasks(host);
             stop(&process)?;
         }
     }
@@ -137,6 +141,17 @@ pub(super) fn acquire(host: &Host) -> Result<Running, StartError> {
         });
     }
     start(host, binary_digest)
+}
+
+/// Resumes what would not outlive containerd's end. What cannot be resumed is lost with it, and made anew.
+fn resume_tasks(host: &Host) {
+    match host.freezers().before_containerd_ends(RESUME_LIMIT) {
+        Ok(0) => {}
+        Ok(tasks) => info!(tasks, "resumed tasks before containerd is ended"),
+        Err(error) => {
+            warn!(error = %ErrorChain(&error), "not all tasks were resumed before containerd is ended");
+        }
+    }
 }
 
 fn start(host: &Host, binary_digest: String) -> Result<Running, StartError> {

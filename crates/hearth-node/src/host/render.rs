@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::RUNC;
+use super::Runtime;
 use crate::config::Config;
 use crate::paths::Paths;
 
@@ -36,17 +36,20 @@ const REQUIRED: [&str; 5] = [
     "io.containerd.grpc.v1.cri",
 ];
 
-/// containerd's configuration.
+/// containerd's configuration for these runtimes, the default one first.
 ///
 /// `may_lower_oom_score`: whether this process may make processes less likely to be killed when memory is short.
-pub(super) fn containerd(config: &Config, paths: &Paths, may_lower_oom_score: bool) -> String {
+pub(super) fn containerd(
+    config: &Config,
+    paths: &Paths,
+    runtimes: &[Runtime],
+    may_lower_oom_score: bool,
+) -> String {
     let text = |path: &Path| quoted(&path.to_string_lossy());
     let root = text(&paths.containerd_root());
     let state = text(&paths.containerd_state());
     let socket = text(&paths.containerd_socket());
     let shim_sockets = text(&paths.shim_sockets());
-    let runc = text(&config.bin_dir.join("runc"));
-    let runc_state = text(&paths.runc_state());
     let bin = text(&config.bin_dir);
     let cni = text(&paths.cni_conf());
     let pause = quoted(&config.pause_image);
@@ -57,6 +60,12 @@ pub(super) fn containerd(config: &Config, paths: &Paths, may_lower_oom_score: bo
     let restrict = !may_lower_oom_score;
     let disabled = list(&DISABLED);
     let required = list(&REQUIRED);
+    let default = quoted(runtimes.first().map_or("", |runtime| runtime.handler()));
+    let sections = runtimes.iter().map(|runtime| {
+        let section = placed(runtime.containerd_config(), config, paths);
+        format!("\n{section}")
+    });
+    let sections: String = sections.collect();
     // Statistics come from the kernel's own files, read by whoever wants them; no_sync: what a power cut damages is
     // made anew from the images' archives and the journal.
     format!(
@@ -109,17 +118,32 @@ conf_dir = {cni}
 use_internal_loopback = true
 
 [plugins."io.containerd.cri.v1.runtime".containerd]
-default_runtime_name = "{RUNC}"
-
-[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.{RUNC}]
-runtime_type = "io.containerd.runc.v2"
-
-[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.{RUNC}.options]
-BinaryName = {runc}
-Root = {runc_state}
-SystemdCgroup = false
-"#
+default_runtime_name = {default}
+{sections}"#
     )
+}
+
+/// The files that runtimes have beside containerd's configuration: name and content.
+pub(super) fn runtime_files(
+    config: &Config,
+    paths: &Paths,
+    runtimes: &[Runtime],
+) -> Vec<(&'static str, String)> {
+    let files = runtimes.iter().filter_map(|runtime| runtime.config_file());
+    files
+        .map(|(name, text)| (name, placed(text, config, paths)))
+        .collect()
+}
+
+/// Puts the instance's directories into a part of a configuration. Each stands within a quoted string.
+fn placed(text: &str, config: &Config, paths: &Paths) -> String {
+    let escaped = |path: &Path| {
+        let quoted = quoted(&path.to_string_lossy());
+        quoted.trim_matches('"').to_owned()
+    };
+    text.replace("@bin@", &escaped(&config.bin_dir))
+        .replace("@root@", &escaped(paths.root()))
+        .replace("@run@", &escaped(paths.run()))
 }
 
 /// The pods' network: a bridge of the instance's own with addresses from the pod network.
@@ -165,6 +189,7 @@ mod tests {
             root_dir: "/r".into(),
             run_dir: "/run/t1".into(),
             bin_dir: "/b".into(),
+            handlers: Vec::new(),
             images_dir: None,
             pause_image: "localhost/pause:dev".to_owned(),
             listen: ([127, 0, 0, 1], 0).into(),
@@ -189,7 +214,7 @@ mod tests {
     #[test]
     fn every_place_of_containerd_is_the_instances() {
         let (config, paths) = config();
-        let text = containerd(&config, &paths, true);
+        let text = containerd(&config, &paths, &Runtime::ALL, true);
         for line in [
             r#"root = "/r/containerd""#,
             r#"state = "/run/t1/containerd""#,
@@ -201,6 +226,8 @@ mod tests {
             r#"conf_dir = "/r/cni/conf""#,
             r#"sandbox = "localhost/pause:dev""#,
             r#"config_path = "/r/registries""#,
+            r#"default_runtime_name = "runc""#,
+            r#"ConfigPath = "/r/runsc.toml""#,
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }
@@ -210,16 +237,32 @@ mod tests {
     fn registries_are_set_up_where_the_administrator_says() {
         let (mut config, paths) = config();
         config.storage.registry_config_dir = Some("/etc/hearth/registries".into());
-        let text = containerd(&config, &paths, true);
+        let text = containerd(&config, &paths, &Runtime::ALL, true);
         let line = "config_path = \"/etc/hearth/registries\"\n";
         assert!(text.contains(line), "{text}");
+    }
+
+    #[test]
+    fn only_the_node_s_runtimes_are_there() {
+        let (config, paths) = config();
+        let text = containerd(&config, &paths, &[Runtime::Gvisor], true);
+        assert!(text.contains(r#"default_runtime_name = "runsc""#), "{text}");
+        assert!(text.contains("runtimes.runsc]"), "{text}");
+        assert!(!text.contains("runtimes.runc]"), "{text}");
+        assert!(!text.contains('@'), "{text}");
+        let files = runtime_files(&config, &paths, &[Runtime::Runc, Runtime::Gvisor]);
+        let [("runsc.toml", text)] = &files[..] else {
+            panic!("{files:?}")
+        };
+        assert!(text.contains(r#"binary_name = "/b/runsc""#), "{text}");
+        assert!(text.contains(r#"root = "/run/t1/runsc""#), "{text}");
     }
 
     #[test]
     fn oom_scores_are_only_lowered_where_that_is_allowed() {
         let (config, paths) = config();
         let check = |may, score: &str, restrict: &str| {
-            let text = containerd(&config, &paths, may);
+            let text = containerd(&config, &paths, &[Runtime::Gvisor], may);
             assert!(text.contains(score) && text.contains(restrict), "{text}");
         };
         check(

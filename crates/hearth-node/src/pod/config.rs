@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hearth_api::HandlerStatus;
 use hearth_core::podspec::ClusterDns;
 
 use super::logs::LogLimits;
@@ -17,7 +18,7 @@ pub struct PodConfig {
     pub node_name: String,
     /// The node's address, as pods are told; empty where it is not known.
     pub host_ip: String,
-    /// By `runtimeClassName`; the empty name is the default.
+    /// Runtime handlers of the node, by name.
     pub handlers: BTreeMap<String, Handler>,
     /// Container logs are made below: `<logs_dir>/<namespace>_<name>_<Sandbox uid>/<container>/<start>.log`.
     pub logs_dir: PathBuf,
@@ -67,7 +68,7 @@ impl PodConfig {
             instance: instance.to_owned(),
             node_name: node_name.to_owned(),
             host_ip: String::new(),
-            handlers: BTreeMap::from([(String::new(), runc.clone()), ("runc".to_owned(), runc)]),
+            handlers: BTreeMap::from([("runc".to_owned(), runc)]),
             logs_dir,
             pids_limit: 0,
             machine_cpu_millis: 0,
@@ -97,4 +98,16 @@ pub struct Handler {
     pub freeze_method: String,
     /// Why they are not frozen, when they are not.
     pub message: String,
+}
+
+impl Handler {
+    /// A handler by its name, as the probe found it.
+    pub(crate) fn of(status: &HandlerStatus) -> (String, Self) {
+        let handler = Self {
+            name: status.name.clone(),
+            freeze_method: status.freeze_method.clone(),
+            message: status.message.clone(),
+        };
+        (status.name.clone(), handler)
+    }
 }

@@ -1,18 +1,17 @@
 //! What the API wants of a sandbox.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 
 use hearth_api::constants::{annotation, label};
 use hearth_api::{OperatingMode, Sandbox, SandboxSpec, Warmth};
 use hearth_core::ids::Key;
-use hearth_core::podspec::{self, Admission, ConfigRef, PodPlan, Refusal, UnsupportedField};
+use hearth_core::podspec::{self, Admission, ConfigRef, PodPlan, Refusal};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::config::Handler;
 use crate::configs::ConfigStore;
 
 /// What the API wants of a sandbox of this node: the newest one counts, intermediate ones may be skipped.
@@ -87,19 +86,14 @@ impl Asked {
     }
 
     /// The plan by what is known now. The members of a pool share one.
-    pub(super) fn plan(
-        &self,
-        configs: &ConfigStore,
-        handlers: &BTreeMap<String, Handler>,
-    ) -> Result<Arc<PodPlan>, NoPlan> {
+    pub(super) fn plan(&self, configs: &ConfigStore) -> Result<Arc<PodPlan>, NoPlan> {
         let known = configs.known(&self.namespace, &self.needs);
         let admission = Admission::read(&self.account, &known)
             .map_err(|lacking| NoPlan::Lacking(lacking.to_string()))?;
         let mut planned = self.planned.lock();
         let last = planned.take().filter(|last| last.by == admission);
         let planned = planned.insert(last.unwrap_or_else(|| {
-            let plan = podspec::plan(&self.spec, self.member, &admission)
-                .and_then(|plan| check_handler(plan, handlers));
+            let plan = podspec::plan(&self.spec, self.member, &admission);
             Planned {
                 by: admission,
                 plan: plan.map(Arc::new).map_err(Arc::new),
@@ -117,12 +111,7 @@ pub(super) struct Plans {
 }
 
 impl Plans {
-    pub(super) fn desired(
-        &self,
-        sandbox: &Sandbox,
-        configs: &ConfigStore,
-        handlers: &BTreeMap<String, Handler>,
-    ) -> DesiredSandbox {
+    pub(super) fn desired(&self, sandbox: &Sandbox, configs: &ConfigStore) -> DesiredSandbox {
         let meta = &sandbox.metadata;
         let member = is_member(sandbox).then(|| warmth(sandbox));
         let key = Key::new(
@@ -136,7 +125,7 @@ impl Plans {
             mode: sandbox.spec.operating_mode,
             member,
             shutdown_time: sandbox.spec.shutdown_time.as_ref().map(|time| time.0),
-            plan: asked.plan(configs, handlers),
+            plan: asked.plan(configs),
             asked,
         }
     }
@@ -217,34 +206,11 @@ fn digest(namespace: &str, spec: &SandboxSpec, member: Option<Warmth>) -> [u8; 3
     hash.finalize().into()
 }
 
-fn check_handler(plan: PodPlan, handlers: &BTreeMap<String, Handler>) -> Result<PodPlan, Refusal> {
-    if handlers.contains_key(&plan.runtime_class) {
-        return Ok(plan);
-    }
-    let known: Vec<&str> = handlers
-        .keys()
-        .map(String::as_str)
-        .filter(|name| !name.is_empty())
-        .collect();
-    let field = UnsupportedField {
-        path: "spec.podTemplate.spec.runtimeClassName".to_owned(),
-        value: format!("{:?}", plan.runtime_class),
-        remedy: format!(
-            "this node has no handler for it, only for {}",
-            known.join(", ")
-        ),
-    };
-    Err(Refusal {
-        fields: vec![field],
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use hearth_api::PodSpecJson;
     use serde_json::json;
-    use std::path::PathBuf;
 
     fn sandbox(spec: &serde_json::Value) -> Sandbox {
         let mut sandbox = Sandbox::new("a", SandboxSpec::default());
@@ -258,11 +224,7 @@ mod tests {
     }
 
     fn desired(plans: &Plans, sandbox: &Sandbox) -> DesiredSandbox {
-        plans.desired(
-            sandbox,
-            &ConfigStore::open(&["n"]),
-            &super::super::PodConfig::new("t", "n", PathBuf::new()).handlers,
-        )
+        plans.desired(sandbox, &ConfigStore::open(&["n"]))
     }
 
     #[test]
@@ -283,23 +245,22 @@ mod tests {
     #[test]
     fn a_plan_waits_for_what_the_namespace_says_and_follows_it() {
         let (plans, configs) = (Plans::default(), ConfigStore::default());
-        let handlers = super::super::PodConfig::new("t", "n", PathBuf::new()).handlers;
-        let asked = plans.desired(&plain(), &configs, &handlers).asked;
+        let asked = plans.desired(&plain(), &configs).asked;
         let lacking = |text: &str| Err(NoPlan::Lacking(text.to_owned()));
         assert_eq!(
-            asked.plan(&configs, &handlers),
+            asked.plan(&configs),
             lacking("what the namespace enforces has not been sent by the controller yet")
         );
         let open = ConfigStore::open(&["n"]);
-        let plan = asked.plan(&open, &handlers).unwrap();
-        assert!(Arc::ptr_eq(&plan, &asked.plan(&open, &handlers).unwrap()));
+        let plan = asked.plan(&open).unwrap();
+        assert!(Arc::ptr_eq(&plan, &asked.plan(&open).unwrap()));
         open.enforce("n", "restricted");
-        let refused = asked.plan(&open, &handlers).unwrap_err();
+        let refused = asked.plan(&open).unwrap_err();
         let text = refused.refusal().unwrap().to_string();
         let expected = "the pod is forbidden: violates PodSecurity \"restricted:latest\": allowPrivilegeEscalation";
         assert!(text.starts_with(expected), "{text}");
         open.enforce("n", "privileged");
-        assert_eq!(asked.plan(&open, &handlers), Ok(plan));
+        assert_eq!(asked.plan(&open), Ok(plan));
     }
 
     #[test]
@@ -317,17 +278,5 @@ mod tests {
                 written.map(|w| [(annotation::WARMTH.to_owned(), w.to_owned())].into());
             assert_eq!(desired(&plans, &member).member, Some(expect), "{written:?}");
         }
-    }
-
-    #[test]
-    fn a_runtime_class_without_a_handler_is_refused_by_name() {
-        let class = sandbox(
-            &json!({"runtimeClassName": "kata", "containers": [{"name": "a", "image": "i:1"}]}),
-        );
-        let refusal = desired(&Plans::default(), &class).plan.unwrap_err();
-        assert_eq!(
-            refusal.refusal().unwrap().to_string(),
-            "spec.podTemplate.spec.runtimeClassName is \"kata\": this node has no handler for it, only for runc"
-        );
     }
 }

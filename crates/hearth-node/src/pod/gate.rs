@@ -18,8 +18,9 @@ use super::cell::Cell;
 use super::manager::ThawRefused;
 use super::view::PodView;
 
-/// How long a thaw may hold up the thread that asks for it. A thaw is a single write that takes microseconds; only where
-/// the kernel does not confirm it within this time does it go to a thread of its own.
+/// How long a thaw may hold up the thread that asks for it. A thaw is a single write that takes microseconds, or one
+/// request to a Sentry that takes less than a millisecond; only where it is not confirmed within this time does it go
+/// to a thread of its own, and there it goes on waiting.
 const INLINE: Duration = Duration::from_millis(20);
 
 /// A freezer call that failed.
@@ -28,6 +29,9 @@ pub(super) enum GateError {
     /// The kernel did not do it.
     #[error("the kernel")]
     Freezer(#[source] FreezeError),
+    /// Nobody knows how it is frozen, nor whether it is.
+    #[error("it is not known whether the pod is frozen")]
+    Unclear,
     /// The thread that was to do it is gone.
     #[error("the thread of the freezer")]
     Thread(#[source] JoinError),
@@ -168,6 +172,12 @@ impl Cell {
         gate.thaw_ms = None;
     }
 
+    /// Whether it may be frozen and nobody knows how.
+    pub(super) fn lacks_freezer(&self) -> bool {
+        let gate = self.gate.lock();
+        gate.residency != Residency::Running && gate.freezer.is_none()
+    }
+
     /// From now on it belongs to an owner and is not frozen as a member.
     pub(super) fn bound(&self) {
         self.change(|gate| {
@@ -251,14 +261,10 @@ impl Cell {
         if gate.busy {
             return Ok(Thaw::Busy);
         }
-        let Some(freezer) = gate
-            .freezer
-            .clone()
-            .filter(|_| gate.residency != Residency::Running)
-        else {
-            gate.residency = Residency::Running;
+        if gate.residency == Residency::Running {
             return Ok(Thaw::Done);
-        };
+        }
+        let freezer = gate.freezer.clone().ok_or(GateError::Unclear)?;
         let outcome = match freezer.thaw(INLINE) {
             Ok(()) => {
                 gate.residency = Residency::Running;

@@ -7,9 +7,8 @@ use std::time::Duration;
 use hearth_api::Tier;
 use hearth_core::ids::{Key, SandboxUid};
 use hearth_core::sandbox::Residency;
-use hearth_sys::cgroup::Version;
 use hearth_sys::fake::FakeFreezer;
-use hearth_sys::{FreezeError, Freezer};
+use hearth_sys::{FreezeError, Freezer, Method};
 use parking_lot::Mutex;
 
 use super::activity::ClaimActivity;
@@ -46,8 +45,8 @@ impl Freezer for SlowFreezer {
         self.inner.is_frozen()
     }
 
-    fn version(&self) -> Version {
-        Version::V2
+    fn method(&self) -> Method {
+        self.inner.method()
     }
 }
 

@@ -15,6 +15,7 @@ use hearth_sys::{CgroupError, CgroupTree, FreezeError, Freezer, Limits, Usage, m
 
 use super::disk::{self, DiskUsage};
 use super::{payload, words};
+use crate::freezers::{FreezeTarget, Freezers, NoFreezer};
 
 /// Directory of the containers' last words, beside the volumes.
 const LAST_WORDS: &str = "last-words";
@@ -78,8 +79,8 @@ pub trait PodHost: Send + Sync + std::fmt::Debug + 'static {
     /// The pod's cgroup as CRI takes it.
     fn cgroup_parent(&self, pod: &PodUid) -> Result<String, HostError>;
 
-    /// Freezes and thaws what is in the pod's cgroup now.
-    fn freezer(&self, pod: &PodUid) -> Result<Arc<dyn Freezer>, HostError>;
+    /// Freezes and thaws what is in the pod now.
+    fn freezer(&self, target: &FreezeTarget) -> Result<Arc<dyn Freezer>, HostError>;
 
     /// What the pod's cgroup uses; `None` when there is none.
     fn usage(&self, pod: &PodUid) -> Result<Option<Usage>, HostError>;
@@ -110,6 +111,15 @@ pub enum HostError {
     /// The cgroups of all pods.
     #[error("cgroups of the pods")]
     Cgroups(#[source] CgroupError),
+    /// There is no freezer.
+    #[error("pod {pod}")]
+    NoFreezer {
+        /// The pod.
+        pod: PodUid,
+        /// Why.
+        #[source]
+        source: NoFreezer,
+    },
     /// A freezer.
     #[error("freezer of pod {pod}")]
     Freezer {
@@ -148,6 +158,7 @@ pub enum HostError {
 #[derive(Clone, Debug)]
 pub struct SysHost {
     cgroups: CgroupTree,
+    freezers: Freezers,
     pods_dir: PathBuf,
     /// containerd's state, below which the root file systems of containers are mounted.
     containerd_state: PathBuf,
@@ -157,9 +168,15 @@ impl SysHost {
     /// Cgroups in `cgroups`, volumes below `pods_dir`: `<pods_dir>/<pod uid>/volumes/<name>`,
     /// and parts of them that are mounted on their own at `<pods_dir>/<pod uid>/parts/<place>`.
     #[must_use]
-    pub fn new(cgroups: CgroupTree, pods_dir: PathBuf, containerd_state: PathBuf) -> Self {
+    pub fn new(
+        cgroups: CgroupTree,
+        freezers: Freezers,
+        pods_dir: PathBuf,
+        containerd_state: PathBuf,
+    ) -> Self {
         Self {
             cgroups,
+            freezers,
             pods_dir,
             containerd_state,
         }
@@ -328,10 +345,10 @@ impl PodHost for SysHost {
         self.cgroup(pod).map(|cgroup| cgroup.path().to_owned())
     }
 
-    fn freezer(&self, pod: &PodUid) -> Result<Arc<dyn Freezer>, HostError> {
-        let freezer = self.cgroup(pod)?.freezer();
-        freezer.map(Arc::from).map_err(|source| HostError::Freezer {
-            pod: pod.clone(),
+    fn freezer(&self, target: &FreezeTarget) -> Result<Arc<dyn Freezer>, HostError> {
+        let freezer = self.freezers.of(target);
+        freezer.map_err(|source| HostError::NoFreezer {
+            pod: target.pod.clone(),
             source,
         })
     }

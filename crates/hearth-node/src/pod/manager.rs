@@ -1,6 +1,6 @@
 //! The handle to all sandboxes of the node.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,13 +19,14 @@ use tokio_util::task::TaskTracker;
 use super::alarm::Alarm;
 use super::cell::Cell;
 use super::changes::{Changes, Hub};
+use super::classes::Classes;
 use super::clock::WallClock;
-use super::config::{Handler, PodConfig};
+use super::config::PodConfig;
 use super::desired::{DesiredSandbox, Plans};
 use super::gate::{BoundPod, GateError};
 use super::host::PodHost;
 use super::metrics::PodMetrics;
-use super::record::{PodIncarnation, PodRecord, RecordStore};
+use super::record::{PodRecord, RecordStore};
 use super::runner::{Origin, Runner};
 use super::show;
 use super::slots::Slots;
@@ -83,6 +84,7 @@ pub(super) struct Shared {
     pub(super) tasks: TaskTracker,
     pub(super) alarm: Alarm,
     pub(super) configs: ConfigStore,
+    pub(super) classes: Classes,
     /// Why no pod is begun now.
     pub(super) no_room: RwLock<Option<String>>,
     hub: Hub,
@@ -198,6 +200,7 @@ impl PodManager {
                 records,
                 clock,
                 metrics,
+                classes: Classes::new(config.handlers.clone()),
                 config,
                 slots,
                 looks: Semaphore::new(PARALLEL_LOOKS),
@@ -232,17 +235,12 @@ impl PodManager {
                 pod,
             } = record;
             owners.insert(uid.clone());
-            let mut why = None;
+            let (mut why, mut made_on) = (None, None);
             let pod = pod.map(|pod| {
-                let PodIncarnation {
-                    uid,
-                    attempt,
-                    plan,
-                    evicted,
-                } = pod;
-                pods.insert(uid.clone());
-                why = evicted;
-                (uid, attempt, self.shared.plans.share(plan))
+                pods.insert(pod.uid.clone());
+                why = pod.evicted;
+                made_on = Some((pod.uid.clone(), pod.handler)).filter(|(_, name)| !name.is_empty());
+                (pod.uid, pod.attempt, self.shared.plans.share(pod.plan))
             });
             let mut state = State::adopted(stage, pod);
             if let Some(pod) = &mut state.pod {
@@ -254,6 +252,7 @@ impl PodManager {
                     key,
                     state,
                     member,
+                    made_on,
                     adopting: Some(sender.clone()),
                 },
             );
@@ -311,6 +310,13 @@ impl PodManager {
         self.shared.tell_all(|_| {});
     }
 
+    /// The handlers of the cluster's RuntimeClasses, by the names of the classes. Pods that wait for one go on.
+    pub fn set_runtime_classes(&self, classes: BTreeMap<String, String>) {
+        if self.shared.classes.set(classes) {
+            self.shared.tell_all(|inbox| inbox.retry = true);
+        }
+    }
+
     /// All the objects that the sandboxes of this node are made from; what else is known is forgotten.
     pub fn keep_configs(&self, keys: &HashSet<ConfigKey>) {
         self.shared.configs.retain(keys);
@@ -337,13 +343,8 @@ impl PodManager {
     /// What an API object wants of its sandbox.
     #[must_use]
     pub fn desired(&self, sandbox: &Sandbox) -> DesiredSandbox {
-        let Shared {
-            plans,
-            configs,
-            config,
-            ..
-        } = &*self.shared;
-        plans.desired(sandbox, configs, &config.handlers)
+        let Shared { plans, configs, .. } = &*self.shared;
+        plans.desired(sandbox, configs)
     }
 
     /// Sets what the API wants of a sandbox. Ignored while the sandbox is being removed.
@@ -354,6 +355,7 @@ impl PodManager {
                 key: desired.key.clone(),
                 state: State::default(),
                 member: false,
+                made_on: None,
                 adopting: None,
             };
             self.shared.spawn(uid, origin)
@@ -468,21 +470,6 @@ impl PodManager {
 }
 
 impl Shared {
-    /// The handler of a runtime class; that of the default one where it is not known any more.
-    pub(super) fn handler(&self, class: &str) -> Handler {
-        let handlers = &self.config.handlers;
-        let nameless = || Handler {
-            name: class.to_owned(),
-            freeze_method: String::new(),
-            message: String::new(),
-        };
-        handlers
-            .get(class)
-            .or_else(|| handlers.get(""))
-            .cloned()
-            .unwrap_or_else(nameless)
-    }
-
     /// Starts the runner of a sandbox, unless there is one.
     fn spawn(self: &Arc<Self>, uid: &SandboxUid, origin: Origin) -> Arc<Cell> {
         let mut cells = self.cells.write();

@@ -34,6 +34,9 @@ pub struct PodIncarnation {
     /// The highest attempt of its CRI sandbox that may have been used.
     #[serde(default)]
     pub attempt: u32,
+    /// The CRI handler that it runs on; empty in records of before this was kept.
+    #[serde(default)]
+    pub handler: String,
     /// What it was made from. A template that is edited reaches only the next one.
     pub plan: Arc<PodPlan>,
     /// Why the node ended it, if it did.

@@ -11,8 +11,8 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use hearth_api::{OperatingMode, PhaseTimes, Warmth};
-use hearth_core::ids::Key;
-use hearth_core::podspec::PodPlan;
+use hearth_core::ids::{Key, PodUid};
+use hearth_core::podspec::{self, PodPlan, Refusal};
 use hearth_core::sandbox::{
     Contents, Desired, Effect, Event, Goal, Life, Observed, Op, Outcome, Phase, Priority,
     Residency, SandboxFact, State, Step, step,
@@ -27,6 +27,7 @@ use super::desired::{DesiredSandbox, NoPlan};
 use super::errand::{Errand, Place};
 use super::gate::{GateState, Offer};
 use super::manager::{RemoveReason, Shared};
+use super::settle::settle;
 use super::show;
 use super::slots::Slot;
 use super::work::{self, Done, Subject};
@@ -34,8 +35,6 @@ use crate::configs;
 
 /// A clock may be set: what ends at a time of day is looked at anew at least this often.
 const CLOCK_CHECK: Duration = Duration::from_secs(60);
-/// An attempt at a freezer call for a pod that a restarted daemon found.
-const SETTLE_WITHIN: Duration = Duration::from_secs(2);
 
 pub(super) struct Runner {
     shared: Arc<Shared>,
@@ -45,6 +44,8 @@ pub(super) struct Runner {
     remove: Option<RemoveReason>,
     /// Whether it was made as a pool member, as far as only the journal says so.
     recorded_member: bool,
+    /// The handler of this incarnation of the pod: the class it was chosen by may change.
+    made_on: Option<(PodUid, String)>,
     state: State,
     doing: Option<Doing>,
     errands: Vec<Errand>,
@@ -78,6 +79,7 @@ pub(super) struct Origin {
     pub(super) key: Key,
     pub(super) state: State,
     pub(super) member: bool,
+    pub(super) made_on: Option<(PodUid, String)>,
     pub(super) adopting: Option<mpsc::Sender<()>>,
 }
 
@@ -87,6 +89,7 @@ impl Runner {
             key,
             state,
             member,
+            made_on,
             adopting,
         } = origin;
         Self {
@@ -96,6 +99,7 @@ impl Runner {
             desired: None,
             remove: None,
             recorded_member: member,
+            made_on,
             state,
             doing: None,
             errands: Vec::new(),
@@ -175,27 +179,14 @@ impl Runner {
         wake.into_iter().chain(expiry).min()
     }
 
-    /// A pod that a restarted daemon finds may be frozen, and only that is frozen which was confirmed to be: a freeze
-    /// that was under way is undone.
+    /// A pod that a restarted daemon finds may be frozen.
     async fn settle_freezer(&mut self) {
         let Some(pod) = self.state.pod.as_ref().map(|pod| pod.uid.clone()) else {
             return;
         };
-        let host = Arc::clone(&self.shared.host);
-        let found = tokio::task::spawn_blocking(move || {
-            // No freezer: no cgroup or no tasks, so that nothing stands still.
-            let Ok(freezer) = host.freezer(&pod) else {
-                return (None, Residency::Running);
-            };
-            let residency = match freezer.is_frozen() {
-                Ok(true) => Residency::Frozen,
-                _ if freezer.thaw(SETTLE_WITHIN).is_ok() => Residency::Running,
-                _ => Residency::Unclear,
-            };
-            (Some(freezer), residency)
-        });
-        // A thread that panicked is answered like a freezer that does.
-        let (freezer, residency) = found.await.unwrap_or((None, Residency::Unclear));
+        let (shared, key) = (Arc::clone(&self.shared), self.key.clone());
+        let handler = self.handler().name;
+        let (freezer, residency) = settle(&shared, &key, pod, handler).await;
         self.cell.attach(freezer, residency);
     }
 
@@ -230,10 +221,7 @@ impl Runner {
     /// Plans by what is known now of the namespace, which may be more than when the wish came.
     fn plan(&mut self) {
         if let Some(desired) = &mut self.desired {
-            let Shared {
-                configs, config, ..
-            } = &*self.shared;
-            desired.plan = desired.asked.plan(configs, &config.handlers);
+            desired.plan = desired.asked.plan(&self.shared.configs);
         }
     }
 
@@ -321,6 +309,7 @@ impl Runner {
         );
         self.note(&next, &desired);
         self.state = next;
+        self.note_handler();
         self.errands.retain(|errand| errand.is_wanted(&self.state));
         for effect in effects {
             match effect {
@@ -390,14 +379,7 @@ impl Runner {
                 },
             },
         };
-        let plan = self
-            .desired
-            .as_ref()
-            .and_then(|desired| match &desired.plan {
-                Ok(plan) => Some(Ok(Arc::clone(plan))),
-                Err(NoPlan::Refused(refusal)) => Some(Err(Arc::clone(refusal))),
-                Err(NoPlan::Lacking(_)) => None,
-            });
+        let plan = self.wanted_plan();
         let can_freeze = !self.handler().freeze_method.is_empty();
         Desired {
             goal,
@@ -439,15 +421,57 @@ impl Runner {
         at.is_some_and(|at| at <= self.shared.clock.now())
     }
 
+    /// What a new incarnation would be made from; `None` while its RuntimeClass was not heard of either.
+    fn wanted_plan(&self) -> Option<Result<Arc<PodPlan>, Arc<Refusal>>> {
+        let plan = match &self.desired.as_ref()?.plan {
+            Ok(plan) => plan,
+            Err(NoPlan::Refused(refusal)) => return Some(Err(Arc::clone(refusal))),
+            Err(NoPlan::Lacking(_)) => return None,
+        };
+        match self.shared.classes.resolve(&plan.runtime_class) {
+            Ok(None) => None,
+            Ok(Some(handler)) => {
+                let honoured = podspec::honoured_by(&handler.name, plan);
+                Some(honoured.map(|()| Arc::clone(plan)).map_err(Arc::new))
+            }
+            Err(refusal) => Some(Err(Arc::new(refusal))),
+        }
+    }
+
+    /// Keeps the handler that a new incarnation is made on.
+    fn note_handler(&mut self) {
+        let Some(pod) = &self.state.pod else { return };
+        if self
+            .made_on
+            .as_ref()
+            .is_some_and(|(uid, _)| *uid == pod.uid)
+        {
+            return;
+        }
+        if let Ok(Some(handler)) = self.shared.classes.resolve(&pod.plan.runtime_class) {
+            self.made_on = Some((pod.uid.clone(), handler.name));
+        }
+    }
+
     /// The handler of the pod there is, or of the one that would be made.
     fn handler(&self) -> Handler {
+        let classes = &self.shared.classes;
+        let pod = self.state.pod.as_ref();
+        let made_on = self.made_on.as_ref();
+        if let Some((_, name)) = made_on.filter(|(uid, _)| pod.is_some_and(|pod| pod.uid == *uid)) {
+            return classes.handler(name);
+        }
         let wanted = self
             .desired
             .as_ref()
             .and_then(|desired| desired.plan.as_ref().ok());
-        let plan = self.state.pod.as_ref().map(|pod| &pod.plan).or(wanted);
-        self.shared
-            .handler(plan.map_or("", |plan| plan.runtime_class.as_str()))
+        let plan = pod.map(|pod| &pod.plan).or(wanted);
+        let class = plan.map_or("", |plan| plan.runtime_class.as_str());
+        match classes.resolve(class) {
+            Ok(Some(handler)) => handler,
+            // Of a class that nobody knows, the likeliest is a handler of its name.
+            _ => classes.handler(class),
+        }
     }
 
     fn start(&mut self, op: Op, desired: &Desired, asked: u64) {

@@ -67,8 +67,11 @@ pub(super) fn view(source: &Source<'_>) -> PodView {
         .as_ref()
         .map(|pod| pod.plan.resources())
         .unwrap_or_default();
+    // A runtime class that is not there is nothing to a pod that is.
+    let unmade = state.pod.is_none().then_some(wish.plan.as_ref()).flatten();
     let refusal = desired
         .and_then(|desired| desired.plan.as_ref().err()?.refusal())
+        .or_else(|| unmade.and_then(|plan| plan.as_ref().err()))
         .cloned();
     let cannot_freeze =
         (wish.goal == Goal::Freeze && !wish.can_freeze).then(|| cannot_freeze(handler));

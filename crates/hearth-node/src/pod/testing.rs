@@ -11,9 +11,8 @@ use hearth_api::{PodSpecJson, Sandbox, SandboxSpec, SandboxStatus, Time};
 use hearth_core::ids::{PodUid, SandboxUid};
 use hearth_core::podspec::PodPlan;
 use hearth_cri::fake::{FakeOptions, FakeRuntime};
-use hearth_sys::cgroup::Version;
 use hearth_sys::fake::FakeFreezer;
-use hearth_sys::{FreezeError, Freezer, Limits, Usage};
+use hearth_sys::{FreezeError, Freezer, Limits, Method, Usage};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -24,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::configs::testing::open_namespace;
+use crate::freezers::FreezeTarget;
 use crate::images::{ImageConfig, ImageMetrics, Images};
 
 /// Far beyond what anything here takes, by a clock that stands still while something can be done.
@@ -46,6 +46,7 @@ struct HostState {
     freezers: HashMap<PodUid, FakeFreezer>,
     files: HashMap<PodUid, VolumeFiles>,
     last_words: HashMap<String, String>,
+    last_target: Option<FreezeTarget>,
     fail_volumes: u32,
     /// What directories take of the disk.
     sizes: HashMap<PathBuf, u64>,
@@ -82,8 +83,8 @@ impl Freezer for TestFreezer {
         self.inner.is_frozen()
     }
 
-    fn version(&self) -> Version {
-        Version::V2
+    fn method(&self) -> Method {
+        self.inner.method()
     }
 }
 
@@ -100,6 +101,11 @@ impl FakeHost {
             .entry(pod.clone())
             .or_default()
             .clone()
+    }
+
+    /// What a freezer was last asked for.
+    pub(super) fn last_target(&self) -> Option<FreezeTarget> {
+        self.state.lock().last_target.clone()
     }
 
     /// Waits until a file of a pod's volume holds this.
@@ -225,12 +231,13 @@ impl PodHost for FakeHost {
         Ok(cgroup_of(pod))
     }
 
-    fn freezer(&self, pod: &PodUid) -> Result<Arc<dyn Freezer>, HostError> {
-        let inner = self.fake_freezer(pod);
+    fn freezer(&self, target: &FreezeTarget) -> Result<Arc<dyn Freezer>, HostError> {
+        self.state.lock().last_target = Some(target.clone());
+        let inner = self.fake_freezer(&target.pod);
         Ok(Arc::new(TestFreezer {
             inner,
             runtime: self.runtime.clone(),
-            cgroup: cgroup_of(pod),
+            cgroup: cgroup_of(&target.pod),
         }))
     }
 
@@ -358,12 +365,7 @@ impl Node {
             freeze_method: String::new(),
             message: "not probed".into(),
         };
-        config.handlers = [
-            (String::new(), runc.clone()),
-            ("runc".into(), runc),
-            ("gvisor".into(), runsc),
-        ]
-        .into();
+        config.handlers = [("runc".into(), runc), ("runsc".into(), runsc)].into();
         change(&mut config);
         let (epoch, start) = (
             Instant::now(),
@@ -389,6 +391,12 @@ impl Node {
             stop,
             task,
         }
+    }
+
+    /// Sets which RuntimeClasses there are, and their handlers.
+    pub(super) fn classes(&self, classes: &[(&str, &str)]) {
+        let classes = classes.iter().map(|(a, b)| (a.to_string(), b.to_string()));
+        self.pods.set_runtime_classes(classes.collect());
     }
 
     /// Ends the daemon at once and starts another, which adopts what there is. `bound`: whom owner keys hold.
@@ -542,6 +550,7 @@ fn manager(
     for (key, config) in open_namespace("ns") {
         pods.set_config(key, config);
     }
+    pods.set_runtime_classes([("gvisor".to_owned(), "runsc".to_owned())].into());
     pods
 }
 

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use hearth_core::ids::{Key, PodUid, SandboxUid};
+use hearth_core::placement::DEFAULT_HANDLER;
 use hearth_core::podspec::{ContainerPlan, PodPlan, Resolver};
-use hearth_core::sandbox::{Learned, Op, Outcome, Pod, Residency, Stage, Stray};
+use hearth_core::sandbox::{Learned, Life, Op, Outcome, Pod, Residency, Stage, Stray};
 use hearth_cri::{CriError, ErrorKind, v1};
 use hearth_sys::Limits;
 use hearth_telemetry::ErrorChain;
@@ -20,6 +21,7 @@ use super::record::{PodIncarnation, PodRecord};
 use super::sight;
 use super::slots::Slot;
 use super::stop::Grace;
+use crate::freezers::{self, FreezeTarget};
 use crate::log_files;
 
 /// What an operation is about. A copy, because the operation goes on while its runner looks after other things.
@@ -148,11 +150,7 @@ impl Subject {
             Op::RemoveContainer { id, .. } if id.is_empty() => NOTHING,
             Op::RemoveContainer { id, .. } => changed(runtime.remove_container(&id).await),
             Op::Freeze => self.freeze().await,
-            Op::Thaw => {
-                let thaw = self.cell.thaw(self.shared.config.thaw_within).await;
-                thaw.map(|_| Learned::Nothing)
-                    .map_err(|error| Problem::of(&error))
-            }
+            Op::Thaw => self.thaw().await,
             Op::Kill {
                 container,
                 id,
@@ -204,6 +202,7 @@ impl Subject {
         let pod = self.pod.as_ref().map(|pod| PodIncarnation {
             uid: pod.uid.clone(),
             attempt: pod.attempt,
+            handler: self.handler.name.clone(),
             plan: Arc::clone(&pod.plan),
             evicted: pod.evicted.clone(),
         });
@@ -315,14 +314,51 @@ impl Subject {
     }
 
     async fn freeze(&self) -> Result<Learned> {
-        let pod = self.pod()?.uid.clone();
-        let freezer = blocking(&self.shared, move |host| host.freezer(&pod)).await?;
+        let target = self.freeze_target()?;
+        let freezer = blocking(&self.shared, move |host| host.freezer(&target)).await?;
         // Somebody who needs the processes is no failure: what follows is decided by who holds the pod then.
         self.cell
             .freeze(freezer, self.shared.config.freeze_within, self.asked)
             .await
             .map_err(|error| Problem::of(&error))?;
         NOTHING
+    }
+
+    fn freeze_target(&self) -> Result<FreezeTarget> {
+        let pod = self.pod()?;
+        let running = pod.containers.iter().filter_map(|c| match &c.life {
+            Life::Running(id) => Some(id.clone()),
+            _ => None,
+        });
+        Ok(FreezeTarget {
+            pod: pod.uid.clone(),
+            handler: self.handler.name.clone(),
+            sandbox: pod.sandbox.id().unwrap_or_default().to_owned(),
+            containers: running.collect(),
+        })
+    }
+
+    async fn thaw(&self) -> Result<Learned> {
+        if self.cell.lacks_freezer() {
+            self.find_freezer().await?;
+        }
+        let thaw = self.cell.thaw(self.shared.config.thaw_within).await;
+        thaw.map(|_| Learned::Nothing)
+            .map_err(|error| Problem::of(&error))
+    }
+
+    /// Finds out how a pod is frozen of which nobody knows.
+    async fn find_freezer(&self) -> Result<()> {
+        let (runtime, pod) = (self.shared.runtime.as_ref(), self.pod()?.uid.clone());
+        let target = freezers::find(runtime, &pod, &self.handler.name).await;
+        let Some(target) = target.map_err(|error| Problem::of(&error))? else {
+            // Nothing that could stand still.
+            self.cell.attach(None, Residency::Running);
+            return Ok(());
+        };
+        let freezer = blocking(&self.shared, move |host| host.freezer(&target)).await?;
+        self.cell.attach(Some(freezer), Residency::Unclear);
+        Ok(())
     }
 
     async fn remove_stray(&self, stray: Stray) -> Result<Learned> {
@@ -379,18 +415,41 @@ async fn remove_sandbox(shared: &Shared, id: &str) -> Result<Learned> {
 
 /// Removes a pod of which no runner takes care: thawed first, like every pod.
 async fn remove_foreign(shared: &Shared, id: &str, pod: &PodUid) -> Result<Learned> {
-    let (uid, within) = (pod.clone(), shared.config.thaw_within);
-    blocking(shared, move |host| {
-        let thawed = host.freezer(&uid).map(|freezer| freezer.thaw(within));
-        match thawed {
-            Ok(Err(source)) => Err(HostError::Freezer { pod: uid, source }),
+    if let Some(target) = foreign(shared, id, pod).await? {
+        let within = shared.config.thaw_within;
+        blocking(shared, move |host| match host.freezer(&target) {
+            Ok(freezer) => freezer.thaw(within).map_err(|source| HostError::Freezer {
+                pod: target.pod,
+                source,
+            }),
             // No freezer: no tasks.
-            Ok(Ok(())) | Err(_) => Ok(()),
-        }
-    })
-    .await?;
+            Err(_) => Ok(()),
+        })
+        .await?;
+    }
     remove_sandbox(shared, id).await?;
     clear_host(shared, pod).await
+}
+
+/// A pod that only the runtime knows; `None` when it does not either.
+async fn foreign(shared: &Shared, id: &str, pod: &PodUid) -> Result<Option<FreezeTarget>> {
+    let status = shared.runtime.pod_sandbox_status(id).await;
+    let status = status.map_err(|error| Problem::of(&error))?;
+    let Some(status) = status else {
+        return Ok(None);
+    };
+    let mut target = FreezeTarget {
+        pod: pod.clone(),
+        handler: match status.runtime_handler {
+            unnamed if unnamed.is_empty() => DEFAULT_HANDLER.to_owned(),
+            named => named,
+        },
+        sandbox: id.to_owned(),
+        containers: Vec::new(),
+    };
+    let containers = freezers::containers(shared.runtime.as_ref(), &target).await;
+    target.containers = containers.map_err(|error| Problem::of(&error))?;
+    Ok(Some(target))
 }
 
 /// Removes volumes and cgroup of a pod that the runtime does not have any more.

@@ -20,7 +20,7 @@ use super::Node;
 use super::error::Refusal;
 use super::look::pod;
 use super::session::{Begun, IDLE, Kind, Leave, Part};
-use crate::host::RUNC;
+use crate::host::Runtime;
 use crate::pod::PodView;
 
 /// How long a pod may take to take a connection.
@@ -56,7 +56,7 @@ impl Kind for PortForward {
         let port = u16::try_from(port).ok().filter(|port| *port > 0);
         let port = port.ok_or(Refusal::Port(start.port))?;
         let failed = |source| Refusal::runtime(&view.key, source);
-        let session = if view.handler == RUNC {
+        let session = if view.handler == Runtime::Runc.handler() {
             let sandbox = node.pods.cri_sandbox(pod).await.map_err(failed)?;
             let sandbox = sandbox.ok_or_else(|| Refusal::no_pod(view))?;
             node.streams

@@ -1,5 +1,6 @@
-//! Stopping and resuming all tasks of a cgroup, with confirmation.
+//! Stopping and resuming all tasks of a pod, with confirmation: by its cgroup, or by the Sentry it runs in.
 
+mod sentry;
 mod v1;
 mod v2;
 
@@ -9,29 +10,57 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::cgroup::{Cgroup, CgroupError, Version, is_gone};
+use crate::cgroup::{Cgroup, CgroupError, is_gone};
 use crate::wait::Deadline;
 
+pub use sentry::SentryFreezer;
 use v1::V1Freezer;
 use v2::V2Freezer;
 
 /// Stops and resumes the tasks of one pod.
 pub trait Freezer: Send + Sync + std::fmt::Debug {
-    /// Freezes and returns once the kernel has confirmed that every task is stopped.
+    /// Freezes and returns once the kernel of the pod has confirmed that every task is stopped.
     ///
     /// # Errors
-    /// On any failure, the deadline included, the cgroup is thawed again; [`FreezeError::Stuck`] says that this failed
-    /// as well. A cgroup that is gone is an error: nothing was frozen.
+    /// On any failure, the deadline included, the pod is thawed again; [`FreezeError::Stuck`] says that this failed
+    /// as well. A pod that is gone is an error: nothing was frozen.
     fn freeze(&self, within: Duration) -> Result<(), FreezeError>;
 
-    /// Thaws and returns once the kernel has confirmed it. Success when the cgroup is gone.
+    /// Thaws and returns once that was confirmed. Success when the pod is gone. After [`FreezeError::NotThawed`] it can
+    /// be called again, and goes on waiting.
     fn thaw(&self, within: Duration) -> Result<(), FreezeError>;
 
-    /// Whether the kernel says that every task is stopped. Half-frozen is `false`; so is a cgroup that is gone.
+    /// Whether the pod's kernel says that every task is stopped. Half-frozen is `false`; so is a pod that is gone.
     fn is_frozen(&self) -> Result<bool, FreezeError>;
 
-    /// Generation of the hierarchy in which it works.
-    fn version(&self) -> Version;
+    /// How it does it.
+    fn method(&self) -> Method;
+}
+
+/// How a pod is frozen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// `cgroup.freeze` of cgroup v2.
+    CgroupV2,
+    /// The v1 freezer.
+    CgroupV1,
+    /// gVisor's kernel, asked over its control socket.
+    Sentry,
+    /// The runtime's tasks, paused over containerd's task API.
+    Task,
+}
+
+impl Method {
+    /// Its name in status and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CgroupV2 => "cgroup-v2",
+            Self::CgroupV1 => "cgroup-v1",
+            Self::Sentry => "sentry",
+            Self::Task => "task",
+        }
+    }
 }
 
 /// A failed freeze or thaw.
@@ -57,10 +86,30 @@ pub enum FreezeError {
         /// What it held.
         content: String,
     },
-    /// The cgroup does not exist.
+    /// The pod does not exist.
     #[error("{path} does not exist", path = .path.display())]
     Gone {
-        /// The cgroup.
+        /// The cgroup, or the socket.
+        path: PathBuf,
+    },
+    /// Who was asked over a socket said no.
+    #[error("{path} refused: {message}", path = .path.display())]
+    Refused {
+        /// The socket.
+        path: PathBuf,
+        /// The answer.
+        message: String,
+    },
+    /// An earlier freeze was undone without having ended, and still waits for a task that does not stop.
+    #[error("an earlier pause of {path} has not ended: a task does not stop", path = .path.display())]
+    Wedged {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Who was asked over a socket did not answer in time.
+    #[error("{path} does not answer", path = .path.display())]
+    Silent {
+        /// The socket.
         path: PathBuf,
     },
     /// Not all tasks stopped in time (one may be in an uninterruptible sleep). The cgroup is thawed again.

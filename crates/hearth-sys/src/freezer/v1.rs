@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use rustix::event::PollFlags;
 
-use super::{Control, Deadline, FreezeError, Freezer, freeze, is_gone, thaw};
-use crate::cgroup::{CgroupError, Version};
+use super::{Control, Deadline, FreezeError, Freezer, Method, freeze, is_gone, thaw};
+use crate::cgroup::CgroupError;
 use crate::wait::wait_any;
 
 /// How often the state is read again at once before the reads are spread out.
@@ -91,8 +91,8 @@ impl Control for V1Freezer {
 }
 
 impl Freezer for V1Freezer {
-    fn version(&self) -> Version {
-        Version::V1
+    fn method(&self) -> Method {
+        Method::CgroupV1
     }
 
     fn freeze(&self, within: Duration) -> Result<(), FreezeError> {

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use rustix::event::PollFlags;
 
-use super::{Control, Deadline, FreezeError, Freezer, freeze, is_gone, read_again, thaw};
-use crate::cgroup::Version;
+use super::{Control, Deadline, FreezeError, Freezer, Method, freeze, is_gone, read_again, thaw};
 use crate::wait::wait_any;
 
 /// For how long `cgroup.events` is read again at once before its event is waited for. The kernel sends at most one
@@ -98,8 +97,8 @@ impl Control for V2Freezer {
 }
 
 impl Freezer for V2Freezer {
-    fn version(&self) -> Version {
-        Version::V2
+    fn method(&self) -> Method {
+        Method::CgroupV2
     }
 
     fn freeze(&self, within: Duration) -> Result<(), FreezeError> {

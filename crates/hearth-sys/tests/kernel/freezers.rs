@@ -3,9 +3,8 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use hearth_sys::cgroup::Version;
 use hearth_sys::fake::FakeFreezer;
-use hearth_sys::{FreezeError, Freezer};
+use hearth_sys::{FreezeError, Freezer, Method};
 
 use crate::support::{Echo, LONG, Trial, fill_for, put, spinner};
 
@@ -39,7 +38,7 @@ fn all_freezers_keep_one_contract() {
         let mut pod = trial.pod("contract");
         fill_for(&trial, &mut pod, v1);
         let freezer = pod.cgroup.freezer().unwrap();
-        assert_eq!(freezer.version() == Version::V1, v1);
+        assert_eq!(freezer.method() == Method::CgroupV1, v1);
         keeps_the_contract(freezer.as_ref(), || {
             pod.cgroup.kill(LONG).unwrap();
             pod.cgroup.remove(LONG).unwrap();

@@ -21,6 +21,7 @@ fn record() -> PodRecord {
         pod: Some(PodIncarnation {
             uid: PodUid("pod-1".to_owned()),
             attempt: 0,
+            handler: "runc".to_owned(),
             plan: Arc::new(PodPlan::default()),
             evicted: None,
         }),

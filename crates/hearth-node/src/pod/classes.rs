@@ -1,0 +1,124 @@
+//! From a pod's `runtimeClassName` to a handler of this node, by the cluster's RuntimeClasses.
+
+use std::collections::BTreeMap;
+
+use hearth_core::placement::DEFAULT_HANDLER;
+use hearth_core::podspec::{Refusal, UnsupportedField};
+use parking_lot::RwLock;
+
+use super::config::Handler;
+
+/// What RuntimeClasses there are, and the handlers of the node.
+#[derive(Debug)]
+pub(super) struct Classes {
+    handlers: BTreeMap<String, Handler>,
+    /// Handlers by the name of their class; `None` while the API was not heard.
+    known: RwLock<Option<BTreeMap<String, String>>>,
+}
+
+impl Classes {
+    pub(super) fn new(handlers: BTreeMap<String, Handler>) -> Self {
+        Self {
+            handlers,
+            known: RwLock::default(),
+        }
+    }
+
+    /// Sets what RuntimeClasses there are, and says whether that is new.
+    pub(super) fn set(&self, classes: BTreeMap<String, String>) -> bool {
+        let mut known = self.known.write();
+        let changed = known.as_ref() != Some(&classes);
+        *known = Some(classes);
+        changed
+    }
+
+    /// A handler by its name. Of one that the node does not have any more nothing else is known.
+    pub(super) fn handler(&self, name: &str) -> Handler {
+        let unknown = || Handler {
+            name: name.to_owned(),
+            freeze_method: String::new(),
+            message: "this node does not have it any more".to_owned(),
+        };
+        self.handlers.get(name).cloned().unwrap_or_else(unknown)
+    }
+
+    /// The handler for a pod; `None` while that is not known.
+    pub(super) fn resolve(&self, class: &str) -> Result<Option<Handler>, Refusal> {
+        let name = if class.is_empty() {
+            DEFAULT_HANDLER.to_owned()
+        } else {
+            match self.known.read().as_ref().map(|known| known.get(class)) {
+                None => return Ok(None),
+                Some(None) => {
+                    let remedy = "there is no RuntimeClass of this name".to_owned();
+                    return Err(refusal(class, remedy));
+                }
+                Some(Some(name)) => name.clone(),
+            }
+        };
+        match self.handlers.get(&name) {
+            Some(handler) => Ok(Some(handler.clone())),
+            None => {
+                let known: Vec<&str> = self.handlers.keys().map(String::as_str).collect();
+                let known = known.join(", ");
+                let remedy = format!("this node has no handler {name} for it, only {known}");
+                Err(refusal(class, remedy))
+            }
+        }
+    }
+}
+
+fn refusal(class: &str, remedy: String) -> Refusal {
+    Refusal {
+        fields: vec![UnsupportedField {
+            path: "spec.podTemplate.spec.runtimeClassName".to_owned(),
+            value: format!("{class:?}"),
+            remedy,
+        }],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn handler(name: &str) -> (String, Handler) {
+        let handler = Handler {
+            name: name.to_owned(),
+            freeze_method: String::new(),
+            message: String::new(),
+        };
+        (name.to_owned(), handler)
+    }
+
+    #[test]
+    fn a_class_names_its_handler() {
+        let classes = Classes::new([handler("runc"), handler("runsc")].into());
+        let check = |class: &str, expect: &str| {
+            let found = match classes.resolve(class) {
+                Ok(Some(handler)) => handler.name,
+                Ok(None) => "not known".to_owned(),
+                Err(refusal) => refusal.to_string(),
+            };
+            assert_eq!(found, expect, "{class:?}");
+        };
+        check("", "runc");
+        check("gvisor", "not known");
+        let known = [("gvisor", "runsc"), ("safe", "runsc"), ("vm", "kata")];
+        let known: BTreeMap<_, _> = known.map(|(a, b)| (a.to_owned(), b.to_owned())).into();
+        assert!(classes.set(known.clone()));
+        assert!(!classes.set(known));
+        check("", "runc");
+        check("gvisor", "runsc");
+        check("safe", "runsc");
+        check(
+            "vm",
+            "spec.podTemplate.spec.runtimeClassName is \"vm\": this node has no handler kata for it, only runc, runsc",
+        );
+        // A handler is no class.
+        check(
+            "runsc",
+            "spec.podTemplate.spec.runtimeClassName is \"runsc\": there is no RuntimeClass of this name",
+        );
+    }
+}

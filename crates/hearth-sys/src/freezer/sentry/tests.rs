@@ -1,0 +1,241 @@
+//! Against a Sentry of a thread, which counts pauses as the real one does and ends where the real one would panic.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::thread;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::*;
+
+const LONG: Duration = Duration::from_secs(10);
+const SHORT: Duration = Duration::from_millis(20);
+
+/// What the Sentry is like.
+#[derive(Debug, Default)]
+struct Sentry {
+    pauses: u32,
+    /// Panicked: a resume without a pause.
+    dead: bool,
+    /// A task that does not stop: no pause ends.
+    wedged: bool,
+    /// Reads nothing.
+    deaf: bool,
+    /// Goes up with each request that was done.
+    done: Vec<String>,
+}
+
+struct Fixture {
+    _directory: tempfile::TempDir,
+    sentry: Arc<(Mutex<Sentry>, Condvar)>,
+    freezer: SentryFreezer,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        // Longer than an address of a socket can be.
+        let long = directory.path().join("d".repeat(100));
+        std::fs::create_dir(&long).unwrap();
+        let short = directory.path().join("s");
+        std::os::unix::fs::symlink(&long, &short).unwrap();
+        let listener = UnixListener::bind(short.join("runsc-1.sock")).unwrap();
+        let sentry = Arc::new((Mutex::new(Sentry::default()), Condvar::new()));
+        let shared = Arc::clone(&sentry);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let shared = Arc::clone(&shared);
+                thread::spawn(move || serve(&shared, stream.unwrap()));
+            }
+        });
+        Self {
+            freezer: SentryFreezer::new(long.join("runsc-1.sock")),
+            _directory: directory,
+            sentry,
+        }
+    }
+
+    /// Another daemon's.
+    fn fresh(&self) -> SentryFreezer {
+        SentryFreezer::new(self.freezer.socket.clone())
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut Sentry) -> T) -> T {
+        let value = change(&mut self.sentry.0.lock());
+        self.sentry.1.notify_all();
+        value
+    }
+
+    fn pauses(&self) -> u32 {
+        self.with(|sentry| {
+            assert!(!sentry.dead, "resumed without a pause");
+            sentry.pauses
+        })
+    }
+}
+
+fn serve(shared: &(Mutex<Sentry>, Condvar), mut stream: UnixStream) {
+    let mut request = [0; 4096];
+    while let Ok(length) = stream.read(&mut request) {
+        let Ok(request) = serde_json::from_slice::<serde_json::Value>(&request[..length]) else {
+            return;
+        };
+        let method = request["method"].as_str().unwrap().to_owned();
+        let mut sentry = shared.0.lock();
+        while sentry.deaf {
+            shared.1.wait(&mut sentry);
+        }
+        if sentry.dead {
+            return;
+        }
+        let mut result = serde_json::Value::Null;
+        match method.as_str() {
+            PAUSE => {
+                sentry.pauses += 1;
+                while sentry.wedged {
+                    shared.1.wait(&mut sentry);
+                }
+            }
+            RESUME if sentry.pauses == 0 => {
+                sentry.dead = true;
+                return;
+            }
+            RESUME => sentry.pauses -= 1,
+            _ => result = stacks(&sentry).into(),
+        }
+        sentry.done.push(method);
+        drop(sentry);
+        let answer = serde_json::json!({"success": true, "err": "", "result": result}).to_string();
+        // In two pieces, as long answers come.
+        let (first, second) = answer.split_at(answer.len() / 2);
+        let sent = stream.write_all(first.as_bytes());
+        if sent
+            .and_then(|()| stream.write_all(second.as_bytes()))
+            .is_err()
+        {
+            return;
+        }
+    }
+}
+
+fn stacks(sentry: &Sentry) -> String {
+    let task = |stopped: bool| match stopped {
+        true => "goroutine 2:\nkernel.(*Task).doStop(1)\nkernel.(*Task).run(1)\n",
+        false => "goroutine 2:\nkernel.(*Task).block(1)\nkernel.(*Task).run(1)\n",
+    };
+    let mut all = vec![
+        task(sentry.pauses > 0),
+        task(sentry.pauses > 0 && !sentry.wedged),
+    ];
+    if sentry.wedged && sentry.pauses > 0 {
+        all.push("goroutine 3:\nkernel.(*Kernel).Pause(1)\n");
+    }
+    all.join("\n")
+}
+
+#[test]
+fn it_freezes_and_thaws_as_often_as_it_is_told_to() {
+    let fixture = Fixture::new();
+    let freezer = &fixture.freezer;
+    for _ in 0..3 {
+        freezer.freeze(LONG).unwrap();
+        freezer.freeze(LONG).unwrap();
+        assert!(freezer.is_frozen().unwrap());
+        assert_eq!(fixture.pauses(), 1);
+        freezer.thaw(LONG).unwrap();
+        freezer.thaw(LONG).unwrap();
+        assert!(!freezer.is_frozen().unwrap());
+        assert_eq!(fixture.pauses(), 0);
+    }
+}
+
+#[test]
+fn another_daemon_finds_what_the_one_before_has_left() {
+    let fixture = Fixture::new();
+    // Neither pauses twice nor resumes what runs, which would be the end of it.
+    fixture.fresh().thaw(LONG).unwrap();
+    assert_eq!(fixture.pauses(), 0);
+    fixture.freezer.freeze(LONG).unwrap();
+    let next = fixture.fresh();
+    assert!(next.is_frozen().unwrap());
+    next.freeze(LONG).unwrap();
+    assert_eq!(fixture.pauses(), 1);
+    fixture.fresh().thaw(LONG).unwrap();
+    assert_eq!(fixture.pauses(), 0);
+    assert!(!next.is_frozen().unwrap());
+}
+
+#[test]
+fn a_pause_that_does_not_end_is_undone_and_none_is_begun_while_it_waits() {
+    let fixture = Fixture::new();
+    fixture.with(|sentry| sentry.wedged = true);
+    let error = fixture.freezer.freeze(SHORT).unwrap_err();
+    assert!(matches!(error, FreezeError::NotFrozen { .. }), "{error:?}");
+    assert_eq!(fixture.pauses(), 0);
+    // It ended meanwhile.
+    fixture.with(|sentry| sentry.wedged = false);
+    fixture.freezer.freeze(LONG).unwrap();
+    assert_eq!(fixture.pauses(), 1);
+}
+
+#[test]
+fn a_pause_of_which_the_daemon_did_not_live_to_see_the_end_is_undone() {
+    let fixture = Fixture::new();
+    fixture.with(|sentry| sentry.wedged = true);
+    let call = Call::send(&fixture.freezer.socket, PAUSE).unwrap();
+    while fixture.pauses() == 0 {
+        thread::yield_now();
+    }
+    drop(call);
+    let error = fixture.freezer.freeze(LONG).unwrap_err();
+    assert!(matches!(error, FreezeError::Wedged { .. }), "{error:?}");
+    assert_eq!(fixture.pauses(), 0);
+}
+
+#[test]
+fn what_a_sentry_did_not_hear_is_not_said_twice() {
+    let fixture = Fixture::new();
+    fixture.freezer.freeze(LONG).unwrap();
+    fixture.with(|sentry| sentry.deaf = true);
+    for _ in 0..3 {
+        let error = fixture.freezer.thaw(SHORT).unwrap_err();
+        assert!(matches!(error, FreezeError::NotThawed { .. }), "{error:?}");
+    }
+    fixture.with(|sentry| sentry.deaf = false);
+    fixture.freezer.thaw(LONG).unwrap();
+    assert_eq!(fixture.pauses(), 0);
+    // Nor a pause, which is undone only once it has been heard.
+    fixture.with(|sentry| sentry.deaf = true);
+    let error = fixture.freezer.freeze(SHORT).unwrap_err();
+    assert!(matches!(error, FreezeError::Stuck { .. }), "{error:?}");
+    fixture.with(|sentry| sentry.deaf = false);
+    fixture.freezer.thaw(LONG).unwrap();
+    assert_eq!(fixture.pauses(), 0);
+    assert!(!fixture.freezer.is_frozen().unwrap());
+}
+
+#[test]
+fn a_sentry_that_is_gone_is_thawed_and_cannot_be_frozen() {
+    let directory = tempfile::tempdir().unwrap();
+    let freezer = SentryFreezer::new(directory.path().join("runsc-1.sock"));
+    let gone = |freezer: &SentryFreezer| {
+        freezer.thaw(LONG).unwrap();
+        assert!(!freezer.is_frozen().unwrap());
+        let error = freezer.freeze(LONG).unwrap_err();
+        assert!(matches!(error, FreezeError::Gone { .. }), "{error:?}");
+    };
+    gone(&freezer);
+    // Its socket is left behind.
+    drop(UnixListener::bind(&freezer.socket).unwrap());
+    gone(&freezer);
+}
+
+#[test]
+fn a_sentry_that_dies_paused_is_thawed() {
+    let fixture = Fixture::new();
+    fixture.freezer.freeze(LONG).unwrap();
+    std::fs::remove_file(&fixture.freezer.socket).unwrap();
+    fixture.freezer.thaw(LONG).unwrap();
+    assert!(!fixture.freezer.is_frozen().unwrap());
+}
