@@ -112,10 +112,7 @@ fn a_claim_on_a_pool_that_keeps_nothing_starts_a_sandbox_of_its_own_name() {
             labels.get(label::CLAIM_UID) == Some(&claimed.uid),
             "labels {labels:?}"
         );
-        ensure!(
-            !scene.cgroups.is_frozen(&pod_uid(&sandbox)?)?,
-            "it is frozen"
-        );
+        ensure!(!scene.is_frozen(&pod_uid(&sandbox)?).await?, "it is frozen");
         check_owner(&sandbox, &claimed)?;
         scene.release(&claimed).await
     });

@@ -123,7 +123,7 @@ async fn check_all(scene: &Scene, ip: &str) -> Result<()> {
 }
 
 #[test]
-fn a_sandbox_waits_for_its_config_and_sees_it_change() {
+pub(crate) fn a_sandbox_waits_for_its_config_and_sees_it_change() {
     scene::run(LIMIT, async |scene| {
         let mut sandbox: Sandbox = fixtures::sandbox("reader", &pod());
         sandbox.spec.pod_template.metadata.labels = [("app".to_owned(), "boxes".to_owned())].into();
@@ -140,7 +140,7 @@ fn a_sandbox_waits_for_its_config_and_sees_it_change() {
 }
 
 #[test]
-fn members_of_a_pool_have_what_their_template_names() {
+pub(crate) fn members_of_a_pool_have_what_their_template_names() {
     scene::run(LIMIT, async |scene| {
         scene
             .create(&config_map("settings", [("level", "3")]))
@@ -178,7 +178,7 @@ fn a_key_that_is_not_there_is_named() {
 }
 
 #[test]
-fn parts_of_volumes_are_mounted_and_a_link_does_not_lead_out_of_one() {
+pub(crate) fn parts_of_volumes_are_mounted_and_a_link_does_not_lead_out_of_one() {
     scene::run(LIMIT, async |scene| {
         scene
             .create(&config_map("settings", [("level", "3")]))

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::LIMIT;
 
 #[test]
-fn init_containers_run_in_order_with_a_sidecar_beside_them() {
+pub(crate) fn init_containers_run_in_order_with_a_sidecar_beside_them() {
     scene::run(LIMIT, async |scene| {
         let mount = json!([{"name": "shared", "mountPath": "/shared"}]);
         let run = |name: &str, script: &str| json!({"name": name, "image": IMAGE, "command": ["/bin/sh", "-c", script], "volumeMounts": mount});
@@ -59,7 +59,7 @@ fn init_containers_run_in_order_with_a_sidecar_beside_them() {
 }
 
 #[test]
-fn an_init_container_that_fails_for_good_fails_the_pod() {
+pub(crate) fn an_init_container_that_fails_for_good_fails_the_pod() {
     scene::run(LIMIT, async |scene| {
         let mut pod = fixtures::script("Never", "exec sleep 1000000");
         pod["initContainers"] =
@@ -79,7 +79,7 @@ fn an_init_container_that_fails_for_good_fails_the_pod() {
 }
 
 #[test]
-fn hooks_run_after_the_start_and_before_the_stop() {
+pub(crate) fn hooks_run_after_the_start_and_before_the_stop() {
     scene::run(LIMIT, async |scene| {
         // Deaf to SIGTERM: only what the hook leaves ends it before the grace period does.
         let script = format!(

@@ -20,7 +20,7 @@ use crate::LIMIT;
 const ANSWER: Duration = Duration::from_secs(20);
 
 #[test]
-fn a_frozen_member_is_listed_and_runs_a_command_and_is_frozen_again() {
+pub(crate) fn a_frozen_member_is_listed_and_runs_a_command_and_is_frozen_again() {
     scene::run(LIMIT, async |scene| {
         scene.stocked_pool("pool", 1).await?;
         let members = scene.until_stocked("pool", 1).await?;
@@ -43,7 +43,7 @@ fn a_frozen_member_is_listed_and_runs_a_command_and_is_frozen_again() {
             "{done:?}"
         );
         succeeded(ctl(scene, &["freeze", &name]).await?)?;
-        ensure!(scene.cgroups.is_frozen(&uid)?, "it is not frozen");
+        ensure!(scene.is_frozen(&uid).await?, "it is not frozen");
         let text = succeeded(ctl(scene, &["stats", &name, "--json"]).await?)?;
         let stats: Value = serde_json::from_str(&text)?;
         let tasks = stats["sandboxes"][0]["tasks"].as_u64();

@@ -53,7 +53,7 @@ fn a_claim_that_is_deleted_while_it_binds_leaves_nothing_behind() {
         let members = scene.until_stocked("pool", 4).await?;
         for member in &members {
             ensure!(
-                scene.cgroups.is_frozen(&pod_uid(member)?)?,
+                scene.is_frozen(&pod_uid(member)?).await?,
                 "{} is not frozen",
                 member.name_any()
             );

@@ -25,7 +25,9 @@ fn a_hundred_claims_in_a_row_each_wake_their_own_sandbox_and_no_other() {
         let mut given = BTreeSet::new();
         for number in 0..CLAIMS {
             let before = frozen_members(scene, &given).await?;
-            check_frozen(scene, &before, None).with_context(|| format!("before claim {number}"))?;
+            check_frozen(scene, &before, None)
+                .await
+                .with_context(|| format!("before claim {number}"))?;
 
             let claimed = scene
                 .claim(&format!("claim-{number}"), "pool", COLD)
@@ -36,6 +38,7 @@ fn a_hundred_claims_in_a_row_each_wake_their_own_sandbox_and_no_other() {
                 claimed.sandbox
             );
             check_frozen(scene, &before, Some(&claimed.sandbox))
+                .await
                 .with_context(|| format!("after claim {number}"))?;
             scene.check_answers(&claimed).await?;
 
@@ -57,7 +60,7 @@ fn a_hundred_claims_in_a_row_each_wake_their_own_sandbox_and_no_other() {
 }
 
 #[test]
-fn a_frozen_member_does_not_answer_until_it_is_claimed() {
+pub(crate) fn a_frozen_member_does_not_answer_until_it_is_claimed() {
     scene::run(crate::LIMIT, async |scene| {
         scene.stocked_pool("pool", 1).await?;
         let members = scene.until_stocked("pool", 1).await?;
@@ -119,9 +122,13 @@ async fn frozen_members(
 }
 
 /// The kernel says `frozen 1` for all of `pods` except `awake`, and `frozen 0` for that one.
-fn check_frozen(scene: &Scene, pods: &BTreeMap<String, String>, awake: Option<&str>) -> Result<()> {
+async fn check_frozen(
+    scene: &Scene,
+    pods: &BTreeMap<String, String>,
+    awake: Option<&str>,
+) -> Result<()> {
     for (name, uid) in pods {
-        let frozen = scene.cgroups.is_frozen(uid)?;
+        let frozen = scene.is_frozen(uid).await?;
         let expect = awake != Some(name.as_str());
         ensure!(
             frozen == expect,

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use hearth_cri::{CriClient, Deadlines, ImageStore, PodRuntime, v1};
 use hearth_node::cleanup::{CleanupConfig, CleanupError, cleanup};
 use hearth_node::config::{Config, StorageConfig};
-use hearth_node::host::{self, ContainerdHost, ContainerdMetrics, ContainerdState, Host};
+use hearth_node::host::{self, ContainerdHost, ContainerdMetrics, ContainerdState, Host, Runtime};
 use hearth_node::paths::Paths;
 use hearth_sys::{CgroupTree, Layout, link, mount, nft};
 use hearth_tests::cluster::Cluster;
@@ -73,6 +73,7 @@ impl Instance {
             root_dir: std::env::temp_dir().join(format!("hearth-{}", self.id)),
             run_dir: Path::new("/run/hearth").join(&self.id),
             bin_dir: self.bin_dir.clone(),
+            handlers: vec![Runtime::Runc.to_string()],
             images_dir: Some(self.images_dir.clone()),
             pause_image: "localhost/hearth-pause:dev".to_owned(),
             listen: ([127, 0, 0, 1], 0).into(),
@@ -257,7 +258,9 @@ fn daemon() {
                 pid: process.pid,
                 set_aside: set_aside.clone(),
                 imported: imported.count(),
-                freeze_method: host::probe_freeze(&host, &*cri).await.freeze_method,
+                freeze_method: host::probe_freeze(&host, &*cri, Runtime::Runc)
+                    .await
+                    .freeze_method,
             };
             println!("{}", serde_json::to_string(&word).unwrap());
             told = Some(up);
@@ -436,7 +439,9 @@ impl Pod {
             }),
             ..v1::PodSandboxConfig::default()
         };
-        let id = cri.run_pod_sandbox(config.clone(), host::RUNC).await?;
+        let id = cri
+            .run_pod_sandbox(config.clone(), Runtime::Runc.handler())
+            .await?;
         let script = "mkdir -p /www; echo hearth > /www/index.html; exec httpd -f -p 8888 -h /www";
         let container = v1::ContainerConfig {
             metadata: Some(v1::ContainerMetadata {

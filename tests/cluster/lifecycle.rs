@@ -30,10 +30,7 @@ fn a_sandbox_without_claim_or_pool_runs_and_goes() {
             "conditions are {conditions:#}"
         );
         check_answers(&sandbox).await?;
-        ensure!(
-            !scene.cgroups.is_frozen(&pod_uid(&sandbox)?)?,
-            "it is frozen"
-        );
+        ensure!(!scene.is_frozen(&pod_uid(&sandbox)?).await?, "it is frozen");
         scene.delete::<Sandbox>("bare").await?;
         scene.sandboxes.until_gone("bare", AWAY).await?;
         scene.until_no_pods(AWAY).await
@@ -41,7 +38,7 @@ fn a_sandbox_without_claim_or_pool_runs_and_goes() {
 }
 
 #[test]
-fn suspending_ends_the_pod_and_resuming_starts_another_of_the_same_name() {
+pub(crate) fn suspending_ends_the_pod_and_resuming_starts_another_of_the_same_name() {
     scene::run(LIMIT, async |scene| {
         scene
             .create(&fixtures::sandbox("nap", &fixtures::web_server()))
@@ -105,7 +102,7 @@ fn freezing_stops_the_very_same_processes_and_thawing_wakes_them() {
             .await?;
         ensure!(text == message::POD_FROZEN, "{text}");
         // Whoever reads the condition can rely on it.
-        ensure!(scene.cgroups.is_frozen(&uid)?, "the kernel says frozen 0");
+        ensure!(scene.is_frozen(&uid).await?, "the kernel says frozen 0");
         let frozen = now(scene, "ice")?;
         let ready = ready_condition(&frozen)?;
         ensure!(
@@ -120,7 +117,7 @@ fn freezing_stops_the_very_same_processes_and_thawing_wakes_them() {
 
         set_mode(scene, "ice", OperatingMode::Running).await?;
         let after = scene.until_ready("ice", WARM).await?;
-        ensure!(!scene.cgroups.is_frozen(&uid)?, "the kernel says frozen 1");
+        ensure!(!scene.is_frozen(&uid).await?, "the kernel says frozen 1");
         ensure!(pod_uid(&after)? == uid, "the pod is another one");
         ensure!(
             scene.cgroups.main_processes(&uid)? == processes,
@@ -131,7 +128,7 @@ fn freezing_stops_the_very_same_processes_and_thawing_wakes_them() {
 }
 
 #[test]
-fn a_frozen_sandbox_can_be_suspended_and_a_frozen_one_deleted() {
+pub(crate) fn a_frozen_sandbox_can_be_suspended_and_a_frozen_one_deleted() {
     scene::run(LIMIT, async |scene| {
         for name in ["doze", "gone"] {
             scene
@@ -338,7 +335,7 @@ async fn until_claim_says(scene: &Scene, name: &str, status: &str, reason: &str)
         .await
 }
 
-async fn set_mode(scene: &Scene, name: &str, mode: OperatingMode) -> Result<()> {
+pub(crate) async fn set_mode(scene: &Scene, name: &str, mode: OperatingMode) -> Result<()> {
     scene
         .patch::<Sandbox>(name, json!({"spec": {"operatingMode": mode}}))
         .await

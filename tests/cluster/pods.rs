@@ -17,7 +17,7 @@ use serde_json::json;
 use crate::LIMIT;
 
 #[test]
-fn limits_of_the_containers_are_written_on_the_pods_cgroup() {
+pub(crate) fn limits_of_the_containers_are_written_on_the_pods_cgroup() {
     scene::run(LIMIT, async |scene| {
         let mut pod = fixtures::web_server();
         pod["containers"][0]["resources"] = json!({
@@ -61,7 +61,7 @@ fn processes_are_limited_also_when_nothing_is_asked_for() {
 }
 
 #[test]
-fn containers_of_a_pod_share_volumes_and_network_and_have_their_own_environment() {
+pub(crate) fn containers_of_a_pod_share_volumes_and_network_and_have_their_own_environment() {
     scene::run(LIMIT, async |scene| {
         let mount = json!([{"name": "shared", "mountPath": "/shared"}]);
         let writer = "echo $GREETING > /shared/index.html && exec sleep 1000000";
@@ -100,7 +100,7 @@ fn containers_of_a_pod_share_volumes_and_network_and_have_their_own_environment(
 }
 
 #[test]
-fn a_sandbox_is_not_ready_before_its_http_probe_says_so() {
+pub(crate) fn a_sandbox_is_not_ready_before_its_http_probe_says_so() {
     scene::run(LIMIT, async |scene| {
         let script = "mkdir /www; httpd -p 8888 -h /www; \
                       while [ ! -e /tmp/open ]; do sleep 0.1; done; echo yes > /www/ready; exec sleep 1000000";
@@ -150,7 +150,7 @@ fn a_sandbox_is_not_ready_before_its_http_probe_says_so() {
 }
 
 #[test]
-fn processes_get_a_chance_to_end_by_themselves() {
+pub(crate) fn processes_get_a_chance_to_end_by_themselves() {
     scene::run(LIMIT, async |scene| {
         // Ends at SIGTERM, long before the grace period does.
         let mut pod = fixtures::script("Always", "trap 'exit 0' TERM; while :; do sleep 0.1; done");
@@ -163,7 +163,7 @@ fn processes_get_a_chance_to_end_by_themselves() {
 }
 
 #[test]
-fn what_a_pod_ended_with_is_its_last_word() {
+pub(crate) fn what_a_pod_ended_with_is_its_last_word() {
     scene::run(LIMIT, async |scene| {
         for (name, script, reason) in [
             ("well", "exit 0", reason::POD_SUCCEEDED),

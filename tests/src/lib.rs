@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod component;
 pub mod containerd;
 pub mod daemon_logs;
+pub mod gvisor;
 pub mod http;
 pub mod observe;
 pub mod process;

@@ -21,6 +21,7 @@ use crate::cgroups::Cgroups;
 use crate::cluster::Cluster;
 use crate::containerd::Containerd;
 use crate::fixtures;
+use crate::gvisor::Sentry;
 use crate::http;
 use crate::observe::Observed;
 use crate::process::ProcessId;
@@ -339,6 +340,17 @@ impl Scene {
         deleted
             .map(drop)
             .with_context(|| format!("cannot delete {} {name}", K::kind(&())))
+    }
+
+    /// Whether all processes of the pod stand still, by the word of the kernel that runs them.
+    ///
+    /// # Errors
+    /// When there is no such pod, or the kernel does not say.
+    pub async fn is_frozen(&self, pod_uid: &str) -> Result<bool> {
+        match Sentry::of(&self.cluster, &self.containerd, pod_uid).await? {
+            Some(sentry) => sentry.is_paused().await,
+            None => self.cgroups.is_frozen(pod_uid),
+        }
     }
 
     /// Creates a template and a pool of web servers, both called `name`, and waits until it is full.
