@@ -23,6 +23,7 @@ pub mod nft;
 pub mod process;
 pub mod spawn;
 pub mod sysctl;
+pub mod tree;
 
 pub use cgroup::{Cgroup, CgroupError, CgroupTree, Layout, Limits, Usage};
 pub use freezer::{FreezeError, Freezer, Method, SentryFreezer};

@@ -1,6 +1,7 @@
 //! Size and load of the machine.
 
 use std::io;
+use std::path::Path;
 
 use procfs::{
     CpuPressure, Current, IoPressure, Meminfo, MemoryPressure, PressureRecord, ProcError,
@@ -84,6 +85,12 @@ pub fn memory_available_bytes() -> io::Result<u64> {
     Ok(memory.mem_available.unwrap_or(memory.mem_free))
 }
 
+/// Bytes that somebody without privileges could write to the file system of `path`.
+pub fn disk_free_bytes(path: &Path) -> io::Result<u64> {
+    let disk = rustix::fs::statvfs(path)?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
 /// Cores that this process may use.
 #[must_use]
 pub fn cpu_count() -> usize {
@@ -100,6 +107,7 @@ mod tests {
         assert!(total > 64 << 20, "{total} bytes");
         assert!((1..=total).contains(&memory_available_bytes().unwrap()));
         assert!(cpu_count() >= 1);
+        assert!(disk_free_bytes(Path::new("/")).unwrap() > 0);
         for resource in [Resource::Cpu, Resource::Memory, Resource::Io] {
             if let Some(pressure) = pressure(resource).unwrap() {
                 assert!(

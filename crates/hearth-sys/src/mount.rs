@@ -129,19 +129,19 @@ pub fn unmount_at(path: &Path) -> Result<(), MountError> {
 pub fn bind(source: &Path, target: &Path, read_only: bool) -> Result<(), MountError> {
     rustix::mount::mount_bind_recursive(source, target)
         .map_err(|error| MountError::new("mount a directory or file at", target, error))?;
-    if read_only {
-        // The kernel takes the flag on a second call only.
-        let flags = MountFlags::BIND | MountFlags::RDONLY;
-        if let Err(error) = rustix::mount::mount_remount(target, flags, "") {
-            unmount(target)?;
-            return Err(MountError::new(
-                "make read-only the mount at",
-                target,
-                error,
-            ));
-        }
+    // The kernel takes the flag on a second call only.
+    if read_only && let Err(error) = make_read_only(target) {
+        unmount(target)?;
+        return Err(error);
     }
     Ok(())
+}
+
+/// Makes what is bind-mounted at `target` read-only, but not what is mounted below it. Harmless when it is already.
+pub fn make_read_only(target: &Path) -> Result<(), MountError> {
+    let flags = MountFlags::BIND | MountFlags::RDONLY;
+    rustix::mount::mount_remount(target, flags, "")
+        .map_err(|error| MountError::new("make read-only the mount at", target, error))
 }
 
 /// Mounts what is at `path` below the directory `root` at `target`, which is made. Links are followed as long as they stay

@@ -7,3 +7,4 @@ mod freezers;
 mod mounts;
 mod network;
 mod support;
+mod trees;
