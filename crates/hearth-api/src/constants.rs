@@ -26,6 +26,8 @@ pub mod label {
     pub const LAUNCH_TYPE: &str = "agents.x-k8s.io/launch-type";
     /// Who made the object: an SDK, or `controller` for pool members.
     pub const CREATED_BY: &str = "agents.x-k8s.io/created-by";
+    /// `true` on an object without a controller: a Sandbox may take it over.
+    pub const ADOPTABLE: &str = "agents.x-k8s.io/adoptable";
     /// UID of the claim that has the Sandbox.
     pub const CLAIM_UID: &str = "agents.x-k8s.io/claim-uid";
     /// The node that runs the Sandbox (a name over 63 characters is hashed). Written by the controller only.
@@ -154,6 +156,9 @@ pub mod message {
     pub const POD_TERMINATED: &str = "Pod has been terminated. Sandbox is suspended";
     /// Suspended by freezing. Hearth only.
     pub const POD_FROZEN: &str = "Pod is frozen. Sandbox is suspended";
+    /// Suspending, and nobody knows how far it is.
+    pub const POD_STATE_UNKNOWN: &str =
+        "Pod state is unknown. Sandbox suspension cannot be confirmed";
     /// Ended well.
     pub const POD_SUCCEEDED: &str = "Pod completed successfully";
     /// Ended badly.

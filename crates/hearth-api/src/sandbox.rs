@@ -163,7 +163,7 @@ pub struct SandboxNodeInfo {
     /// What stands in the way, in a sentence that names the field, image or container; empty when nothing does.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// Where the time of the last start or wake went.
+    /// Where the time of the last start, wake or suspension went.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phases: Option<PhaseTimes>,
 }
@@ -179,7 +179,7 @@ pub enum Tier {
     Reclaimed,
 }
 
-/// Milliseconds of each phase of the last start or wake; absent phases did not happen.
+/// Milliseconds of each phase of the last start, wake or suspension; absent phases did not happen.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PhaseTimes {
@@ -195,6 +195,10 @@ pub struct PhaseTimes {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::milliseconds")]
     pub thaw: Option<f64>,
+    /// Making and mounting the volumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::milliseconds")]
+    pub volumes: Option<f64>,
     /// Pod sandbox, network included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::milliseconds")]
@@ -211,4 +215,12 @@ pub struct PhaseTimes {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::milliseconds")]
     pub ready: Option<f64>,
+    /// Stopping the containers, hooks and grace period included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::milliseconds")]
+    pub stop: Option<f64>,
+    /// Taking down what was left: pod sandbox, mounts, cgroup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::milliseconds")]
+    pub teardown: Option<f64>,
 }

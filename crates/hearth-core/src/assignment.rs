@@ -1,6 +1,9 @@
 //! The rules of Sandboxes as objects: which node they are assigned to, what their status says while no live node owns
 //! them, and how they go.
 
+mod teardown;
+mod volumes;
+
 use hearth_api::constants::{annotation, condition, label, message, reason};
 use hearth_api::{Condition, OperatingMode, ShutdownPolicy, Time};
 use serde_json::{Value, json};
@@ -28,8 +31,21 @@ enum Decision {
     Retire(NodeName),
     Delete,
     Place(NodeName),
-    /// No node fits.
-    Unplaced(Vec<Condition>),
+    /// What holds its object back.
+    Finalizers(Value),
+    /// Its volumes are not ready.
+    Volumes {
+        actions: Vec<volumes::Action>,
+        /// The node that they are made ready for.
+        intended: Option<NodeName>,
+    },
+    /// It goes to no node now.
+    Unplaced {
+        /// Says why.
+        conditions: Vec<Condition>,
+        /// The node that its volumes are being bound for.
+        intended: Option<NodeName>,
+    },
     /// No live node owns it: its status is ours to write.
     Status(Vec<Condition>, PodFields),
 }
@@ -53,7 +69,7 @@ pub(crate) fn reconcile(index: &mut Index, key: &Key) {
     };
     let decision = decide(index, record);
     let uid = record.uid.0.clone();
-    if !matches!(decision, Decision::Unplaced(_)) {
+    if !matches!(decision, Decision::Unplaced { .. }) {
         index.unplaced.remove(&id);
     }
     match decision {
@@ -88,7 +104,43 @@ pub(crate) fn reconcile(index: &mut Index, key: &Key) {
                 json!({"metadata": {"uid": uid, "labels": labels, "annotations": annotations}});
             write(index, id, Intent::Place, Lane::Answer, Body::Merge(patch));
         }
-        Decision::Unplaced(conditions) => {
+        Decision::Finalizers(patch) => write(
+            index,
+            id,
+            Intent::Finalizers,
+            Lane::Adopt,
+            Body::Merge(patch),
+        ),
+        Decision::Volumes { actions, intended } => {
+            if intended.is_some() {
+                index.change_sandbox(id, |record| record.intended = intended);
+                if actions.is_empty() {
+                    // Others are at it: it is looked at again for how long already.
+                    index.mark_sandbox(key);
+                }
+            }
+            for action in actions {
+                match action {
+                    volumes::Action::Claim {
+                        key,
+                        uid,
+                        intent,
+                        body,
+                    } => index.write_volume(Subject::VolumeClaim(key), &uid, intent, *body),
+                    volumes::Action::Keep {
+                        volume,
+                        uid,
+                        claim,
+                        patch,
+                    } => index.keep_volume(&volume, &uid, &claim, *patch),
+                }
+            }
+        }
+        Decision::Unplaced {
+            conditions,
+            intended,
+        } => {
+            index.change_sandbox(id, |record| record.intended = intended);
             index.unplaced.insert(id);
             write_status(index, id, &conditions, PodFields::Keep);
         }
@@ -101,8 +153,11 @@ fn decide(index: &Index, record: &SandboxRecord) -> Decision {
     if !record.exists() {
         return placeholder(index, record);
     }
-    if record.is_busy() || record.deleting {
+    if record.is_busy() {
         return Decision::Rest;
+    }
+    if record.deleting {
+        return teardown::decide(index, record);
     }
     if let Some(at) = record.retry.blocked_until(now.mono) {
         return Decision::Until(at);
@@ -195,6 +250,24 @@ fn expired(index: &Index, record: &SandboxRecord, policy: ShutdownPolicy) -> Dec
 
 fn assigned(index: &Index, record: &SandboxRecord) -> Decision {
     let suspended = record.mode == OperatingMode::Suspended;
+    if record.has_volumes() {
+        if !record.is_guarded() {
+            return teardown::guard(record);
+        }
+        match volumes::claims(index, record) {
+            None => {}
+            Some(Ok(actions)) if actions.is_empty() => return Decision::Rest,
+            Some(Ok(actions)) => {
+                return Decision::Volumes {
+                    actions,
+                    intended: None,
+                };
+            }
+            // What a live node owns, it writes the status of.
+            Some(Err(_)) if is_owned_by_live_node(index, record) => return Decision::Rest,
+            Some(Err(fault)) => return write_error(index, record, &fault),
+        }
+    }
     let Some(node) = &record.node else {
         return if suspended {
             write_suspended(index, record)
@@ -203,7 +276,11 @@ fn assigned(index: &Index, record: &SandboxRecord) -> Decision {
         };
     };
     if is_owned_by_live_node(index, record) || record.is_member() {
-        return Decision::Rest;
+        return if record.has_volumes() && !suspended {
+            volumes::bind_there(index, record, node)
+        } else {
+            Decision::Rest
+        };
     }
     // Its node is gone. Suspended means that no pod of it is left there, so it may start elsewhere.
     if is_suspended(record) {
@@ -239,14 +316,27 @@ fn is_suspended(record: &SandboxRecord) -> bool {
 }
 
 fn place(index: &Index, record: &SandboxRecord) -> Decision {
-    let at = whole_second(index.now.wall);
-    let refused = match &record.spec.fault {
-        Some(fault) => format!("spec.podTemplate.spec cannot be read: {fault}"),
+    match &record.spec.fault {
+        Some(fault) => {
+            let text = format!("spec.podTemplate.spec cannot be read: {fault}");
+            unplaced(index, record, &text, None)
+        }
+        None if record.has_volumes() => volumes::place(index, record),
         None => match index.place(&record.spec.shape) {
-            Ok(node) => return Decision::Place(node),
-            Err(refused) => refused.to_string(),
+            Ok(node) => Decision::Place(node),
+            Err(refused) => unplaced(index, record, &refused.to_string(), None),
         },
-    };
+    }
+}
+
+/// Says why it has no node.
+fn unplaced(
+    index: &Index,
+    record: &SandboxRecord,
+    refused: &str,
+    intended: Option<NodeName>,
+) -> Decision {
+    let at = whole_second(index.now.wall);
     let mut conditions = conditions(record);
     let mut set = |type_, status, reason, text: &str| {
         set(&mut conditions, record, &at, type_, status, reason, text)
@@ -262,7 +352,7 @@ fn place(index: &Index, record: &SandboxRecord) -> Decision {
         condition::POD_SCHEDULED,
         ConditionStatus::False,
         reason::UNSCHEDULABLE,
-        &refused,
+        refused,
     );
     let text = "Pod exists with phase: Pending";
     set(
@@ -271,7 +361,41 @@ fn place(index: &Index, record: &SandboxRecord) -> Decision {
         reason::DEPENDENCIES_NOT_READY,
         text,
     );
-    Decision::Unplaced(conditions)
+    Decision::Unplaced {
+        conditions,
+        intended,
+    }
+}
+
+/// Says what stands in the way of what belongs to it.
+fn write_error(index: &Index, record: &SandboxRecord, fault: &str) -> Decision {
+    let at = whole_second(index.now.wall);
+    let mut conditions = conditions(record);
+    conditions.retain(|condition| condition.type_ != condition::POD_SCHEDULED);
+    let mut set = |type_, status, reason, text: &str| {
+        set(&mut conditions, record, &at, type_, status, reason, text)
+    };
+    match record.mode {
+        OperatingMode::Suspended => set(
+            condition::SUSPENDED,
+            ConditionStatus::Unknown,
+            reason::POD_STATE_UNKNOWN,
+            message::POD_STATE_UNKNOWN,
+        ),
+        OperatingMode::Running | OperatingMode::Frozen => set(
+            condition::SUSPENDED,
+            ConditionStatus::False,
+            reason::NOT_SUSPENDED,
+            message::SANDBOX_NOT_SUSPENDED,
+        ),
+    }
+    set(
+        condition::READY,
+        ConditionStatus::False,
+        reason::RECONCILER_ERROR,
+        &format!("Error seen: {fault}"),
+    );
+    status(record, conditions, PodFields::Keep)
 }
 
 fn write_suspended(index: &Index, record: &SandboxRecord) -> Decision {

@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::ids::{Key, NodeName, OwnerKey, SandboxUid};
 use crate::podspec::ConfigRef;
 use crate::tokens::{Owner, TokenNeed};
+use crate::volumes::{Location, Pv, Pvc};
 
 /// The two clocks, as the caller read them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +66,15 @@ pub enum Effect {
         /// The node and what the sandbox may ask for; `None`: it is to have none any more.
         wanted: Option<(NodeName, Arc<TokenNeed>)>,
     },
+    /// Tell a node where the volume of a PersistentVolumeClaim is; the newest counts.
+    Locate {
+        /// The node, by its label value.
+        node: NodeName,
+        /// The claim.
+        claim: Key,
+        /// Where.
+        place: Place,
+    },
     /// Write to the API server. The outcome comes back with the write's [`Receipt`].
     Write(Box<Write>),
     /// Find out by a consistent read which claims of a namespace exist, because a node holds binds of claims that no
@@ -77,6 +87,17 @@ pub enum Effect {
     Event(Box<EventNote>),
     /// Count it.
     Observe(Box<Observation>),
+}
+
+/// Where the volume of a PersistentVolumeClaim is, for a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// No sandbox of the node uses it any more.
+    NotWanted,
+    /// It has no volume that can be mounted.
+    NotBound,
+    /// There.
+    At(Location),
 }
 
 /// A request to a node.
@@ -101,6 +122,20 @@ pub enum NodeRequest {
         /// The member.
         sandbox: SandboxUid,
     },
+    /// Make a directory for a volume of ours.
+    MakeVolume {
+        /// The claim that it is for.
+        claim: Key,
+        /// Name of the volume.
+        volume: String,
+        /// What the claim asks for, in bytes.
+        bytes: u64,
+    },
+    /// Wipe the directory of a volume of ours. Success when there is none.
+    WipeVolume {
+        /// Name of the volume.
+        volume: String,
+    },
 }
 
 /// How a request to a node came out.
@@ -121,6 +156,15 @@ pub enum NodeReply {
     Retired,
     /// Retire: it has an owner.
     RetireRefused,
+    /// MakeVolume: it is there.
+    VolumeMade {
+        /// Its path on the node.
+        path: String,
+    },
+    /// WipeVolume: nothing can mount it any more, and what it holds is being removed.
+    VolumeWiped,
+    /// MakeVolume, WipeVolume: not done, and why.
+    VolumeFailed(String),
     /// It was never sent.
     NotSent,
     /// No reply in time, or the stream broke: the next inventory settles it.
@@ -153,6 +197,10 @@ pub enum Subject {
     Sandbox(Key),
     /// A SandboxWarmPool.
     Pool(Key),
+    /// A PersistentVolumeClaim.
+    VolumeClaim(Key),
+    /// A PersistentVolume, which has no namespace.
+    Volume(Key),
 }
 
 impl Subject {
@@ -160,7 +208,11 @@ impl Subject {
     #[must_use]
     pub fn key(&self) -> &Key {
         match self {
-            Self::Claim(key) | Self::Sandbox(key) | Self::Pool(key) => key,
+            Self::Claim(key)
+            | Self::Sandbox(key)
+            | Self::Pool(key)
+            | Self::VolumeClaim(key)
+            | Self::Volume(key) => key,
         }
     }
 }
@@ -203,6 +255,14 @@ pub enum Intent {
     SandboxDelete,
     /// The pool's status.
     PoolStatus,
+    /// Finalizers of a Sandbox with volumes.
+    Finalizers,
+    /// A PersistentVolumeClaim for a Sandbox, or a PersistentVolume of ours.
+    VolumeCreate,
+    /// What brings a PersistentVolumeClaim and a PersistentVolume together, or lets them go.
+    VolumeBind,
+    /// The end of a PersistentVolume of ours.
+    VolumeDelete,
 }
 
 /// A write to the API server.
@@ -270,6 +330,10 @@ pub enum Object {
     Claim(SandboxClaim),
     /// A Sandbox.
     Sandbox(Sandbox),
+    /// A PersistentVolumeClaim.
+    VolumeClaim(Key, Pvc),
+    /// A PersistentVolume.
+    Volume(Pv),
 }
 
 /// A Kubernetes Event.

@@ -31,3 +31,4 @@ pub mod status;
 pub mod storage;
 pub mod timers;
 pub mod tokens;
+pub mod volumes;

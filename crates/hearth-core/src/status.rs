@@ -205,9 +205,12 @@ fn node_info(facts: &Facts) -> SandboxNodeInfo {
         .or(facts.cannot_freeze.as_ref())
         .unwrap_or(&facts.message)
         .clone();
+    let phases = Some(in_microseconds(&facts.phases));
+    let phases = phases.filter(|phases| *phases != PhaseTimes::default());
     match &facts.pod {
         None => SandboxNodeInfo {
             message,
+            phases,
             ..SandboxNodeInfo::default()
         },
         Some(pod) => SandboxNodeInfo {
@@ -220,8 +223,7 @@ fn node_info(facts: &Facts) -> SandboxNodeInfo {
             } else {
                 message
             },
-            phases: Some(in_microseconds(&facts.phases))
-                .filter(|phases| *phases != PhaseTimes::default()),
+            phases,
         },
     }
 }
@@ -239,6 +241,9 @@ fn in_microseconds(phases: &PhaseTimes) -> PhaseTimes {
         create: round(phases.create),
         start: round(phases.start),
         ready: round(phases.ready),
+        volumes: round(phases.volumes),
+        stop: round(phases.stop),
+        teardown: round(phases.teardown),
     }
 }
 

@@ -1,6 +1,8 @@
 //! The Sandbox that is made for a claim: the template, with what the claim may add.
 
-use hearth_api::constants::{EXTENSIONS_API_VERSION, SANDBOX_API_VERSION, annotation, label};
+use hearth_api::constants::{
+    EXTENSIONS_API_VERSION, SANDBOX_API_VERSION, TEARDOWN_FINALIZER, annotation, label,
+};
 use hearth_api::{ClaimEnvVar, InjectionPolicy, PersistentVolumeClaimTemplate};
 use serde_json::{Map, Value, json};
 
@@ -8,6 +10,7 @@ use super::metadata;
 use super::refusal::Refusal;
 use crate::ids::NodeName;
 use crate::index::ClaimRecord;
+use crate::podspec::claims_in;
 use crate::pool::Template;
 
 /// The Sandbox for a claim, without a node.
@@ -52,7 +55,7 @@ pub(super) fn sandbox(claim: &ClaimRecord, template: &Template) -> Result<Value,
     insert_some(&mut spec, "service", template.service);
     insert_some(&mut spec, "idle", template.idle.as_ref());
     insert_some(&mut spec, "recreate", template.recreate);
-    Ok(json!({
+    let mut object = json!({
         "apiVersion": SANDBOX_API_VERSION,
         "kind": "Sandbox",
         "metadata": {
@@ -63,7 +66,23 @@ pub(super) fn sandbox(claim: &ClaimRecord, template: &Template) -> Result<Value,
             "ownerReferences": [owner_reference(claim)],
         },
         "spec": spec,
-    }))
+    });
+    guard_volumes(&mut object);
+    Ok(object)
+}
+
+/// Whether a Sandbox uses PersistentVolumeClaims.
+pub(crate) fn has_volumes(object: &Value) -> bool {
+    let templates = object["spec"]["volumeClaimTemplates"].as_array();
+    templates.is_some_and(|templates| !templates.is_empty())
+        || !claims_in(&object["spec"]["podTemplate"]["spec"]).is_empty()
+}
+
+/// Makes a Sandbox with volumes stay until its pod is gone.
+pub(crate) fn guard_volumes(object: &mut Value) {
+    if has_volumes(object) {
+        object["metadata"]["finalizers"] = json!([TEARDOWN_FINALIZER]);
+    }
 }
 
 /// The Sandbox object of a bound pod, made again after the first one went with its pool.

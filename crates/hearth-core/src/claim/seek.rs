@@ -166,7 +166,11 @@ fn without_room(
 fn cold(index: &Index, claim: &ClaimRecord, template: &Template) -> Decision {
     match blueprint::sandbox(claim, template) {
         Ok(object) => Decision::Create {
-            node: index.place(&template.spec.shape).ok(),
+            // Volumes are bound for a node before a Sandbox goes there.
+            node: index
+                .place(&template.spec.shape)
+                .ok()
+                .filter(|_| !blueprint::has_volumes(&object)),
             object: Box::new(object),
         },
         Err(refusal) => refuse(index, claim, &refusal),

@@ -19,6 +19,7 @@ mod settings;
 pub(crate) mod spec;
 mod standing;
 mod supply;
+mod volumes;
 mod work;
 
 #[cfg(test)]
@@ -40,6 +41,7 @@ pub use node::{Endpoint, NodeRecord, Phase, Reported, node_key};
 pub use pool::PoolRecord;
 pub use sandbox::SandboxRecord;
 pub use settings::Settings;
+pub(crate) use volumes::PodStanding;
 pub use work::Task;
 
 pub(crate) use census::created_by;
@@ -80,6 +82,7 @@ pub struct Index {
     unplaced_cursor: u64,
     census: census::Census,
     supplies: supply::Supplies,
+    pub(crate) volumes: volumes::Volumes,
     /// What each sandbox takes on which node.
     charges: HashMap<u64, (NodeName, placement::Amounts)>,
 
@@ -139,6 +142,7 @@ impl Index {
             unplaced_cursor: 0,
             census: census::Census::default(),
             supplies: supply::Supplies::default(),
+            volumes: volumes::Volumes::default(),
             charges: HashMap::new(),
             claims: HashMap::new(),
             claim_keys: HashMap::new(),
@@ -187,6 +191,7 @@ impl Index {
         }
         self.mark_all();
         self.supply_all();
+        self.locate_all();
         self.timers
             .wake_at(Task::Nodes, now.mono + self.settings.inventory_wait);
     }
@@ -213,6 +218,8 @@ impl Index {
             Task::Object(Subject::Claim(key)) => crate::claim::reconcile(self, &key),
             Task::Object(Subject::Sandbox(key)) => crate::assignment::reconcile(self, &key),
             Task::Object(Subject::Pool(key)) => crate::pool::reconcile(self, &key),
+            Task::Object(Subject::VolumeClaim(key)) => crate::volumes::reconcile_pvc(self, &key),
+            Task::Object(Subject::Volume(key)) => crate::volumes::reconcile_pv(self, &key.name),
             Task::Nodes => self.check_nodes(),
         }
         true
@@ -303,6 +310,7 @@ impl Index {
         claims.iter().for_each(|key| self.mark_claim(key));
         sandboxes.iter().for_each(|key| self.mark_sandbox(key));
         pools.iter().for_each(|key| self.mark_pool(key));
+        self.mark_volumes();
     }
 
     pub(crate) fn wake(&mut self, subject: Subject, at: Duration) {

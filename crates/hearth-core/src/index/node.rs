@@ -159,6 +159,27 @@ impl NodeRecord {
         }
     }
 
+    /// [`Self::used`], were it not for what is placed of this size.
+    pub(crate) fn used_without(&self, own: Amounts) -> Amounts {
+        let mut placed = self.placed;
+        placed.subtract(own);
+        let node = Self {
+            placed,
+            held: self.held,
+            ..Self::default()
+        };
+        node.used()
+    }
+
+    /// Whether it never comes back: its object is gone, or an operator says so.
+    pub(crate) fn is_gone_for_good(&self) -> bool {
+        let taints = &self.facts.taints;
+        !self.registered
+            || taints
+                .iter()
+                .any(|taint| taint.key == "node.kubernetes.io/out-of-service")
+    }
+
     /// How much pressure counts when members are picked: four steps, so that noise does not reorder nodes.
     pub(crate) fn pressure_step(&self) -> u8 {
         match self.facts.pressure_percent {

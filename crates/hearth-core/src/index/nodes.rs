@@ -143,6 +143,7 @@ impl Index {
         self.mark_inherited();
         self.mark(Task::Nodes);
         self.retry_unplaced();
+        self.mark_volumes();
     }
 
     /// A node's stream is down. What it said last is kept but no member of it can be picked.
@@ -230,14 +231,18 @@ impl Index {
         let Some(id) = self.sandbox_by_uid(sandbox).map(|record| record.id) else {
             return;
         };
-        self.change_sandbox(id, |record| record.aside_until = None);
+        self.change_sandbox(id, |record| {
+            record.aside_until = None;
+            record.heard = true;
+        });
         let Some(record) = self.sandboxes.get(&id) else {
             return;
         };
-        if !record.is_member() || record.leaving.is_some() {
+        if !record.is_member() || record.leaving.is_some() || record.deleting {
             let key = record.key.clone();
             self.sandbox_changed(&key);
         }
+        self.mark_pvcs_of(id);
     }
 
     /// Asks for a consistent read of a namespace's claims, unless one is under way.

@@ -74,7 +74,14 @@ impl Index {
         let id = id.unwrap_or_else(|| self.insert_sandbox(blank(key.clone(), now)));
         self.census.set(id, Sort::of(&sandbox));
         let refusal = refusal_of(&sandbox);
-        self.change_sandbox(id, |record| record.update(sandbox, spec, semantics));
+        self.change_sandbox(id, |record| {
+            let before = record.node.clone();
+            record.update(sandbox, spec, semantics);
+            if record.node != before {
+                record.node_seen = now.mono;
+                record.heard = false;
+            }
+        });
         self.count_readiness(id, is_new);
         self.note_refusal(id, refusal);
         self.sandbox_changed(&key);
@@ -532,6 +539,8 @@ pub(crate) fn blank(key: Key, now: Now) -> SandboxRecord {
         template_ref_hash: "".into(),
         node: None,
         spec: Arc::default(),
+        templates: Box::default(),
+        finalizers: Box::default(),
         semantics: 0,
         mode: hearth_api::OperatingMode::Running,
         ready: None,
@@ -547,6 +556,9 @@ pub(crate) fn blank(key: Key, now: Now) -> SandboxRecord {
         dead: None,
         maybe_again: false,
         first_seen: now.mono,
+        node_seen: now.mono,
+        heard: false,
+        intended: None,
     }
 }
 

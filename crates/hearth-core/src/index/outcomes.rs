@@ -26,6 +26,9 @@ impl Index {
             }
             (Subject::Sandbox(key), _) => self.sandbox_written(key, receipt, outcome),
             (Subject::Pool(key), _) => self.pool_written(key, receipt, &outcome),
+            (Subject::VolumeClaim(_) | Subject::Volume(_), _) => {
+                self.volume_written(receipt, outcome)
+            }
         }
     }
 
@@ -296,6 +299,9 @@ impl Index {
             NodeRequest::Bind { owner, sandbox } => self.bind_replied(node, owner, sandbox, reply),
             NodeRequest::Release { owner, .. } => self.release_replied(node, owner, reply),
             NodeRequest::Retire { sandbox } => self.retire_replied(sandbox, &reply),
+            NodeRequest::MakeVolume { .. } | NodeRequest::WipeVolume { .. } => {
+                self.volume_replied(node, request, reply)
+            }
         }
     }
 

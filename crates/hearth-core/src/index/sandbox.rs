@@ -3,8 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_api::constants::{EXTENSIONS_GROUP, annotation, condition, label, reason};
-use hearth_api::{Condition, OperatingMode, PodMetadata, Sandbox, ShutdownPolicy, Time};
+use hearth_api::constants::{
+    EXTENSIONS_GROUP, TEARDOWN_FINALIZER, annotation, condition, label, reason,
+};
+use hearth_api::{
+    Condition, OperatingMode, PersistentVolumeClaimTemplate, PodMetadata, Sandbox, ShutdownPolicy,
+    Time,
+};
 use jiff::Timestamp;
 
 use super::spec::SpecFacts;
@@ -127,6 +132,9 @@ pub struct SandboxRecord {
     pub(crate) template_ref_hash: Box<str>,
     pub(crate) node: Option<NodeName>,
     pub(crate) spec: Arc<SpecFacts>,
+    /// `spec.volumeClaimTemplates`.
+    pub(crate) templates: Box<[PersistentVolumeClaimTemplate]>,
+    pub(crate) finalizers: Box<[String]>,
     /// Hash of pod spec, volume claim templates and `service`, by meaning.
     pub(crate) semantics: u64,
     pub(crate) mode: OperatingMode,
@@ -153,6 +161,12 @@ pub struct SandboxRecord {
     pub(crate) given_up_at: Option<Duration>,
     /// When this controller first saw it, monotonic.
     pub(crate) first_seen: Duration,
+    /// When this controller first saw it on the node where it is, monotonic.
+    pub(crate) node_seen: Duration,
+    /// Whether its node has spoken of it since.
+    pub(crate) heard: bool,
+    /// The node that its volumes are being bound for.
+    pub(crate) intended: Option<NodeName>,
 }
 
 /// The Ready condition, without its texts.
@@ -225,6 +239,38 @@ impl SandboxRecord {
         !self.uid.0.is_empty()
     }
 
+    /// Whether it uses PersistentVolumeClaims.
+    pub(crate) fn has_volumes(&self) -> bool {
+        !self.templates.is_empty() || !self.spec.claims.is_empty()
+    }
+
+    /// The PersistentVolumeClaims that it uses: those of its templates, and those that its PodSpec names for other volumes.
+    pub(crate) fn pvcs(&self) -> Vec<Key> {
+        let templated = |volume: &str| {
+            let mut templates = self.templates.iter();
+            templates.any(|template| template.metadata.name == volume)
+        };
+        let of_templates = self
+            .templates
+            .iter()
+            .map(|template| format!("{}-{}", template.metadata.name, self.key.name));
+        let claims = self.spec.claims.iter();
+        let named = claims.filter(|(volume, _)| !templated(volume));
+        let names: std::collections::BTreeSet<String> = of_templates
+            .chain(named.map(|(_, claim)| claim.clone()))
+            .collect();
+        let namespace = &self.key.namespace;
+        let keys = names.into_iter();
+        keys.map(|name| Key::new(namespace.clone(), name)).collect()
+    }
+
+    /// Whether its object stays until its pod is gone.
+    pub(crate) fn is_guarded(&self) -> bool {
+        self.finalizers
+            .iter()
+            .any(|name| name == TEARDOWN_FINALIZER)
+    }
+
     /// Takes over what the object says; what only we know stays.
     pub(crate) fn update(&mut self, sandbox: Sandbox, spec: Arc<SpecFacts>, semantics: u64) {
         let Sandbox {
@@ -239,6 +285,8 @@ impl SandboxRecord {
         self.created = metadata
             .creation_timestamp
             .map_or(0, |Time(at)| at.as_second());
+        self.finalizers = metadata.finalizers.unwrap_or_default().into();
+        self.templates = wanted.volume_claim_templates.into();
         self.deleting = metadata.deletion_timestamp.is_some() || self.deleted;
         self.owner = metadata
             .owner_references

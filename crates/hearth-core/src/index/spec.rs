@@ -1,6 +1,6 @@
 //! What is read of PodSpecs, once for each distinct text: the members of a pool share it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use hearth_api::{PersistentVolumeClaimTemplate, PodSpecJson};
 use serde_json::Value;
 
 use crate::placement::Shape;
-use crate::podspec::{ConfigRef, account_in, admission_of, configs_in};
+use crate::podspec::{ConfigRef, account_in, admission_of, claims_in, configs_in};
 use crate::pool::canonical;
 use crate::tokens::TokenNeed;
 
@@ -21,6 +21,8 @@ pub(crate) struct SpecFacts {
     pub configs: BTreeSet<ConfigRef>,
     /// The tokens that it may ask for.
     pub tokens: Option<Arc<TokenNeed>>,
+    /// The PersistentVolumeClaims that it names, by volume.
+    pub claims: BTreeMap<String, String>,
     /// Hash of the canonical text.
     pub meaning: u64,
     /// Why the text is no PodSpec, when it is none.
@@ -55,6 +57,7 @@ impl SpecCache {
             shape,
             configs,
             tokens: TokenNeed::of(&value).map(Arc::new),
+            claims: claims_in(&value),
             meaning: hash(&canonical(&value)),
             fault,
         });

@@ -266,6 +266,6 @@ impl Index {
 
 /// What a Sandbox takes on its node: nothing while it is suspended.
 fn charge(record: &SandboxRecord) -> Option<(NodeName, Amounts)> {
-    let node = record.node.clone()?;
+    let node = record.node.clone().or_else(|| record.intended.clone())?;
     (record.mode != OperatingMode::Suspended).then(|| (node, Amounts::of(&record.spec.shape)))
 }

@@ -176,6 +176,7 @@ impl Index {
         if self.leading.is_some() {
             self.effects.extend(effects);
         }
+        self.relocate(id);
     }
 
     /// A leader begins with all of it.

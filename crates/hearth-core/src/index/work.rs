@@ -30,7 +30,9 @@ impl Work {
         }
         match &task {
             Task::Nodes | Task::Object(Subject::Claim(_)) => self.claims.push_back(task),
-            Task::Object(Subject::Sandbox(_)) => self.sandboxes.push_back(task),
+            Task::Object(Subject::Sandbox(_) | Subject::VolumeClaim(_) | Subject::Volume(_)) => {
+                self.sandboxes.push_back(task)
+            }
             Task::Object(Subject::Pool(_)) => self.pools.push_back(task),
         }
     }

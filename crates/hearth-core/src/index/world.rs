@@ -149,6 +149,7 @@ impl World {
                     Effect::ConfirmClaims { namespace } => self.confirms.push(namespace),
                     Effect::Supply { .. }
                     | Effect::Tokens { .. }
+                    | Effect::Locate { .. }
                     | Effect::Event(_)
                     | Effect::Observe(_) => {}
                 }

@@ -38,6 +38,32 @@ pub enum Obstacle {
     Memory,
     /// Not enough disk.
     Storage,
+    /// A volume that the node cannot mount, or that cannot be bound there.
+    Volume(VolumeObstacle),
+}
+
+/// Why a sandbox's volumes keep it from a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum VolumeObstacle {
+    /// The volume is on other nodes.
+    Affinity,
+    /// No volume that suits the claim is free there.
+    NoneFree,
+    /// Its volume is being made for another node.
+    SelectedElsewhere,
+    /// Its class makes no volumes there.
+    Topology,
+}
+
+impl fmt::Display for VolumeObstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Affinity => "node(s) didn't match PersistentVolume's node affinity",
+            Self::NoneFree => "node(s) didn't find available persistent volumes to bind",
+            Self::SelectedElsewhere => "node(s) were not the one that a volume is made for",
+            Self::Topology => "node(s) were outside of the storage class's allowed topologies",
+        })
+    }
 }
 
 impl Obstacle {
@@ -67,6 +93,7 @@ impl fmt::Display for Obstacle {
             Self::Cpu => f.write_str("Insufficient cpu"),
             Self::Memory => f.write_str("Insufficient memory"),
             Self::Storage => f.write_str("Insufficient ephemeral-storage"),
+            Self::Volume(obstacle) => obstacle.fmt(f),
         }
     }
 }
@@ -181,7 +208,12 @@ fn selected(shape: &Shape, node: &NodeFacts) -> bool {
         && shape
             .required_terms
             .as_ref()
-            .is_none_or(|terms| terms.iter().any(|term| matches(term, node)))
+            .is_none_or(|terms| any_term_matches(terms, node))
+}
+
+/// Whether a node satisfies one of the terms.
+pub(crate) fn any_term_matches(terms: &[SelectorTerm], node: &NodeFacts) -> bool {
+    terms.iter().any(|term| matches(term, node))
 }
 
 /// A term without requirements matches nothing, as in Kubernetes.
@@ -199,7 +231,8 @@ fn matches(term: &SelectorTerm, node: &NodeFacts) -> bool {
             .all(|requirement| holds(requirement, &fields))
 }
 
-fn holds(requirement: &Requirement, labels: &BTreeMap<String, String>) -> bool {
+/// Whether labels satisfy a requirement.
+pub(crate) fn holds(requirement: &Requirement, labels: &BTreeMap<String, String>) -> bool {
     let value = labels.get(&requirement.key);
     let listed = |value: &String| requirement.values.contains(value);
     let compared = |order: std::cmp::Ordering| {

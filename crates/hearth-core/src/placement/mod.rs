@@ -10,7 +10,8 @@ use std::fmt;
 
 use hearth_api::NodeTaint;
 
-pub use filter::Obstacle;
+pub use filter::{Obstacle, VolumeObstacle};
+pub(crate) use filter::{any_term_matches, holds};
 pub use shape::Shape;
 
 /// The handler of sandboxes without `runtimeClassName`.
@@ -178,11 +179,27 @@ pub fn place<'a>(
     strategy: Strategy,
     nodes: impl Iterator<Item = (&'a NodeFacts, Amounts)>,
 ) -> Result<&'a NodeFacts, Unplaceable> {
+    place_with(shape, handler, strategy, nodes, |_| None)
+}
+
+/// [`place`], with what keeps the sandbox's volumes from a node.
+///
+/// # Errors
+/// [`Unplaceable`], with the reason of every node.
+pub fn place_with<'a>(
+    shape: &Shape,
+    handler: &str,
+    strategy: Strategy,
+    nodes: impl Iterator<Item = (&'a NodeFacts, Amounts)>,
+    volumes: impl Fn(&NodeFacts) -> Option<VolumeObstacle>,
+) -> Result<&'a NodeFacts, Unplaceable> {
     let mut refused = Unplaceable::default();
     let mut best: Option<(i64, &NodeFacts)> = None;
     for (node, used) in nodes {
         refused.nodes += 1;
-        if let Some(obstacle) = filter::obstacle(shape, handler, node, used) {
+        let obstacle = filter::obstacle(shape, handler, node, used)
+            .or_else(|| volumes(node).map(Obstacle::Volume));
+        if let Some(obstacle) = obstacle {
             *refused.obstacles.entry(obstacle).or_default() += 1;
             continue;
         }

@@ -279,7 +279,9 @@ fn mount(at: &At<'_>, volumes: &BTreeSet<String>) -> MountPlan {
         "subPath" => plan.sub_path = Some(SubPath::Path(sub_path(&at))),
         "subPathExpr" => plan.sub_path = Some(SubPath::Expr(sub_path(&at))),
         "mountPropagation" => {
-            at.choice(&[("None", ())]);
+            plan.from_host = at
+                .choice(&[("None", false), ("HostToContainer", true)])
+                .unwrap_or_default();
         }
         "recursiveReadOnly" => {
             at.choice(&[("Disabled", ()), ("IfPossible", ())]);

@@ -8,6 +8,7 @@
 //! ranges, references) is checked here.
 
 mod admission;
+mod claims;
 mod config;
 mod container;
 mod dns;
@@ -29,6 +30,7 @@ mod volume;
 mod tests;
 
 pub use admission::{Account, Admission, account_in, admission_of, written_namespace};
+pub use claims::{ClaimName, ClaimPlan, claims_in};
 pub use config::{CannotMake, Config, ConfigKind, ConfigRef, Configs, configs_in};
 pub use dns::{ClusterDns, Resolver};
 pub use expand::expand;
@@ -36,8 +38,9 @@ pub use files::{File, FileSource, Files, FilesPlan, KeyFile};
 pub(crate) use late::quoted as go_quoted;
 pub use late::{Amount, EnvFrom, EnvSource, Known, LateEnv, PodField, api_server_variables};
 pub use plan::{
-    Capabilities, ContainerPlan, ContainerSecurity, DnsMore, DnsPlan, Hook, HttpHeader,
-    ImageVolume, LastWords, MountPlan, PodPlan, PodSecurity, ProbeAction, ProbePlan, PullPolicy,
+    Capabilities, ContainerPlan, ContainerSecurity, DnsMore, DnsPlan, GroupChange, Hook,
+    HttpHeader, ImageVolume, LastWords, MountPlan, PodPlan, PodSecurity, ProbeAction, ProbePlan,
+    PullPolicy,
     Resources, RestartPolicy, Role, Seccomp, SubPath, VolumePlan,
 };
 pub use pod::plan;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::claims::ClaimPlan;
 use super::files::FilesPlan;
 use super::late::LateEnv;
 
@@ -284,7 +285,7 @@ pub struct Resources {
     pub storage_limit: Option<u64>,
 }
 
-/// A volume that lives as long as the pod: an `emptyDir`, or one that holds files of the pod's making.
+/// A volume: an `emptyDir`, one that holds files of the pod's making, or one that outlives the pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct VolumePlan {
@@ -292,12 +293,14 @@ pub struct VolumePlan {
     pub name: String,
     /// Whether it is in memory, or at least takes nothing of the disk.
     pub memory: bool,
-    /// Most bytes; only for volumes in memory.
+    /// Most bytes. A volume in memory has no more; with one on disk that has, the pod is stopped.
     pub size_limit: Option<u64>,
     /// What it holds; `None`: it is empty, and the containers' to fill.
     pub files: Option<FilesPlan>,
     /// The image that it shows; nothing is made for it then.
     pub image: Option<ImageVolume>,
+    /// The claim that it is the volume of; `None`: it goes with the pod.
+    pub claim: Option<ClaimPlan>,
 }
 
 /// An image that a volume shows, read-only.
@@ -322,6 +325,8 @@ pub struct MountPlan {
     pub read_only: bool,
     /// What of the volume is mounted; `None`: all of it.
     pub sub_path: Option<SubPath>,
+    /// Whether mounts that the host makes in it later are seen.
+    pub from_host: bool,
 }
 
 /// A path in a volume.
@@ -426,8 +431,20 @@ pub struct PodSecurity {
     pub supplemental_groups: Vec<i64>,
     /// Group of the volumes, and one more group of each container's first process.
     pub fs_group: Option<u32>,
+    /// When the files of a volume that outlives the pod are given to that group.
+    pub group_change: GroupChange,
     /// Kernel parameters of the pod's namespaces.
     pub sysctls: BTreeMap<String, String>,
+}
+
+/// When the files of a volume that outlives its pod are given to the pod's group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GroupChange {
+    /// Each time that it is mounted.
+    #[default]
+    Always,
+    /// When its top directory does not belong to the group.
+    OnRootMismatch,
 }
 
 /// Security of a container.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_api::constants::{EXTENSIONS_GROUP, GROUP, annotation};
-use hearth_api::{IdlePolicy, RecreatePolicy, SandboxSpec, Warmth};
+use hearth_api::{IdlePolicy, PersistentVolumeClaimTemplate, RecreatePolicy, SandboxSpec, Warmth};
 use serde_json::Value;
 
 use super::admission::{Account, Admission, account_in};
@@ -13,7 +13,7 @@ use super::late::EnvSource;
 use super::plan::{DnsMore, DnsPlan, PodPlan, RestartPolicy};
 use super::read::{At, Problems, Refusal};
 use super::source::config_name;
-use super::{security, token, volume};
+use super::{claims, security, token, volume};
 use crate::{limits, podsecurity};
 
 /// What the API server would set in a Pod that says nothing.
@@ -55,7 +55,8 @@ pub fn plan(
         let place = format!("{POD_SPEC}{dot}{}", excess.place);
         problems.push(&place, &by, &excess.rule);
     }
-    let mut plan = read_pod(&At::root(POD_SPEC, &pod, &problems), admission);
+    let templates = &spec.volume_claim_templates;
+    let mut plan = read_pod(&At::root(POD_SPEC, &pod, &problems), templates, admission);
     check_account(&pod, admission, &problems);
     plan.labels = without_reserved(&spec.pod_template.metadata.labels);
     plan.annotations = without_reserved(&spec.pod_template.metadata.annotations);
@@ -85,13 +86,7 @@ fn without_reserved(from: &BTreeMap<String, String>) -> BTreeMap<String, String>
 }
 
 fn check_sandbox(spec: &SandboxSpec, warmth: Option<Warmth>, problems: &Problems) {
-    if !spec.volume_claim_templates.is_empty() {
-        problems.push(
-            "spec.volumeClaimTemplates",
-            &format!("a list of {}", spec.volume_claim_templates.len()),
-            "this node does not mount persistent volumes yet; use an emptyDir volume",
-        );
-    }
+    claims::check_templates(&spec.volume_claim_templates, problems);
     if spec
         .idle
         .as_ref()
@@ -133,7 +128,11 @@ enum DnsPolicy {
     Own,
 }
 
-fn read_pod(pod: &At<'_>, admission: &Admission) -> PodPlan {
+fn read_pod(
+    pod: &At<'_>,
+    templates: &[PersistentVolumeClaimTemplate],
+    admission: &Admission,
+) -> PodPlan {
     let account = account_in(pod.value());
     let mut plan = PodPlan {
         grace_seconds: DEFAULT_GRACE_SECONDS,
@@ -147,6 +146,7 @@ fn read_pod(pod: &At<'_>, admission: &Admission) -> PodPlan {
         "securityContext" => security::pod(&at, &mut plan.security, &mut context.security),
         _ => {}
     });
+    claims::add_templates(&mut plan.volumes, templates);
     context.volumes = plan
         .volumes
         .iter()
@@ -339,16 +339,20 @@ fn repeated<'a>(names: impl Iterator<Item = &'a str>) -> impl Iterator<Item = &'
 /// A name of containers, volumes and hosts: lower-case letters, digits and `-`, at most 63 characters.
 pub(super) fn label_name(at: &At<'_>) -> String {
     let name = at.string();
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    let good = !name.is_empty()
-        && name.len() <= HOST_NAME_MAX
-        && name.bytes().all(inner)
-        && !name.starts_with('-')
-        && !name.ends_with('-');
-    if !good {
+    if !is_label(&name) {
         at.wrong("must be at most 63 lower-case letters, digits and inner -");
     }
     name
+}
+
+/// Whether a name is lower-case letters, digits and inner `-`, at most 63 characters.
+pub(super) fn is_label(name: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    !name.is_empty()
+        && name.len() <= HOST_NAME_MAX
+        && name.bytes().all(inner)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
 }
 
 fn host_name(at: &At<'_>) -> String {

@@ -1,6 +1,6 @@
 //! Security contexts of the pod and its containers.
 
-use super::plan::{Capabilities, ContainerSecurity, PodSecurity, Seccomp};
+use super::plan::{Capabilities, ContainerSecurity, GroupChange, PodSecurity, Seccomp};
 use super::read::At;
 
 const NOT_YET: &str = "this node does not do it yet; remove it";
@@ -22,9 +22,12 @@ pub(super) fn pod(at: &At<'_>, pod: &mut PodSecurity, defaults: &mut Defaults) {
         "seccompProfile" => defaults.seccomp = seccomp(&at),
         "supplementalGroups" => pod.supplemental_groups = at.list(|at| id(&at)),
         "fsGroup" => pod.fs_group = u32::try_from(id(&at)).ok(),
-        // Our volumes are new and empty, so that both policies do the same.
         "fsGroupChangePolicy" => {
-            at.choice(&[("Always", ()), ("OnRootMismatch", ())]);
+            let known = [
+                ("Always", GroupChange::Always),
+                ("OnRootMismatch", GroupChange::OnRootMismatch),
+            ];
+            pod.group_change = at.choice(&known).unwrap_or_default();
         }
         "sysctls" => at.each_item(|_, at| sysctl(&at, pod)),
         "supplementalGroupsPolicy" => {

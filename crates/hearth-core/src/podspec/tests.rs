@@ -1,4 +1,5 @@
 mod admission;
+mod claims;
 mod configs;
 mod images;
 mod pods;
@@ -150,6 +151,7 @@ fn everything_that_is_done_reaches_the_plan() {
     assert_eq!(
         plan.security,
         PodSecurity {
+            group_change: GroupChange::Always,
             supplemental_groups: vec![8],
             fs_group: Some(9),
             sysctls: [("net.ipv4.tcp_fin_timeout".to_owned(), "9".to_owned())].into(),
@@ -158,6 +160,7 @@ fn everything_that_is_done_reaches_the_plan() {
     assert_eq!(
         plan.volumes[0],
         VolumePlan {
+            claim: None,
             name: "ram".into(),
             memory: true,
             size_limit: Some(64 << 20),
@@ -186,6 +189,7 @@ fn everything_that_is_done_reaches_the_plan() {
     assert_eq!(
         main.mounts[0],
         MountPlan {
+            from_host: false,
             volume: "ram".into(),
             path: "/ram".into(),
             read_only: true,
@@ -503,7 +507,7 @@ fn fields_of_the_sandbox_itself_are_refused_too() {
     assert_eq!(
         paths,
         [
-            "spec.volumeClaimTemplates",
+            "spec.volumeClaimTemplates[0].metadata.name",
             "spec.idle",
             "spec.recreate",
             "the pool's spec.warmth"

@@ -1,13 +1,17 @@
 //! Volumes.
 
 use super::container::{default_pull_policy, pull_policy};
+use super::claims;
 use super::files::{self, FilesPlan};
 use super::plan::{ImageVolume, VolumePlan};
 use super::pod::{label_name, unique};
 use super::quantity::Quantity;
 use super::read::At;
 
-const NO_SUCH_VOLUME: &str = "this node mounts only emptyDir, configMap, secret, downwardAPI, projected and image volumes yet; remove it";
+const NO_SUCH_VOLUME: &str = "this node mounts only emptyDir, configMap, secret, downwardAPI, projected, image and \
+                              persistentVolumeClaim volumes yet; remove it";
+const NO_EPHEMERAL: &str =
+    "a claim that goes with its pod would not outlive a suspend; use spec.volumeClaimTemplates";
 
 /// `volumes`, of a pod of this ServiceAccount.
 pub(super) fn volumes(at: &At<'_>, account: &str) -> Vec<VolumePlan> {
@@ -36,6 +40,11 @@ fn volume(at: &At<'_>, account: &str) -> VolumePlan {
             sources += 1;
             plan.image = Some(image(&at));
         }
+        "persistentVolumeClaim" => {
+            sources += 1;
+            plan.claim = Some(claims::claim(&at));
+        }
+        "ephemeral" => at.wrong(NO_EPHEMERAL),
         // A volume without a source is an emptyDir, and so is one whose source was refused, for now.
         _ => at.wrong(NO_SUCH_VOLUME),
     });

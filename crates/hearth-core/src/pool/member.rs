@@ -7,7 +7,7 @@ use hearth_api::constants::{EXTENSIONS_API_VERSION, SANDBOX_API_VERSION, annotat
 use serde_json::{Map, Value, json};
 
 use super::Template;
-use crate::claim::blueprint::assign;
+use crate::claim::blueprint::{assign, guard_volumes, has_volumes};
 use crate::claim::metadata::{EVICTION_ANNOTATION, sandbox_annotations};
 use crate::effects::{Body, Intent, Lane, Subject};
 use crate::ids::{Key, NodeName};
@@ -64,7 +64,9 @@ fn create_named(
     };
     let uid = record.uid.clone();
     let mut object = object(record, template, name, index.settings.warm_pool_eviction);
-    if let Some(node) = node {
+    guard_volumes(&mut object);
+    // Volumes are bound for a node before a Sandbox goes there.
+    if let Some(node) = node.filter(|_| !has_volumes(&object)) {
         assign(&mut object, node);
     }
     let sandbox = Key::new(pool.namespace.clone(), name);

@@ -163,6 +163,9 @@ impl Api {
             Subject::Claim(key) => (Kind::Claim, key.clone()),
             Subject::Sandbox(key) => (Kind::Sandbox, key.clone()),
             Subject::Pool(key) => (Kind::Pool, key.clone()),
+            Subject::VolumeClaim(_) | Subject::Volume(_) => {
+                unreachable!("nothing here has volumes")
+            }
         };
         if let Body::Create(object) = &write.body {
             return self

@@ -125,6 +125,9 @@ impl Node {
                 self.drop_pod(sandbox.as_str());
                 NodeReply::Retired
             }
+            NodeRequest::MakeVolume { .. } | NodeRequest::WipeVolume { .. } => {
+                unreachable!("nothing here has volumes")
+            }
         }
     }
 
