@@ -22,6 +22,7 @@ mod refusals;
 mod sessions;
 mod storage;
 mod tokens;
+mod volumes;
 mod writes;
 
 use std::time::Duration;

@@ -20,9 +20,11 @@ use tokio_util::sync::CancellationToken;
 use crate::confirm::{Confirmed, Confirmer};
 use crate::election::Leadership;
 use crate::events::Events;
+use crate::locations::Locations;
 use crate::metrics::Metrics;
-use crate::sessions::{NodeInput, Sessions};
+use crate::sessions::{NodeInput, Outlets, Sessions};
 use crate::supplies::Supplies;
+use crate::volumes;
 use crate::watches::{Change, Kind, WatchInput};
 use crate::writer::{Writer, Written};
 
@@ -59,6 +61,18 @@ pub struct Hands {
     pub events: Events,
     /// ConfigMaps and Secrets for the nodes.
     pub supplies: Supplies,
+    /// Where nodes find the volumes of claims.
+    pub locations: Locations,
+}
+
+impl Hands {
+    /// What a node's session tells the node beside what it asks.
+    fn outlets(&self, node: &NodeName) -> Outlets {
+        Outlets {
+            supplies: self.supplies.outlet(node),
+            locations: self.locations.outlet(node),
+        }
+    }
 }
 
 /// Makes the hands of a leader, given its fence.
@@ -183,9 +197,8 @@ impl Engine {
         };
         let mut hands = make_hands(fence);
         for (node, endpoint) in &self.endpoints {
-            hands
-                .sessions
-                .set(node, endpoint.clone(), hands.supplies.outlet(node));
+            let outlets = hands.outlets(node);
+            hands.sessions.set(node, endpoint.clone(), outlets);
         }
         self.hands = Some(hands);
         self.index.lead(self.now());
@@ -266,6 +279,12 @@ impl Engine {
             Effect::Tokens { owner, wanted } => {
                 if let Some(hands) = &self.hands {
                     hands.supplies.set_tokens(&owner, wanted);
+                }
+            }
+            Effect::Locate { node, claim, place } => {
+                // Who begins to lead is told all of it.
+                if let Some(hands) = &self.hands {
+                    hands.locations.set(&node, claim, place);
                 }
             }
             Effect::ConfirmClaims { namespace } => self.confirmer.confirm(namespace),
@@ -381,6 +400,9 @@ impl Engine {
                 }
                 Change::Invalid { .. } | Change::Interrupted => {}
             },
+            WatchInput::VolumeClaim(change) => volumes::claim(index, change, now),
+            WatchInput::Volume(change) => volumes::volume(index, change, now),
+            WatchInput::StorageClass(change) => volumes::class(index, change, now),
         }
     }
 
@@ -391,8 +413,8 @@ impl Engine {
                     return;
                 };
                 if let Some(hands) = &mut self.hands {
-                    let outlet = hands.supplies.outlet(&name);
-                    hands.sessions.set(&name, endpoint.clone(), outlet);
+                    let outlets = hands.outlets(&name);
+                    hands.sessions.set(&name, endpoint.clone(), outlets);
                 }
                 self.endpoints.insert(name, endpoint);
             }

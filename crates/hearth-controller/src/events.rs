@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hearth_api::constants::{EXTENSIONS_API_VERSION, SANDBOX_API_VERSION};
 use hearth_core::effects::{EventNote, Subject};
+use hearth_core::volumes::PROVISIONER;
 use hearth_telemetry::ErrorChain;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
@@ -64,12 +65,14 @@ async fn publish(
     let claims = recorder("sandboxclaim-controller");
     let sandboxes = recorder("sandbox-controller");
     let pools = recorder("sandboxwarmpool-controller");
+    let volumes = recorder(PROVISIONER);
     while let Some((queued_at, note)) = notes.recv().await {
         let _place = writer.observing(queued_at).await;
         let recorder = match &note.subject {
             Subject::Claim(_) => &claims,
             Subject::Sandbox(_) => &sandboxes,
             Subject::Pool(_) => &pools,
+            Subject::VolumeClaim(_) | Subject::Volume(_) => &volumes,
         };
         let event = Event {
             type_: if note.warning {
@@ -97,6 +100,8 @@ fn reference(note: &EventNote) -> ObjectReference {
         Subject::Claim(_) => (EXTENSIONS_API_VERSION, "SandboxClaim"),
         Subject::Sandbox(_) => (SANDBOX_API_VERSION, "Sandbox"),
         Subject::Pool(_) => (EXTENSIONS_API_VERSION, "SandboxWarmPool"),
+        Subject::VolumeClaim(_) => ("v1", "PersistentVolumeClaim"),
+        Subject::Volume(_) => ("v1", "PersistentVolume"),
     };
     let key = note.subject.key();
     ObjectReference {

@@ -8,10 +8,12 @@ pub mod confirm;
 pub mod election;
 pub mod engine;
 mod events;
+pub mod locations;
 pub mod metrics;
 mod run;
 pub mod sessions;
 pub mod supplies;
+mod volumes;
 pub mod watches;
 pub mod writer;
 

@@ -310,10 +310,18 @@ impl Metrics {
             NodeRequest::Bind { .. } => "bind",
             NodeRequest::Release { .. } => "release",
             NodeRequest::Retire { .. } => "retire",
+            NodeRequest::MakeVolume { .. } => "make_volume",
+            NodeRequest::WipeVolume { .. } => "wipe_volume",
         };
         let outcome = match reply {
-            NodeReply::Bound { .. } | NodeReply::Released(_) | NodeReply::Retired => "done",
-            NodeReply::Refused(..) | NodeReply::RetireRefused => "refused",
+            NodeReply::Bound { .. }
+            | NodeReply::Released(_)
+            | NodeReply::Retired
+            | NodeReply::VolumeMade { .. }
+            | NodeReply::VolumeWiped => "done",
+            NodeReply::Refused(..) | NodeReply::RetireRefused | NodeReply::VolumeFailed(_) => {
+                "refused"
+            }
             NodeReply::NotSent => "not_sent",
             NodeReply::Unknown => "unknown",
         };

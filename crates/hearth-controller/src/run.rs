@@ -20,6 +20,7 @@ use crate::confirm::Confirmer;
 use crate::election::{Candidate, ElectionError, Leadership};
 use crate::engine::{End, Engine, Hands, Inputs};
 use crate::events::Events;
+use crate::locations::Locations;
 use crate::metrics::Metrics;
 use crate::sessions::{Leader, SessionSettings, Sessions};
 use crate::supplies::Supplies;
@@ -246,6 +247,7 @@ fn engine(
             Hands {
                 events: Events::start(&client, &instance, &writer, &tracker, &token),
                 supplies: Supplies::start(watching, client.clone(), &tracker, &token),
+                locations: Locations::default(),
                 writer,
                 sessions: Sessions::new(
                     leader,

@@ -19,6 +19,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::locations::LocationOutlet;
 use crate::supplies::Outlet;
 
 /// What nodes have to say.
@@ -99,6 +100,15 @@ pub struct Leader {
     pub holder: String,
 }
 
+/// What a node is told without being asked anything.
+#[derive(Debug)]
+pub struct Outlets {
+    /// ConfigMaps and Secrets.
+    pub supplies: Outlet,
+    /// Where volumes are.
+    pub locations: LocationOutlet,
+}
+
 /// All sessions of one leadership. Dropping it does not end the tasks: cancel the token.
 #[derive(Debug)]
 pub struct Sessions {
@@ -141,8 +151,8 @@ impl Sessions {
 
     /// A node's API is at `endpoint`: opens a session, or a new one when the endpoint or its certificate has changed. An
     /// endpoint that is not announced yet (empty) opens none. News of a node to which there is no session just now, as when
-    /// its daemon has started again, are the moment to try. The node is told what comes from `outlet`.
-    pub fn set(&mut self, node: &NodeName, endpoint: Endpoint, outlet: Outlet) {
+    /// its daemon has started again, are the moment to try. The node is told what comes from `outlets`.
+    pub fn set(&mut self, node: &NodeName, endpoint: Endpoint, outlets: Outlets) {
         if let Some(known) = self
             .nodes
             .get(node)
@@ -165,7 +175,7 @@ impl Sessions {
             settings: self.settings,
             inputs: self.inputs.clone(),
             news: Arc::clone(&news),
-            outlet,
+            outlets,
         };
         let stop = token.clone();
         self.tracker
@@ -209,6 +219,7 @@ impl Sessions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::locations::Locations;
     use crate::supplies::Supplies;
     use tokio::net::TcpListener;
     use tokio::time::timeout;
@@ -235,8 +246,11 @@ mod tests {
         let mut sessions = Sessions::new(leader, settings, inputs, TaskTracker::new(), token);
         let node = NodeName::from("n");
         for attempt in 1..=3 {
-            let outlet = Supplies::default().outlet(&node);
-            sessions.set(&node, endpoint.clone(), outlet);
+            let outlets = Outlets {
+                supplies: Supplies::default().outlet(&node),
+                locations: Locations::default().outlet(&node),
+            };
+            sessions.set(&node, endpoint.clone(), outlets);
             // Dropped at once, so that the try fails.
             let accepted = timeout(Duration::from_secs(10), listener.accept()).await;
             assert!(accepted.is_ok(), "attempt {attempt} was not made");

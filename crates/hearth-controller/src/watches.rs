@@ -14,7 +14,9 @@ use hearth_api::{Guarded, Sandbox, SandboxClaim, SandboxNode, SandboxTemplate, S
 use hearth_core::ids::Key;
 use hearth_telemetry::ErrorChain;
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::node::v1::RuntimeClass;
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::runtime::watcher::watcher;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -45,6 +47,12 @@ pub enum WatchInput {
     Heartbeat(Change<Lease>),
     /// Of RuntimeClasses.
     RuntimeClass(Change<RuntimeClass>),
+    /// Of PersistentVolumeClaims.
+    VolumeClaim(Change<PersistentVolumeClaim>),
+    /// Of PersistentVolumes.
+    Volume(Change<PersistentVolume>),
+    /// Of StorageClasses.
+    StorageClass(Change<StorageClass>),
 }
 
 /// The kinds that are watched.
@@ -64,11 +72,17 @@ pub enum Kind {
     Heartbeat,
     /// RuntimeClass.
     RuntimeClass,
+    /// PersistentVolumeClaim.
+    VolumeClaim,
+    /// PersistentVolume.
+    Volume,
+    /// StorageClass.
+    StorageClass,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::Claim,
         Self::Sandbox,
         Self::Pool,
@@ -76,6 +90,9 @@ impl Kind {
         Self::Node,
         Self::Heartbeat,
         Self::RuntimeClass,
+        Self::VolumeClaim,
+        Self::Volume,
+        Self::StorageClass,
     ];
 }
 
@@ -91,6 +108,9 @@ impl WatchInput {
             Self::Node(_) => Kind::Node,
             Self::Heartbeat(_) => Kind::Heartbeat,
             Self::RuntimeClass(_) => Kind::RuntimeClass,
+            Self::VolumeClaim(_) => Kind::VolumeClaim,
+            Self::Volume(_) => Kind::Volume,
+            Self::StorageClass(_) => Kind::StorageClass,
         }
     }
 
@@ -105,6 +125,9 @@ impl WatchInput {
             Self::Node(change) => matches!(change, Change::Retain(_)),
             Self::Heartbeat(change) => matches!(change, Change::Retain(_)),
             Self::RuntimeClass(change) => matches!(change, Change::Retain(_)),
+            Self::VolumeClaim(change) => matches!(change, Change::Retain(_)),
+            Self::Volume(change) => matches!(change, Change::Retain(_)),
+            Self::StorageClass(change) => matches!(change, Change::Retain(_)),
         }
     }
 }
@@ -181,6 +204,27 @@ pub fn start(
     spawn(
         Api::all(client.clone()),
         WatchInput::RuntimeClass,
+        inputs,
+        tracker,
+        token,
+    );
+    spawn(
+        Api::all(client.clone()),
+        WatchInput::VolumeClaim,
+        inputs,
+        tracker,
+        token,
+    );
+    spawn(
+        Api::all(client.clone()),
+        WatchInput::Volume,
+        inputs,
+        tracker,
+        token,
+    );
+    spawn(
+        Api::all(client.clone()),
+        WatchInput::StorageClass,
         inputs,
         tracker,
         token,

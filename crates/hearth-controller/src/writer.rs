@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_core::effects::{Intent, Lane, Object, Outcome, Receipt, Subject, Write};
+use hearth_core::volumes::{Pv, Pvc};
 use hearth_telemetry::ErrorChain;
 use kube::Client;
 use tokio::sync::mpsc;
@@ -194,6 +195,13 @@ impl Worker {
 fn object(receipt: &Receipt, text: &str) -> Option<Box<Object>> {
     match (&receipt.subject, receipt.intent) {
         (_, Intent::ClaimDelete | Intent::SandboxDelete) | (Subject::Pool(_), _) => None,
+        (_, Intent::VolumeDelete) => None,
+        (Subject::VolumeClaim(key), _) => serde_json::from_str(text)
+            .ok()
+            .map(|pvc| Box::new(Object::VolumeClaim(key.clone(), Pvc::of(pvc)))),
+        (Subject::Volume(_), _) => serde_json::from_str(text)
+            .ok()
+            .map(|pv| Box::new(Object::Volume(Pv::of(pv)))),
         (Subject::Claim(_), _) => serde_json::from_str(text)
             .ok()
             .map(|claim| Box::new(Object::Claim(claim))),

@@ -43,6 +43,7 @@ use crate::reporter::Reporter;
 use crate::runtime_classes;
 use crate::sandboxes::{LocalSocket, Node, SandboxesApi};
 use crate::server::{KubeLease, LeaderGate, LeaderRecord, NodeApi};
+use crate::volumes::{self, OwnVolumes};
 
 pub use error::DaemonError;
 
@@ -218,6 +219,11 @@ impl Parts {
         self.never_ends("pod manager", async move {
             manager.run(stop).await.map_err(DaemonError::Runner)
         });
+        let (volumes, stop) = (pods.volumes().clone(), self.token.clone());
+        self.never_ends("remover of wiped volumes", async move {
+            volumes::remover::run(volumes, stop).await;
+            Ok(())
+        });
         self.follow_containerd(containerd.clone(), pods.clone());
 
         let leader = known_leader(&opened.contents);
@@ -349,6 +355,7 @@ impl Parts {
                 what: "the machine's memory",
                 source,
             })?;
+        let volumes = OwnVolumes::new(paths.volumes(), paths.wiped_volumes(), paths.pods());
         let runtime: Arc<dyn PodRuntime> = self.runtime.clone();
         Ok(PodManager::new(PodDeps {
             runtime,
@@ -358,7 +365,9 @@ impl Parts {
                 self.host.freezers(),
                 paths.pods(),
                 paths.containerd_state(),
+                volumes.clone(),
             )),
+            volumes,
             records: Arc::new(journal),
             claims,
             clock: WallClock::default(),

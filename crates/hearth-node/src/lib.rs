@@ -24,3 +24,4 @@ pub mod reporter;
 mod runtime_classes;
 pub mod sandboxes;
 pub mod server;
+pub mod volumes;

@@ -68,6 +68,18 @@ impl Paths {
         self.root.join("pods")
     }
 
+    /// Volumes that were made here and outlive pods.
+    #[must_use]
+    pub fn volumes(&self) -> PathBuf {
+        self.root.join("volumes")
+    }
+
+    /// What wiped volumes held, while it is being removed.
+    #[must_use]
+    pub fn wiped_volumes(&self) -> PathBuf {
+        self.root.join("wiped-volumes")
+    }
+
     /// Logs of containers and of containerd.
     #[must_use]
     pub fn logs(&self) -> PathBuf {

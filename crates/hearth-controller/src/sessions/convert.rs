@@ -1,9 +1,10 @@
 //! Between the node API's messages and the core's values.
 
-use hearth_core::effects::{ConfigKey, NodeReply, NodeRequest, Refusal};
-use hearth_core::ids::{OwnerKey, SandboxUid};
+use hearth_core::effects::{ConfigKey, NodeReply, NodeRequest, Place, Refusal};
+use hearth_core::ids::{Key, OwnerKey, SandboxUid};
 use hearth_core::index::{Phase, Reported};
 use hearth_core::podspec::ConfigKind;
+use hearth_core::volumes::{Backing, HostPathKind, Location};
 use hearth_proto::node::v1 as proto;
 
 use crate::supplies::Supply;
@@ -31,6 +32,63 @@ pub(super) fn request(request: &NodeRequest) -> proto::session_request::Request 
                 sandbox_uid: sandbox.0.clone(),
             })
         }
+        NodeRequest::MakeVolume { volume, bytes, .. } => {
+            proto::session_request::Request::MakeVolume(proto::MakeVolumeRequest {
+                volume: volume.clone(),
+                bytes: *bytes,
+            })
+        }
+        NodeRequest::WipeVolume { volume } => {
+            proto::session_request::Request::WipeVolume(proto::WipeVolumeRequest {
+                volume: volume.clone(),
+            })
+        }
+    }
+}
+
+/// The message that begins the locations.
+pub(super) fn location_list(claims: Vec<Key>) -> proto::SessionRequest {
+    let claims = claims.iter().map(claim_key).collect();
+    unasked(proto::session_request::Request::Locations(
+        proto::LocationList { claims },
+    ))
+}
+
+/// The message for the location of a claim's volume.
+pub(super) fn location(claim: &Key, place: Place) -> proto::SessionRequest {
+    let (wanted, at) = match place {
+        Place::NotWanted => (false, None),
+        Place::NotBound => (true, None),
+        Place::At(location) => (true, Some(location)),
+    };
+    let at = at.map(|Location { volume, backing }| {
+        use proto::location::Backing as Told;
+        let backing = match backing {
+            Backing::Ours => Told::Own(proto::OwnDirectory {}),
+            Backing::Local(path) => Told::LocalPath(path),
+            Backing::HostPath(path, kind) => Told::HostPath(proto::HostPath {
+                path,
+                create: kind == HostPathKind::DirectoryOrCreate,
+            }),
+        };
+        proto::Location {
+            volume,
+            backing: Some(backing),
+        }
+    });
+    unasked(proto::session_request::Request::Location(
+        proto::ClaimLocation {
+            claim: Some(claim_key(claim)),
+            wanted,
+            location: at,
+        },
+    ))
+}
+
+fn claim_key(claim: &Key) -> proto::ClaimKey {
+    proto::ClaimKey {
+        namespace: claim.namespace.clone(),
+        name: claim.name.clone(),
     }
 }
 
@@ -105,6 +163,24 @@ fn phase(phase: proto::Phase) -> Phase {
         proto::Phase::Suspended => Phase::Suspended,
         proto::Phase::Stopping => Phase::Stopping,
         proto::Phase::Failed => Phase::Failed,
+    }
+}
+
+/// The reply to MakeVolume.
+pub(super) fn make_volume_reply(reply: proto::MakeVolumeReply) -> NodeReply {
+    if reply.error.is_empty() {
+        NodeReply::VolumeMade { path: reply.path }
+    } else {
+        NodeReply::VolumeFailed(reply.error)
+    }
+}
+
+/// The reply to WipeVolume.
+pub(super) fn wipe_volume_reply(reply: proto::WipeVolumeReply) -> NodeReply {
+    if reply.error.is_empty() {
+        NodeReply::VolumeWiped
+    } else {
+        NodeReply::VolumeFailed(reply.error)
     }
 }
 

@@ -19,8 +19,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
+use super::Outlets;
 use super::{Leader, NodeInput, SessionSettings, convert};
-use crate::supplies::Outlet;
 
 /// Why a session ended. Every one is followed by a new try.
 #[derive(Debug, Error)]
@@ -55,7 +55,7 @@ pub(super) struct NodeTask {
     pub(super) inputs: mpsc::Sender<NodeInput>,
     /// Something was heard of the node.
     pub(super) news: Arc<Notify>,
-    pub(super) outlet: Outlet,
+    pub(super) outlets: Outlets,
 }
 
 /// An open session.
@@ -130,9 +130,14 @@ impl NodeTask {
             inventory,
         })
         .await;
-        let list = convert::supply_list(self.outlet.begin());
+        let lists = [
+            convert::supply_list(self.outlets.supplies.begin()),
+            convert::location_list(self.outlets.locations.begin()),
+        ];
         // The queue has room: nothing was asked yet.
-        let _ = session.outgoing.try_send(list);
+        for list in lists {
+            let _ = session.outgoing.try_send(list);
+        }
         let error = self.serve(&mut session, requests, stop).await;
         for (_, (request, sent)) in session.pending.drain() {
             self.reply(request, NodeReply::Unknown, sent.elapsed())
@@ -220,7 +225,12 @@ impl NodeTask {
             let outgoing = session.outgoing.clone();
             let supply = async {
                 let place = outgoing.reserve().await.ok()?;
-                Some((place, self.outlet.next().await))
+                // Cancel-safe: each takes what it gives only when it gives it.
+                let message = tokio::select! {
+                    supply = self.outlets.supplies.next() => convert::supply(supply),
+                    (claim, at) = self.outlets.locations.next() => convert::location(&claim, at),
+                };
+                Some((place, message))
             };
             // Cancel-safe: `message` and `recv` keep what they have not returned; a dropped timer is made anew.
             tokio::select! {
@@ -230,7 +240,7 @@ impl NodeTask {
                     Err(status) => return SessionError::Broken(Box::new(status)),
                 },
                 Some(request) = requests.recv() => self.ask(session, request).await,
-                Some((place, supply)) = supply => place.send(convert::supply(supply)),
+                Some((place, message)) = supply => place.send(message),
                 () = expiry => if self.expire(session).await {
                     return SessionError::Silent(self.settings.request_deadline);
                 },
@@ -265,6 +275,8 @@ impl NodeTask {
             Some(Event::Bind(reply)) => convert::bind_reply(reply),
             Some(Event::Release(reply)) => convert::release_reply(reply),
             Some(Event::Retire(reply)) => convert::retire_reply(reply),
+            Some(Event::MakeVolume(reply)) => convert::make_volume_reply(reply),
+            Some(Event::WipeVolume(reply)) => convert::wipe_volume_reply(reply),
             Some(Event::Member(member)) => {
                 if let Some(reported) = member.member.map(convert::reported) {
                     let node = self.node.clone();

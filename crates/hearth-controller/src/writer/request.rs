@@ -83,13 +83,18 @@ fn finish(
 }
 
 fn collection(subject: &Subject) -> String {
-    let (version, plural) = match subject {
+    let (group, plural) = match subject {
         Subject::Claim(_) => (EXTENSIONS_API_VERSION, "sandboxclaims"),
         Subject::Sandbox(_) => (SANDBOX_API_VERSION, "sandboxes"),
         Subject::Pool(_) => (EXTENSIONS_API_VERSION, "sandboxwarmpools"),
+        Subject::VolumeClaim(key) => {
+            let namespace = &key.namespace;
+            return format!("/api/v1/namespaces/{namespace}/persistentvolumeclaims");
+        }
+        Subject::Volume(_) => return "/api/v1/persistentvolumes".to_owned(),
     };
     format!(
-        "/apis/{version}/namespaces/{}/{plural}",
+        "/apis/{group}/namespaces/{}/{plural}",
         subject.key().namespace
     )
 }
@@ -163,6 +168,22 @@ mod tests {
             "/apis/agents.x-k8s.io/v1beta1/namespaces/n/sandboxes?fieldManager=agent-sandbox-controller",
             "application/json",
             r#"{"a":1}"#,
+        );
+        check(
+            Subject::VolumeClaim(Key::new("n", "data-s")),
+            Body::Merge(json!({})),
+            "PATCH",
+            "/api/v1/namespaces/n/persistentvolumeclaims/data-s?fieldManager=agent-sandbox-controller",
+            "application/merge-patch+json",
+            "{}",
+        );
+        check(
+            Subject::Volume(Key::new("", "pv")),
+            Body::Create(json!({})),
+            "POST",
+            "/api/v1/persistentvolumes?fieldManager=agent-sandbox-controller",
+            "application/json",
+            "{}",
         );
         check(
             sandbox(),

@@ -80,6 +80,8 @@ pub(super) fn add_templates(
         let name = &template.metadata.name;
         let volume = VolumePlan {
             name: name.clone(),
+            // What outlives the pod is not of the disk that the pod has for itself.
+            memory: true,
             claim: Some(ClaimPlan {
                 claim: ClaimName::OfTemplate(name.clone()),
                 read_only: false,

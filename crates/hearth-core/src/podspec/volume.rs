@@ -52,7 +52,7 @@ fn volume(at: &At<'_>, account: &str) -> VolumePlan {
         at.problem_here("", "has more than one source; remove all but one");
     }
     // What a Secret holds and what the pod is called does not touch a disk.
-    plan.memory |= plan.files.is_some() || plan.image.is_some();
+    plan.memory |= plan.files.is_some() || plan.image.is_some() || plan.claim.is_some();
     if !named {
         at.missing("name");
     }

@@ -8,6 +8,7 @@ use hearth_api::{PhaseTimes, Tier};
 use hearth_core::effects::ConfigKey;
 use hearth_core::ids::{Key, SandboxUid};
 use hearth_core::podspec::Config;
+use hearth_core::volumes::Location;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
@@ -15,6 +16,7 @@ use super::{MemberPods, Thawed};
 use crate::assignment::AssignedPods;
 use crate::pod::{ForStatus, PodPhase, PodView, RemoveReason, Requests, ThawRefused};
 use crate::server::{NextChange, SessionPods};
+use crate::volumes::OwnVolumes;
 
 pub(crate) fn view(uid: &str, phase: PodPhase) -> PodView {
     PodView {
@@ -53,7 +55,9 @@ pub(crate) struct FakeState {
     changes: Mutex<Vec<mpsc::UnboundedSender<SandboxUid>>>,
     pub(crate) wishes: Mutex<Vec<SandboxUid>>,
     pub(crate) configs: Mutex<HashMap<ConfigKey, Option<Arc<Config>>>>,
+    pub(crate) locations: Mutex<HashMap<Key, Option<Location>>>,
     pub(crate) supplied: Notify,
+    volumes: std::sync::OnceLock<OwnVolumes>,
 }
 
 impl FakePods {
@@ -119,6 +123,31 @@ impl SessionPods for FakePods {
     fn forget_config(&self, key: &ConfigKey) {
         self.0.configs.lock().remove(key);
         self.0.supplied.notify_one();
+    }
+
+    fn keep_locations(&self, claims: &HashSet<Key>) {
+        self.0
+            .locations
+            .lock()
+            .retain(|claim, _| claims.contains(claim));
+        self.0.supplied.notify_one();
+    }
+
+    fn set_location(&self, claim: Key, location: Option<Location>) {
+        self.0.locations.lock().insert(claim, location);
+        self.0.supplied.notify_one();
+    }
+
+    fn forget_location(&self, claim: &Key) {
+        self.0.locations.lock().remove(claim);
+        self.0.supplied.notify_one();
+    }
+
+    fn volumes(&self) -> &OwnVolumes {
+        self.0.volumes.get_or_init(|| {
+            let root = std::env::temp_dir().join(format!("hearth-test-{}", uuid::Uuid::new_v4()));
+            OwnVolumes::new(root.join("volumes"), root.join("wiped"), root.join("pods"))
+        })
     }
 }
 

@@ -153,7 +153,9 @@ fn part(pod: &Pod, container: &ContainerPlan, index: usize) -> Option<Part> {
         volume: mount.volume.clone(),
         path: path.clone(),
         place: format!("{}-{index}", container.name),
-        make: volume.files.is_none() && !mount.read_only,
+        make: volume.files.is_none()
+            && !mount.read_only
+            && volume.claim.as_ref().is_none_or(|claim| !claim.read_only),
     })
 }
 

@@ -214,9 +214,11 @@ fn namespaces(plan: &PodPlan) -> v1::NamespaceOption {
 
 fn mounts(plan: &PodPlan, container: &ContainerPlan, volumes: &Path) -> Vec<v1::Mount> {
     // Files of the pod's making are the daemon's to change.
-    let has_files = |name: &str| {
-        let mut volumes = plan.volumes.iter();
-        volumes.any(|volume| volume.name == name && volume.files.is_some())
+    let only_read = |name: &str| {
+        let volume = plan.volumes.iter().find(|volume| volume.name == name);
+        volume.is_some_and(|volume| {
+            volume.files.is_some() || volume.claim.as_ref().is_some_and(|c| c.read_only)
+        })
     };
     let shown = |name: &str| {
         let mut volumes = plan.volumes.iter();
@@ -234,8 +236,12 @@ fn mounts(plan: &PodPlan, container: &ContainerPlan, volumes: &Path) -> Vec<v1::
         None => v1::Mount {
             container_path: mount.path.clone(),
             host_path: text(&volumes.join(&mount.volume)),
-            readonly: mount.read_only || has_files(&mount.volume),
-            propagation: v1::MountPropagation::PropagationPrivate.into(),
+            readonly: mount.read_only || only_read(&mount.volume),
+            propagation: if mount.from_host {
+                v1::MountPropagation::PropagationHostToContainer.into()
+            } else {
+                v1::MountPropagation::PropagationPrivate.into()
+            },
             ..Default::default()
         },
     };
@@ -444,6 +450,7 @@ mod tests {
                 path: "/work".into(),
                 read_only: true,
                 sub_path: None,
+                from_host: false,
             }],
             ..ContainerPlan::default()
         };

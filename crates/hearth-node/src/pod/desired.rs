@@ -197,11 +197,11 @@ fn digest(namespace: &str, spec: &SandboxSpec, member: Option<Warmth>) -> [u8; 3
     } = spec;
     hash.update(pod_template.spec.get());
     hash.update(serde_json::to_vec(&pod_template.metadata).unwrap_or_default());
-    let rest = format!(
-        "{}{idle:?}{recreate:?}{}",
-        volume_claim_templates.len(),
-        member == Some(Warmth::Sandbox)
-    );
+    for template in volume_claim_templates {
+        hash.update(&template.metadata.name);
+        hash.update([0]);
+    }
+    let rest = format!("{idle:?}{recreate:?}{}", member == Some(Warmth::Sandbox));
     hash.update(rest);
     hash.finalize().into()
 }

@@ -11,11 +11,14 @@ use std::time::Duration;
 use hearth_core::ids::PodUid;
 use hearth_core::podspec::{Files, PodPlan, VolumePlan};
 use hearth_sys::mount::MountError;
+use hearth_sys::tree::{self, TreeError};
 use hearth_sys::{CgroupError, CgroupTree, FreezeError, Freezer, Limits, Usage, mount};
 
 use super::disk::{self, DiskUsage};
+use super::persistent::{self, MountVolumeError, Wanted};
 use super::{payload, words};
 use crate::freezers::{FreezeTarget, Freezers, NoFreezer};
+use crate::volumes::{Locations, OwnVolumes};
 
 /// Directory of the containers' last words, beside the volumes.
 const LAST_WORDS: &str = "last-words";
@@ -43,19 +46,20 @@ pub struct Part {
 
 /// What pods need of the host. All calls block, and are made on threads where that is allowed.
 pub trait PodHost: Send + Sync + std::fmt::Debug + 'static {
-    /// Makes the pod's volumes, empty but for the files of those that have any. Harmless when they exist, and then only
-    /// the files change.
+    /// Makes the pod's volumes, empty but for the files of those that have any, and mounts those that outlive it. Harmless
+    /// when they exist, and then only the files change.
     fn make_volumes(
         &self,
         pod: &PodUid,
         plan: &PodPlan,
         files: &VolumeFiles,
+        locations: &Locations,
     ) -> Result<(), HostError>;
 
     /// Mounts a part of a volume at a place of its own, and says where that is. What was mounted there before goes.
     fn mount_part(&self, pod: &PodUid, part: &Part) -> Result<PathBuf, HostError>;
 
-    /// Removes the pod's volumes with all they hold. Success when there are none.
+    /// Removes the pod's volumes with all they hold, and unmounts those that outlive it. Success when there are none.
     fn remove_volumes(&self, pod: &PodUid) -> Result<(), HostError>;
 
     /// Directory of the pod's volumes: `<this>/<name>`.
@@ -152,6 +156,24 @@ pub enum HostError {
         #[source]
         source: MountError,
     },
+    /// The pod's directory, where something is mounted that is not to be removed.
+    #[error("directory of pod {pod}")]
+    Tree {
+        /// The pod.
+        pod: PodUid,
+        /// Why.
+        #[source]
+        source: TreeError,
+    },
+    /// A volume that outlives the pod.
+    #[error("volume {volume}")]
+    Volume {
+        /// Its name in the pod.
+        volume: String,
+        /// Why.
+        #[source]
+        source: Box<MountVolumeError>,
+    },
 }
 
 /// The host as it is.
@@ -162,6 +184,7 @@ pub struct SysHost {
     pods_dir: PathBuf,
     /// containerd's state, below which the root file systems of containers are mounted.
     containerd_state: PathBuf,
+    own: OwnVolumes,
 }
 
 impl SysHost {
@@ -173,12 +196,14 @@ impl SysHost {
         freezers: Freezers,
         pods_dir: PathBuf,
         containerd_state: PathBuf,
+        own: OwnVolumes,
     ) -> Self {
         Self {
             cgroups,
             freezers,
             pods_dir,
             containerd_state,
+            own,
         }
     }
 
@@ -206,6 +231,7 @@ impl PodHost for SysHost {
         pod: &PodUid,
         plan: &PodPlan,
         files: &VolumeFiles,
+        locations: &Locations,
     ) -> Result<(), HostError> {
         let volumes = self.volumes(pod);
         make_dir(&volumes)?;
@@ -218,6 +244,21 @@ impl PodHost for SysHost {
         for volume in plan.volumes.iter().filter(|volume| volume.image.is_none()) {
             let path = volumes.join(&volume.name);
             make_dir(&path)?;
+            if let Some(claim) = &volume.claim {
+                let wanted = Wanted {
+                    location: locations.get(&volume.name),
+                    read_only: claim.read_only,
+                    security: &plan.security,
+                };
+                persistent::mount(&self.own, &path, &wanted).map_err(|source| {
+                    HostError::Volume {
+                        volume: volume.name.clone(),
+                        source: Box::new(source),
+                    }
+                })?;
+                share(&path, &volume.name, plan).map_err(failed)?;
+                continue;
+            }
             if volume.memory && !mount::is_mount_point(&path).map_err(failed)? {
                 mount::tmpfs(&path, memory_size(volume, plan)).map_err(failed)?;
             }
@@ -234,6 +275,7 @@ impl PodHost for SysHost {
                     set_mode(&path, 0o755)?;
                 }
             }
+            share(&path, &volume.name, plan).map_err(failed)?;
         }
         Ok(())
     }
@@ -266,14 +308,11 @@ impl PodHost for SysHost {
                 source,
             })?;
         }
-        match fs::remove_dir_all(&dir) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(HostError::File {
-                action: "remove",
-                path: dir,
-                source,
-            }),
-            _ => Ok(()),
-        }
+        // Whatever became of the mounts: what they show outlives the pod, and is not reached from here.
+        tree::remove(&dir).map_err(|source| HostError::Tree {
+            pod: pod.clone(),
+            source,
+        })
     }
 
     fn volumes(&self, pod: &PodUid) -> PathBuf {
@@ -422,6 +461,13 @@ fn memory_size(volume: &VolumePlan, plan: &PodPlan) -> Option<u64> {
         (Some(size), Some(pod)) => Some(size.min(pod)),
         (size, pod) => size.or(pod),
     }
+}
+
+/// Lets containers that want it see what the host mounts in a volume later.
+fn share(path: &Path, volume: &str, plan: &PodPlan) -> Result<(), MountError> {
+    let mounts = plan.containers.iter().flat_map(|c| &c.mounts);
+    let mut wanted = mounts.filter(|mount| mount.volume == volume && mount.from_host);
+    wanted.next().map_or(Ok(()), |_| mount::make_shared(path))
 }
 
 fn make_dir(path: &Path) -> Result<(), HostError> {

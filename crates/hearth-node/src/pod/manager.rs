@@ -34,6 +34,7 @@ use super::view::PodView;
 use super::{ClaimActivity, follow, logs, storage};
 use crate::configs::ConfigStore;
 use crate::images::Images;
+use crate::volumes::{LocationStore, OwnVolumes};
 
 /// How many sandboxes are looked at, at the runtime, at once.
 const PARALLEL_LOOKS: usize = 8;
@@ -52,6 +53,8 @@ pub struct PodDeps {
     pub images: Images,
     /// Cgroups, freezers, volumes.
     pub host: Arc<dyn PodHost>,
+    /// Volumes that were made on this node.
+    pub volumes: OwnVolumes,
     /// The journal.
     pub records: Arc<dyn RecordStore>,
     /// When claims were last served.
@@ -87,6 +90,8 @@ pub(super) struct Shared {
     pub(super) classes: Classes,
     /// Why no pod is begun now.
     pub(super) no_room: RwLock<Option<String>>,
+    pub(super) locations: LocationStore,
+    pub(super) volumes: OwnVolumes,
     hub: Hub,
     plans: Plans,
 }
@@ -184,6 +189,7 @@ impl PodManager {
             runtime,
             images,
             host,
+            volumes,
             records,
             claims,
             clock,
@@ -212,6 +218,8 @@ impl PodManager {
                 alarm: Alarm::default(),
                 configs: ConfigStore::default(),
                 no_room: RwLock::default(),
+                locations: LocationStore::default(),
+                volumes,
                 hub: Hub::default(),
                 plans: Plans::default(),
             }),
@@ -325,13 +333,8 @@ impl PodManager {
     /// What one of them holds now; `None`: there is none. Pods that wait for it go on, files follow.
     pub fn set_config(&self, key: ConfigKey, config: Option<Arc<Config>>) {
         let namespace = key.namespace.clone();
-        if !self.shared.configs.put(key, config) {
-            return;
-        }
-        for cell in self.shared.cells.read().values() {
-            if cell.view().key.namespace == namespace {
-                cell.tell(|inbox| inbox.retry = true);
-            }
+        if self.shared.configs.put(key, config) {
+            self.shared.retry_in(&namespace);
         }
     }
 
@@ -501,6 +504,15 @@ impl Shared {
             }
         }
         self.hub.changed(&cell.uid);
+    }
+
+    /// What the sandboxes of a namespace may wait for has come.
+    pub(super) fn retry_in(&self, namespace: &str) {
+        for cell in self.cells.read().values() {
+            if cell.view().key.namespace == namespace {
+                cell.tell(|inbox| inbox.retry = true);
+            }
+        }
     }
 
     pub(super) fn tell_all(&self, put: impl Fn(&mut super::cell::Inbox)) {

@@ -30,9 +30,11 @@ mod host;
 mod image;
 mod inspect;
 mod logs;
+mod located;
 mod manager;
 mod metrics;
 mod payload;
+mod persistent;
 mod prober;
 mod record;
 mod runner;
@@ -67,5 +69,6 @@ pub use manager::{
     Adopted, GateRefused, Need, PodDeps, PodManager, RemoveReason, RunnerPanicked, ThawRefused,
 };
 pub use metrics::PodMetrics;
+pub use persistent::MountVolumeError;
 pub use record::{PodIncarnation, PodRecord, RecordError, RecordStore, Stage};
 pub use view::{ForStatus, PodPhase, PodView, Requests};

@@ -280,9 +280,24 @@ impl Runner {
         let ms = took.as_secs_f64() * 1000.0;
         let add = |phase: &mut Option<f64>| *phase = Some(phase.unwrap_or(0.0) + ms);
         match step {
-            Step::RunSandbox => {
+            Step::Volumes if !self.has_sandbox() => {
                 self.phases = PhaseTimes::default();
+                add(&mut self.phases.volumes);
+            }
+            Step::RunSandbox => {
+                let volumes = self.phases.volumes.take();
+                self.phases = PhaseTimes::default();
+                self.phases.volumes = volumes;
                 add(&mut self.phases.sandbox);
+            }
+            Step::StopContainers => {
+                self.phases = PhaseTimes::default();
+                add(&mut self.phases.stop);
+            }
+            Step::StopSandbox | Step::RemoveSandbox | Step::RemoveVolumes | Step::RemoveCgroup
+                if self.state.pod.as_ref().is_some_and(|pod| pod.ending) =>
+            {
+                add(&mut self.phases.teardown);
             }
             Step::Create => add(&mut self.phases.create),
             Step::Start => {
@@ -291,6 +306,11 @@ impl Runner {
             }
             _ => {}
         }
+    }
+
+    fn has_sandbox(&self) -> bool {
+        let pod = self.state.pod.as_ref();
+        pod.is_some_and(|pod| pod.sandbox != SandboxFact::None)
     }
 
     /// Takes an event into the state machine and starts what it says.
@@ -403,6 +423,12 @@ impl Runner {
             },
             (None, None) => return Contents::default(),
         };
+        let pod = self.state.pod.as_ref();
+        // A pod that is up has mounted its volumes: where they are is known to the kernel.
+        let up = pod.is_some_and(|pod| matches!(pod.sandbox, SandboxFact::Up(_)));
+        if !up && let Some(lacking) = self.shared.locations.lacking(&self.key, plan) {
+            return Contents::Lacking(lacking);
+        }
         let configs = self.shared.configs.of(&self.key, plan);
         configs::contents(plan, &configs, self.state.pod.is_some())
     }

@@ -25,6 +25,7 @@ use super::*;
 use crate::configs::testing::open_namespace;
 use crate::freezers::FreezeTarget;
 use crate::images::{ImageConfig, ImageMetrics, Images};
+use crate::volumes::{Locations, OwnVolumes};
 
 /// Far beyond what anything here takes, by a clock that stands still while something can be done.
 const LIMIT: Duration = Duration::from_secs(3600);
@@ -47,6 +48,8 @@ struct HostState {
     files: HashMap<PodUid, VolumeFiles>,
     last_words: HashMap<String, String>,
     last_target: Option<FreezeTarget>,
+    /// What is mounted of volumes that outlive the pod.
+    mounted: HashMap<PodUid, Locations>,
     fail_volumes: u32,
     /// What directories take of the disk.
     sizes: HashMap<PathBuf, u64>,
@@ -167,8 +170,9 @@ impl PodHost for FakeHost {
     fn make_volumes(
         &self,
         pod: &PodUid,
-        _plan: &PodPlan,
+        plan: &PodPlan,
         files: &VolumeFiles,
+        locations: &Locations,
     ) -> Result<(), HostError> {
         let mut state = self.state.lock();
         if state.fail_volumes > 0 {
@@ -179,6 +183,15 @@ impl PodHost for FakeHost {
                 path: "/pods".into(),
                 source,
             });
+        }
+        let mut claims = plan.volumes.iter().filter(|volume| volume.claim.is_some());
+        let mounted = state.mounted.contains_key(pod);
+        assert!(
+            mounted || claims.all(|volume| locations.contains_key(&volume.name)),
+            "made without knowing where its volumes are"
+        );
+        if !mounted {
+            state.mounted.insert(pod.clone(), locations.clone());
         }
         state.volumes.insert(pod.clone());
         state.files.insert(pod.clone(), files.clone());
@@ -192,7 +205,9 @@ impl PodHost for FakeHost {
     }
 
     fn remove_volumes(&self, pod: &PodUid) -> Result<(), HostError> {
-        self.state.lock().volumes.remove(pod);
+        let mut state = self.state.lock();
+        state.volumes.remove(pod);
+        state.mounted.remove(pod);
         Ok(())
     }
 
@@ -541,6 +556,7 @@ fn manager(
             ImageMetrics::default(),
         ),
         host: host.clone(),
+        volumes: OwnVolumes::new("/volumes".into(), "/wiped".into(), "/pods".into()),
         records: records.clone(),
         claims: claims.clone(),
         clock: clock.clone(),

@@ -126,7 +126,8 @@ impl Subject {
             }
             Op::Volumes { .. } => {
                 let (plan, files) = (self.pod()?.plan.clone(), self.files()?);
-                self.on_host(move |host, pod| host.make_volumes(pod, &plan, &files))
+                let locations = self.shared.locations.of(&self.key, &plan);
+                self.on_host(move |host, pod| host.make_volumes(pod, &plan, &files, &locations))
                     .await
             }
             Op::Cgroup => {

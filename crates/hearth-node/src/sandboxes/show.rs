@@ -68,6 +68,9 @@ pub(super) fn phases(times: &PhaseTimes) -> HashMap<String, f64> {
         create,
         start,
         ready,
+        volumes,
+        stop,
+        teardown,
     } = *times;
     let all = [
         ("pick", pick),
@@ -77,6 +80,9 @@ pub(super) fn phases(times: &PhaseTimes) -> HashMap<String, f64> {
         ("create", create),
         ("start", start),
         ("ready", ready),
+        ("volumes", volumes),
+        ("stop", stop),
+        ("teardown", teardown),
     ];
     let happened = all
         .into_iter()

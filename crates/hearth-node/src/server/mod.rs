@@ -15,6 +15,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 mod views;
+mod volumes;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tonic::{Status, Streaming};
 
-use super::{NextChange, SessionPods, Shared, messages};
+use super::{NextChange, SessionPods, Shared, messages, volumes};
 use crate::binder::{Greeting, Released};
 use crate::journal::CommitError;
 
@@ -271,7 +271,7 @@ fn supplied<P: SessionPods>(
             }
             None
         }
-        _ => Some(request),
+        _ => volumes::located(pods, request),
     }
 }
 
@@ -319,13 +319,25 @@ async fn handle<P: SessionPods>(
                 .map_err(|error| unavailable(&error))?;
             Event::Retire(messages::retire_reply(retired))
         }
+        Some(Request::MakeVolume(make)) => {
+            Event::MakeVolume(volumes::make(shared.pods.volumes(), make).await)
+        }
+        Some(Request::WipeVolume(wipe)) => {
+            Event::WipeVolume(volumes::wipe(shared.pods.volumes(), wipe).await)
+        }
         Some(Request::Hello(_)) => {
             return Err(Status::invalid_argument(
                 "Hello comes once, at the beginning",
             ));
         }
         // The supplies were taken in before.
-        Some(Request::Supplies(_) | Request::Supply(_)) | None => {
+        Some(
+            Request::Supplies(_)
+            | Request::Supply(_)
+            | Request::Locations(_)
+            | Request::Location(_),
+        )
+        | None => {
             return Err(Status::unimplemented(
                 "a request that this node does not know",
             ));

@@ -2,11 +2,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use hearth_core::effects::ConfigKey;
-use hearth_core::ids::SandboxUid;
+use hearth_core::ids::{Key, SandboxUid};
 use hearth_core::podspec::Config;
+use hearth_core::volumes::Location;
 
 use crate::binder::MemberPods;
 use crate::pod::{Changes, PodManager, PodView};
+use crate::volumes::OwnVolumes;
 
 /// What a session needs of the pods.
 pub trait SessionPods: MemberPods {
@@ -27,6 +29,18 @@ pub trait SessionPods: MemberPods {
 
     /// One of them is not needed any more.
     fn forget_config(&self, key: &ConfigKey);
+
+    /// All the PersistentVolumeClaims that are used.
+    fn keep_locations(&self, claims: &HashSet<Key>);
+
+    /// Where the volume of one of them is.
+    fn set_location(&self, claim: Key, location: Option<Location>);
+
+    /// One of them is not used any more.
+    fn forget_location(&self, claim: &Key);
+
+    /// The volumes that were made on this node.
+    fn volumes(&self) -> &OwnVolumes;
 }
 
 /// A coalesced stream of changes.
@@ -56,6 +70,22 @@ impl SessionPods for PodManager {
 
     fn forget_config(&self, key: &ConfigKey) {
         Self::forget_config(self, key);
+    }
+
+    fn keep_locations(&self, claims: &HashSet<Key>) {
+        Self::keep_locations(self, claims);
+    }
+
+    fn set_location(&self, claim: Key, location: Option<Location>) {
+        Self::set_location(self, claim, location);
+    }
+
+    fn forget_location(&self, claim: &Key) {
+        Self::forget_location(self, claim);
+    }
+
+    fn volumes(&self) -> &OwnVolumes {
+        Self::volumes(self)
     }
 }
 

@@ -11,6 +11,7 @@ mod life;
 mod logs;
 mod recovery;
 mod storage;
+mod volumes;
 
 fn uid(text: &str) -> SandboxUid {
     SandboxUid::from(text)
