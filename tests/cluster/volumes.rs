@@ -14,6 +14,7 @@ use hearth_api::{
 use hearth_core::ids::PodUid;
 use hearth_core::podspec;
 use hearth_core::volumes::{Backing, Location};
+use hearth_cri::PodRuntime as _;
 use hearth_node::freezers::Freezers;
 use hearth_node::pod::{HostError, PodHost as _, SysHost};
 use hearth_node::volumes::{OwnVolumes, VolumeError};

@@ -262,8 +262,9 @@ fn find_node<'a>(
         };
         (&node.facts, used)
     });
-    let (handler, strategy) = (index.handler(shape), index.settings.strategy);
-    placement::place_with(shape, handler, strategy, nodes, |node| {
+    let strategy = index.settings.strategy;
+    let (shape, handler) = index.demand(shape)?;
+    placement::place_with(&shape, handler, strategy, nodes, |node| {
         obstacle(index, claims, node)
     })
 }

@@ -446,6 +446,16 @@ impl Index {
             .values()
             .filter(|node| node.registered)
             .map(|node| (&node.facts, node.used()));
+        let (shape, handler) = self.demand(shape)?;
+        placement::place(&shape, handler, self.settings.strategy, nodes)
+            .map(|facts: &NodeFacts| node_key(&facts.name))
+    }
+
+    /// What a shape asks of a node with what its RuntimeClass adds, and the CRI handler.
+    pub(crate) fn demand<'a>(
+        &'a self,
+        shape: &'a Shape,
+    ) -> Result<(Cow<'a, Shape>, &'a str), Unplaceable> {
         let name = &shape.runtime_class;
         let class = match self.runtime_classes.get(name) {
             None if name.is_empty() => None,
@@ -459,8 +469,7 @@ impl Index {
         };
         let handler = class.map_or(placement::DEFAULT_HANDLER, |class| &class.handler);
         let shape = class.map_or(Cow::Borrowed(shape), |class| class.shape(shape));
-        placement::place(&shape, handler, self.settings.strategy, nodes)
-            .map(|facts: &NodeFacts| node_key(&facts.name))
+        Ok((shape, handler))
     }
 
     /// Releases what a node holds for an owner, unless that is under way.

@@ -40,8 +40,7 @@ pub use late::{Amount, EnvFrom, EnvSource, Known, LateEnv, PodField, api_server_
 pub use plan::{
     Capabilities, ContainerPlan, ContainerSecurity, DnsMore, DnsPlan, GroupChange, Hook,
     HttpHeader, ImageVolume, LastWords, MountPlan, PodPlan, PodSecurity, ProbeAction, ProbePlan,
-    PullPolicy,
-    Resources, RestartPolicy, Role, Seccomp, SubPath, VolumePlan,
+    PullPolicy, Resources, RestartPolicy, Role, Seccomp, SubPath, VolumePlan,
 };
 pub use pod::plan;
 pub use quantity::{Quantity, QuantityError};

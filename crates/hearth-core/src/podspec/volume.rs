@@ -1,7 +1,7 @@
 //! Volumes.
 
-use super::container::{default_pull_policy, pull_policy};
 use super::claims;
+use super::container::{default_pull_policy, pull_policy};
 use super::files::{self, FilesPlan};
 use super::plan::{ImageVolume, VolumePlan};
 use super::pod::{label_name, unique};
