@@ -44,6 +44,7 @@ impl Index {
         }
         self.recharge(id, None);
         self.resupply(id);
+        self.relocate(id);
         Some(record)
     }
 
@@ -109,6 +110,7 @@ impl Index {
         let pool = record.pool_uid().map(str::to_owned);
         self.recharge(id, charge);
         self.resupply(id);
+        self.relocate(id);
         let previous = self.membership.get(&id).cloned();
         if previous != pool
             && let Some(uid) = previous

@@ -176,7 +176,6 @@ impl Index {
         if self.leading.is_some() {
             self.effects.extend(effects);
         }
-        self.relocate(id);
     }
 
     /// A leader begins with all of it.
