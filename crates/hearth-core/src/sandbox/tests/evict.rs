@@ -26,7 +26,7 @@ fn an_evicted_pod_ends_for_good_and_gives_back_its_room() {
         let why = crate::status::obstacle(&world.state);
         assert_eq!(why, "Evicted: it has taken too much");
         let steps = &world.steps()[before..];
-        let made = steps.iter().any(|step| *step == Step::Create);
+        let made = steps.contains(&Step::Create);
         assert!(!made && steps.contains(&Step::RemoveSandbox), "{steps:?}");
         assert!(steps.contains(&Step::RemoveVolumes), "{steps:?}");
         // Once more changes nothing, and a resume makes a new one.
