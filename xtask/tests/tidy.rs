@@ -16,6 +16,7 @@ const LONGEST_FILE: usize = 700;
 const PURE: &[(&str, &[&str])] = &[(
     "hearth-core",
     &[
+        "base64",
         "hearth-api",
         "jiff",
         "k8s-openapi",

@@ -262,7 +262,8 @@ impl State {
                 self.ready_to(Op::RemoveSandbox { id }, now)
             }
             SandboxFact::None if evicted && pod.volumes != Prepared::No => {
-                self.ready_to(Op::RemoveVolumes, now)
+                let next = self.leftover().unwrap_or(Op::RemoveVolumes);
+                self.ready_to(next, now)
             }
             _ => None,
         }
