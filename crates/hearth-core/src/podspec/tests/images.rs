@@ -4,12 +4,10 @@ use super::*;
 
 #[test]
 fn pull_secrets_reach_the_plan_and_are_named_to_the_controller() {
-    let pod = with_pod(
-        &json!({
-            "imagePullSecrets": [{"name": "one"}, {}, {"name": ""}, {"name": "two"}],
-            "automountServiceAccountToken": false,
-        }),
-    );
+    let pod = with_pod(&json!({
+        "imagePullSecrets": [{"name": "one"}, {}, {"name": ""}, {"name": "two"}],
+        "automountServiceAccountToken": false,
+    }));
     let plan = planned(&pod);
     assert_eq!(plan.pull_secrets, ["one", "two"]);
     let expect = ["one", "two"].map(|name| ConfigRef::new(ConfigKind::Secret, name));
