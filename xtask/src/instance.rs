@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, TcpListener};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::paths::Layout;
@@ -61,7 +61,7 @@ impl Instance {
         let instance = Self {
             node_name: system::node_name(),
             existing,
-            pod_cidr: pod_cidr(seed),
+            pod_cidr: pod_cidr(seed, &routed()?)?,
             ports: Ports::choose(seed, is_free)?,
             id,
         };
@@ -107,9 +107,35 @@ fn seed(id: &str) -> u32 {
     u32::from_str_radix(id, 16).unwrap_or(0)
 }
 
-/// One of 120 ranges that are neither the service range's nor Docker's nor the usual home network's.
-fn pod_cidr(seed: u32) -> String {
-    format!("10.{}.0.0/16", 100 + seed / 256 % 120)
+/// First and last address of each range that this machine has a route to; the default route is none.
+fn routed() -> Result<Vec<(u32, u32)>> {
+    let table = std::fs::read_to_string("/proc/net/route").context("cannot read the routes")?;
+    Ok(routes(&table))
+}
+
+/// The same, of the text that the kernel shows: address and mask are the second and the eighth column, in memory order.
+fn routes(table: &str) -> Vec<(u32, u32)> {
+    let word = |text: &str| u32::from_str_radix(text, 16).ok().map(u32::from_be);
+    let range = |line: &str| {
+        let columns: Vec<_> = line.split_whitespace().collect();
+        let (first, mask) = (word(columns.get(1)?)?, word(columns.get(7)?)?);
+        (mask != 0).then_some((first, first | !mask))
+    };
+    table.lines().skip(1).filter_map(range).collect()
+}
+
+/// One of 120 ranges that are neither the service range's nor Docker's nor the usual home network's, and that nothing on
+/// this machine has: answers to the pods of a cluster whose range is also another's go to the other.
+fn pod_cidr(seed: u32, taken: &[(u32, u32)]) -> Result<String> {
+    (0..120)
+        .map(|step| 100 + (seed / 256 + step) % 120)
+        .find(|second| {
+            let first = 10 << 24 | second << 16;
+            let last = first | 0xffff;
+            !taken.iter().any(|range| range.0 <= last && first <= range.1)
+        })
+        .map(|second| format!("10.{second}.0.0/16"))
+        .context("this machine has routes into all of 10.100.0.0/16 to 10.219.0.0/16: none is left for pods")
 }
 
 #[cfg(test)]
@@ -137,6 +163,22 @@ mod tests {
             assert!(!all[..i].contains(port));
         }
         assert!(Ports::choose(0, |_| false).is_err());
+    }
+
+    #[test]
+    fn pods_get_a_range_that_nothing_else_has() {
+        let table = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n\
+            eth0 00000000 010200C0 0003 0 0 0 00000000 0 0 0\n\
+            eth0 000200C0 00000000 0001 0 0 0 00FFFFFF 0 0 0\n\
+            hth-1 00009D0A 00000000 0001 0 0 0 0000FFFF 0 0 0\n\
+            vpn 00009E0A 00000000 0001 0 0 0 0080FFFF 0 0 0\n";
+        let taken = routes(table);
+        assert_eq!(taken.len(), 3, "the default route is everybody's");
+        let seed = 57 * 256;
+        assert_eq!(pod_cidr(seed, &[]).unwrap(), "10.157.0.0/16");
+        assert_eq!(pod_cidr(seed, &taken).unwrap(), "10.159.0.0/16");
+        assert_eq!(pod_cidr(119 * 256, &taken).unwrap(), "10.219.0.0/16");
+        assert!(pod_cidr(seed, &[(10 << 24, (11 << 24) - 1)]).is_err());
     }
 
     #[test]
