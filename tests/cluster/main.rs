@@ -6,6 +6,7 @@ mod configs;
 mod containers;
 mod cri;
 mod ctl;
+mod env;
 mod examples;
 mod faults;
 mod freezing;

@@ -97,6 +97,24 @@ impl Containerd {
         Ok(pods)
     }
 
+    /// The containers of a pod, by name and attempt.
+    ///
+    /// # Errors
+    /// When containerd does not answer.
+    pub async fn attempts(&self, pod_uid: &str) -> Result<Vec<(String, u32)>> {
+        let filter = v1::ContainerFilter {
+            label_selector: [(POD_UID_LABEL.to_owned(), pod_uid.to_owned())].into(),
+            ..v1::ContainerFilter::default()
+        };
+        let containers = self.cri().list_containers(filter).await?.into_iter();
+        let mut attempts: Vec<_> = containers
+            .filter_map(|container| container.metadata)
+            .map(|metadata| (metadata.name, metadata.attempt))
+            .collect();
+        attempts.sort();
+        Ok(attempts)
+    }
+
     /// Runs a shell script in the one container of a pod.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::ids::{Key, NodeName, OwnerKey, SandboxUid};
-use crate::podspec::ConfigRef;
+use crate::podspec::{ConfigRef, Variable};
 use crate::tokens::{Owner, TokenNeed};
 use crate::volumes::{Location, Pv, Pvc};
 
@@ -109,6 +109,8 @@ pub enum NodeRequest {
         owner: OwnerKey,
         /// The sandbox.
         sandbox: SandboxUid,
+        /// Variables that it shall have.
+        env: Arc<[Variable]>,
     },
     /// Take back what the owner has and never give it anything again.
     Release {
@@ -147,6 +149,8 @@ pub enum NodeReply {
         sandbox: SandboxUid,
         /// Addresses of its pod.
         pod_ips: Vec<String>,
+        /// Whether it is ready; if not, the node says so later.
+        ready: bool,
     },
     /// Bind: not done.
     Refused(Refusal, String),
@@ -186,6 +190,8 @@ pub enum Refusal {
     Retired,
     /// The node tried and failed; it is not bound.
     Failed,
+    /// The owner key holds a sandbox with other variables.
+    OtherEnv,
 }
 
 /// What an object of ours a task or a write is about.

@@ -612,12 +612,12 @@ fn adopted(contents: &Contents) -> Vec<Adopted> {
     let read = |(uid, bytes): (&hearth_core::ids::SandboxUid, &Vec<u8>)| {
         match serde_json::from_slice::<PodRecord>(bytes) {
             Ok(record) => {
-                let bound = contents
-                    .bindings
-                    .binds
-                    .iter()
-                    .any(|(bound, _)| bound == uid);
-                Some(Adopted { record, bound })
+                let bindings = &contents.bindings;
+                Some(Adopted {
+                    record,
+                    bound: bindings.binds.contains_key(uid),
+                    env: bindings.envs.get(uid).cloned(),
+                })
             }
             Err(error) => {
                 tracing::error!(sandbox = %uid, %error, "a record of the journal cannot be read; its pod is destroyed");

@@ -3,7 +3,7 @@
 use hearth_core::effects::{ConfigKey, NodeReply, NodeRequest, Place, Refusal};
 use hearth_core::ids::{Key, OwnerKey, SandboxUid};
 use hearth_core::index::{Phase, Reported};
-use hearth_core::podspec::ConfigKind;
+use hearth_core::podspec::{ConfigKind, Variable};
 use hearth_core::volumes::{Backing, HostPathKind, Location};
 use hearth_proto::node::v1 as proto;
 
@@ -12,12 +12,15 @@ use crate::supplies::Supply;
 /// The message for a request.
 pub(super) fn request(request: &NodeRequest) -> proto::session_request::Request {
     match request {
-        NodeRequest::Bind { owner, sandbox } => {
-            proto::session_request::Request::Bind(proto::BindRequest {
-                owner_key: owner.0.clone(),
-                sandbox_uid: sandbox.0.clone(),
-            })
-        }
+        NodeRequest::Bind {
+            owner,
+            sandbox,
+            env,
+        } => proto::session_request::Request::Bind(proto::BindRequest {
+            owner_key: owner.0.clone(),
+            sandbox_uid: sandbox.0.clone(),
+            env: env.iter().map(variable).collect(),
+        }),
         NodeRequest::Release { owner, sandbox } => {
             proto::session_request::Request::Release(proto::ReleaseRequest {
                 owner_key: owner.0.clone(),
@@ -89,6 +92,14 @@ fn claim_key(claim: &Key) -> proto::ClaimKey {
     proto::ClaimKey {
         namespace: claim.namespace.clone(),
         name: claim.name.clone(),
+    }
+}
+
+fn variable(variable: &Variable) -> proto::Variable {
+    proto::Variable {
+        container: variable.container.clone(),
+        name: variable.name.clone(),
+        value: variable.value.clone(),
     }
 }
 
@@ -191,6 +202,7 @@ pub(super) fn bind_reply(reply: proto::BindReply) -> NodeReply {
         Outcome::Bound => {
             return match reply.member {
                 Some(member) => NodeReply::Bound {
+                    ready: phase(member.phase()).is_ready(),
                     sandbox: SandboxUid(member.sandbox_uid),
                     pod_ips: member.pod_ips,
                 },
@@ -205,6 +217,7 @@ pub(super) fn bind_reply(reply: proto::BindReply) -> NodeReply {
         Outcome::Released => Refusal::Released,
         Outcome::Retired => Refusal::Retired,
         Outcome::Failed => Refusal::Failed,
+        Outcome::OtherEnv => Refusal::OtherEnv,
     };
     NodeReply::Refused(refusal, reply.detail)
 }

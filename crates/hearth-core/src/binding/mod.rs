@@ -5,7 +5,8 @@
 //! its thaw run outside: it is reserved by [`Bindings::bind`] and settled by [`Bindings::confirm`] or
 //! [`Bindings::abort`].
 //!
-//! Rules: one sandbox has at most one owner key and one key at most one sandbox. The same key gets the same answer.
+//! Rules: one sandbox has at most one owner key and one key at most one sandbox. The same key gets the same answer, as
+//! long as it brings the same variables.
 //! A released key is never bound again, a released or retired sandbox neither; a bound sandbox is never retired.
 
 mod remembered;
@@ -14,12 +15,13 @@ mod saved;
 mod tests;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ids::{Fence, OwnerKey, SandboxUid};
 use remembered::Remembered;
 
-pub use saved::{Record, Saved};
+pub use saved::{BoundEnv, Record, Saved};
 
 /// How long and how many released keys and disposed sandboxes are remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +85,8 @@ pub enum Refusal {
     Ending,
     /// Another key holds the sandbox.
     Taken,
+    /// The key holds a sandbox with other variables.
+    OtherEnv,
 }
 
 /// How a reserved bind ended.
@@ -133,7 +137,16 @@ pub enum FenceDecision {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Hold {
     owner: OwnerKey,
+    env: Option<Arc<BoundEnv>>,
     settled: bool,
+}
+
+impl Hold {
+    /// Whether it was asked for with the same variables.
+    fn has_variables_of(&self, env: Option<&Arc<BoundEnv>>) -> bool {
+        let variables = |env: Option<&Arc<BoundEnv>>| env.map(|env| env.variables.clone());
+        variables(self.env.as_ref()) == variables(env)
+    }
 }
 
 /// Who owns what on this node.
@@ -170,10 +183,12 @@ impl Bindings {
                 continue;
             }
             bindings.by_owner.insert(owner.clone(), sandbox.clone());
+            let env = saved.envs.get(&sandbox).cloned();
             bindings.by_sandbox.insert(
                 sandbox,
                 Hold {
                     owner,
+                    env,
                     settled: true,
                 },
             );
@@ -223,9 +238,14 @@ impl Bindings {
             .by_sandbox
             .iter()
             .map(|(sandbox, hold)| (sandbox.clone(), hold.owner.clone()));
+        let envs = self
+            .by_sandbox
+            .iter()
+            .filter_map(|(sandbox, hold)| Some((sandbox.clone(), hold.env.clone()?)));
         Saved {
             fence: self.fence,
             binds: binds.collect(),
+            envs: envs.collect(),
             tombstones: self.tombstones.iter().cloned().collect(),
             disposed: self.disposed.iter().cloned().collect(),
         }
@@ -255,18 +275,23 @@ impl Bindings {
         Record::Fence(fence)
     }
 
-    /// `owner` asks for `sandbox`.
+    /// `owner` asks for `sandbox`, with the variables that it is to have.
     pub fn bind(
         &mut self,
         owner: &OwnerKey,
         sandbox: &SandboxUid,
         candidate: Candidate,
+        env: Option<&Arc<BoundEnv>>,
     ) -> BindDecision {
         if self.tombstones.contains(owner) {
             return BindDecision::Refused(Refusal::Released);
         }
         if let Some(held) = self.by_owner.get(owner) {
-            let settled = self.by_sandbox.get(held).is_some_and(|hold| hold.settled);
+            let hold = self.by_sandbox.get(held);
+            if hold.is_some_and(|hold| !hold.has_variables_of(env)) {
+                return BindDecision::Refused(Refusal::OtherEnv);
+            }
+            let settled = hold.is_some_and(|hold| hold.settled);
             let held = held.clone();
             return if settled {
                 BindDecision::Bound(held)
@@ -287,12 +312,14 @@ impl Bindings {
                     sandbox.clone(),
                     Hold {
                         owner: owner.clone(),
+                        env: env.cloned(),
                         settled: false,
                     },
                 );
                 return BindDecision::Proceed(Record::Bind {
                     sandbox: sandbox.clone(),
                     owner: owner.clone(),
+                    env: env.cloned(),
                 });
             }
             Candidate::Absent => Refusal::NotFound,

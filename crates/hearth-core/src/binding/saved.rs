@@ -1,6 +1,29 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use crate::ids::{Fence, OwnerKey, SandboxUid};
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Fence, OwnerKey, PodUid, SandboxUid};
+use crate::podspec::Variable;
+
+/// The variables that came with a bind. They are part of it: durable with it, and the same for as long as it holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BoundEnv {
+    /// The incarnation that was bound. Later ones have the variables from the Sandbox, where the adoption has put them.
+    pub pod: PodUid,
+    /// The variables.
+    pub variables: Vec<Variable>,
+}
+
+impl BoundEnv {
+    /// Whether any of the variables is for this container.
+    #[must_use]
+    pub fn is_for(&self, container: &str) -> bool {
+        self.variables
+            .iter()
+            .any(|variable| variable.container == container)
+    }
+}
 
 /// One change of the bindings, to be journalled. Records of one decision are journalled together and in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +36,8 @@ pub enum Record {
         sandbox: SandboxUid,
         /// Who holds it.
         owner: OwnerKey,
+        /// The variables that came with it.
+        env: Option<Arc<BoundEnv>>,
     },
     /// Nobody holds `sandbox`.
     Unbind {
@@ -48,6 +73,8 @@ pub struct Saved {
     pub fence: Fence,
     /// Owner of each bound sandbox.
     pub binds: BTreeMap<SandboxUid, OwnerKey>,
+    /// The variables that came with binds, of those with which any came.
+    pub envs: BTreeMap<SandboxUid, Arc<BoundEnv>>,
     /// Released keys.
     pub tombstones: BTreeSet<OwnerKey>,
     /// Sandboxes released or retired.
@@ -59,11 +86,19 @@ impl Saved {
     pub fn apply(&mut self, record: &Record) {
         match record {
             Record::Fence(fence) => self.fence = *fence,
-            Record::Bind { sandbox, owner } => {
+            Record::Bind {
+                sandbox,
+                owner,
+                env,
+            } => {
                 self.binds.insert(sandbox.clone(), owner.clone());
+                self.envs.remove(sandbox);
+                let env = env.clone().map(|env| (sandbox.clone(), env));
+                self.envs.extend(env);
             }
             Record::Unbind { sandbox } => {
                 self.binds.remove(sandbox);
+                self.envs.remove(sandbox);
             }
             Record::Tombstone { owner } => {
                 self.tombstones.insert(owner.clone());
@@ -73,6 +108,7 @@ impl Saved {
             }
             Record::Dispose { sandbox } => {
                 self.binds.remove(sandbox);
+                self.envs.remove(sandbox);
                 self.disposed.insert(sandbox.clone());
             }
             Record::DropDisposed { sandbox } => {

@@ -3,6 +3,8 @@ use std::collections::{HashMap, HashSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::ids::PodUid;
+use crate::podspec::Variable;
 
 const NOW: Duration = Duration::from_secs(1000);
 
@@ -14,6 +16,18 @@ fn sandbox(name: &str) -> SandboxUid {
     SandboxUid::from(name)
 }
 
+fn env(value: &str) -> Arc<BoundEnv> {
+    let variable = Variable {
+        container: "c".to_owned(),
+        name: "X".to_owned(),
+        value: value.to_owned(),
+    };
+    Arc::new(BoundEnv {
+        pod: PodUid::from("p"),
+        variables: vec![variable],
+    })
+}
+
 fn empty() -> Bindings {
     Bindings::restore(Saved::default(), Memory::default(), NOW)
 }
@@ -21,7 +35,7 @@ fn empty() -> Bindings {
 fn bound(key: &str, uid: &str) -> Bindings {
     let mut bindings = empty();
     assert!(matches!(
-        bindings.bind(&owner(key), &sandbox(uid), Candidate::Ready),
+        bindings.bind(&owner(key), &sandbox(uid), Candidate::Ready, None),
         BindDecision::Proceed(_)
     ));
     assert_eq!(bindings.confirm(&owner(key), &sandbox(uid)), Settled::Bound);
@@ -32,7 +46,7 @@ fn bound(key: &str, uid: &str) -> Bindings {
 fn a_bind_is_refused_for_the_reason_that_the_pod_gives() {
     let check = |candidate, expected| {
         assert_eq!(
-            empty().bind(&owner("k"), &sandbox("s"), candidate),
+            empty().bind(&owner("k"), &sandbox("s"), candidate, None),
             BindDecision::Refused(expected)
         );
     };
@@ -46,7 +60,7 @@ fn a_bind_is_refused_for_the_reason_that_the_pod_gives() {
 fn a_bound_sandbox_answers_by_key() {
     let check = |key: &str, uid: &str, expected: BindDecision| {
         assert_eq!(
-            bound("k", "s").bind(&owner(key), &sandbox(uid), Candidate::Ready),
+            bound("k", "s").bind(&owner(key), &sandbox(uid), Candidate::Ready, None),
             expected,
             "{key} {uid}"
         );
@@ -66,7 +80,7 @@ fn a_bound_key_gets_its_answer_whatever_became_of_the_pod() {
         Candidate::Ending,
     ] {
         assert_eq!(
-            bindings.bind(&owner("k"), &sandbox("s"), candidate),
+            bindings.bind(&owner("k"), &sandbox("s"), candidate, None),
             BindDecision::Bound(sandbox("s"))
         );
     }
@@ -75,20 +89,21 @@ fn a_bound_key_gets_its_answer_whatever_became_of_the_pod() {
 #[test]
 fn a_bind_under_way_keeps_others_out_and_lets_its_own_key_wait() {
     let mut bindings = empty();
-    let decision = bindings.bind(&owner("k"), &sandbox("s"), Candidate::Ready);
+    let decision = bindings.bind(&owner("k"), &sandbox("s"), Candidate::Ready, None);
     assert_eq!(
         decision,
         BindDecision::Proceed(Record::Bind {
             sandbox: sandbox("s"),
-            owner: owner("k")
+            owner: owner("k"),
+            env: None,
         })
     );
     assert_eq!(
-        bindings.bind(&owner("k"), &sandbox("s"), Candidate::Ready),
+        bindings.bind(&owner("k"), &sandbox("s"), Candidate::Ready, None),
         BindDecision::Join(sandbox("s"))
     );
     assert_eq!(
-        bindings.bind(&owner("thief"), &sandbox("s"), Candidate::Ready),
+        bindings.bind(&owner("thief"), &sandbox("s"), Candidate::Ready, None),
         BindDecision::Refused(Refusal::Taken)
     );
     assert_eq!(
@@ -101,7 +116,7 @@ fn a_bind_under_way_keeps_others_out_and_lets_its_own_key_wait() {
 #[test]
 fn an_aborted_bind_leaves_the_sandbox_free() {
     let mut bindings = empty();
-    bindings.bind(&owner("k"), &sandbox("s"), Candidate::Ready);
+    bindings.bind(&owner("k"), &sandbox("s"), Candidate::Ready, None);
     assert_eq!(
         bindings.abort(&owner("k"), &sandbox("s")),
         Some(Record::Unbind {
@@ -109,7 +124,7 @@ fn an_aborted_bind_leaves_the_sandbox_free() {
         })
     );
     assert!(matches!(
-        bindings.bind(&owner("other"), &sandbox("s"), Candidate::Ready),
+        bindings.bind(&owner("other"), &sandbox("s"), Candidate::Ready, None),
         BindDecision::Proceed(_)
     ));
     assert_eq!(
@@ -117,6 +132,27 @@ fn an_aborted_bind_leaves_the_sandbox_free() {
         None,
         "the new reservation is not k's to abort"
     );
+}
+
+#[test]
+fn a_key_keeps_the_variables_that_it_came_with() {
+    let mut bindings = empty();
+    let (one, other) = (env("1"), env("2"));
+    let decision = bindings.bind(&owner("k"), &sandbox("s"), Candidate::Ready, Some(&one));
+    let BindDecision::Proceed(record) = decision else {
+        panic!("{decision:?}");
+    };
+    let mut saved = Saved::default();
+    saved.apply(&record);
+    assert_eq!(bindings.saved(), saved);
+    bindings.confirm(&owner("k"), &sandbox("s"));
+    for mut bindings in [bindings, Bindings::restore(saved, Memory::default(), NOW)] {
+        let mut bind = |env| bindings.bind(&owner("k"), &sandbox("s"), Candidate::NotReady, env);
+        assert_eq!(bind(Some(&one)), BindDecision::Bound(sandbox("s")));
+        for env in [Some(&other), None] {
+            assert_eq!(bind(env), BindDecision::Refused(Refusal::OtherEnv));
+        }
+    }
 }
 
 #[test]
@@ -143,11 +179,11 @@ fn a_release_is_a_tombstone_and_the_end_of_the_sandbox() {
         }
     );
     assert_eq!(
-        bindings.bind(&owner("k"), &sandbox("other"), Candidate::Ready),
+        bindings.bind(&owner("k"), &sandbox("other"), Candidate::Ready, None),
         BindDecision::Refused(Refusal::Released)
     );
     assert_eq!(
-        bindings.bind(&owner("other"), &sandbox("s"), Candidate::Ready),
+        bindings.bind(&owner("other"), &sandbox("s"), Candidate::Ready, None),
         BindDecision::Refused(Refusal::Ending)
     );
     assert_eq!(
@@ -165,11 +201,11 @@ fn a_release_before_its_bind_refuses_the_late_bind() {
     let mut bindings = empty();
     bindings.release(&owner("k"), Some(&sandbox("s")), NOW);
     assert_eq!(
-        bindings.bind(&owner("k"), &sandbox("s"), Candidate::Ready),
+        bindings.bind(&owner("k"), &sandbox("s"), Candidate::Ready, None),
         BindDecision::Refused(Refusal::Released)
     );
     assert!(matches!(
-        bindings.bind(&owner("other"), &sandbox("s"), Candidate::Ready),
+        bindings.bind(&owner("other"), &sandbox("s"), Candidate::Ready, None),
         BindDecision::Proceed(_)
     ));
 }
@@ -177,7 +213,7 @@ fn a_release_before_its_bind_refuses_the_late_bind() {
 #[test]
 fn a_release_during_the_bind_wins() {
     let mut bindings = empty();
-    bindings.bind(&owner("k"), &sandbox("s"), Candidate::Ready);
+    bindings.bind(&owner("k"), &sandbox("s"), Candidate::Ready, None);
     assert!(matches!(
         bindings.release(&owner("k"), None, NOW),
         ReleaseDecision::Released {
@@ -222,7 +258,7 @@ fn only_an_unbound_sandbox_retires() {
         RetireDecision::Retired(None)
     );
     assert_eq!(
-        bindings.bind(&owner("k"), &sandbox("s"), Candidate::Ready),
+        bindings.bind(&owner("k"), &sandbox("s"), Candidate::Ready, None),
         BindDecision::Refused(Refusal::Ending)
     );
 }
@@ -238,7 +274,7 @@ fn a_sandbox_retired_before_the_node_knew_it_is_never_bound() {
         RetireDecision::NotFound(Some(record))
     );
     assert_eq!(
-        bindings.bind(&owner("k"), &sandbox("s"), Candidate::Ready),
+        bindings.bind(&owner("k"), &sandbox("s"), Candidate::Ready, None),
         BindDecision::Refused(Refusal::Ending)
     );
 }
@@ -315,6 +351,7 @@ enum Step {
         key: u8,
         uid: u8,
         ready: bool,
+        value: Option<u8>,
     },
     Settle {
         key: u8,
@@ -335,8 +372,8 @@ fn step() -> impl Strategy<Value = Step> {
     let key = 0..4_u8;
     let uid = 0..4_u8;
     prop_oneof![
-        4 => (key.clone(), uid.clone(), prop::bool::weighted(0.9))
-            .prop_map(|(key, uid, ready)| Step::Bind { key, uid, ready }),
+        4 => (key.clone(), uid.clone(), prop::bool::weighted(0.9), prop::option::of(0..2_u8))
+            .prop_map(|(key, uid, ready, value)| Step::Bind { key, uid, ready, value }),
         3 => (key.clone(), prop::bool::weighted(0.7)).prop_map(|(key, well)| Step::Settle { key, well }),
         1 => (key, prop::option::of(uid.clone())).prop_map(|(key, expected)| Step::Release { key, expected }),
         1 => uid.prop_map(|uid| Step::Retire { uid }),
@@ -350,6 +387,8 @@ struct World {
     journal: Saved,
     under_way: HashMap<OwnerKey, SandboxUid>,
     told_bound: HashMap<OwnerKey, SandboxUid>,
+    /// The variables that each key was bound with.
+    envs: HashMap<OwnerKey, Option<Arc<BoundEnv>>>,
     released: HashSet<OwnerKey>,
     disposed: HashSet<SandboxUid>,
 }
@@ -361,6 +400,7 @@ impl World {
             journal: Saved::default(),
             under_way: HashMap::new(),
             told_bound: HashMap::new(),
+            envs: HashMap::new(),
             released: HashSet::new(),
             disposed: HashSet::new(),
         }
@@ -397,21 +437,32 @@ impl World {
                 key: k,
                 uid: u,
                 ready,
+                value,
             } => {
                 let (key, uid) = (key(k), uid(u));
+                let env = value.map(|value| env(&value.to_string()));
                 let candidate = if ready {
                     Candidate::Ready
                 } else {
                     Candidate::NotReady
                 };
-                match self.bindings.bind(&key, &uid, candidate) {
+                let same = self.envs.get(&key) == Some(&env);
+                match self.bindings.bind(&key, &uid, candidate, env.as_ref()) {
                     BindDecision::Proceed(record) => {
                         assert!(ready);
                         self.write([record]);
+                        self.envs.insert(key.clone(), env);
                         assert_eq!(self.under_way.insert(key, uid), None);
                     }
-                    BindDecision::Join(held) => assert_eq!(self.under_way.get(&key), Some(&held)),
-                    BindDecision::Bound(held) => self.tell_bound(&key, &held),
+                    BindDecision::Join(held) => {
+                        assert!(same, "{key} joins a bind with other variables");
+                        assert_eq!(self.under_way.get(&key), Some(&held));
+                    }
+                    BindDecision::Bound(held) => {
+                        assert!(same, "{key} was bound with other variables");
+                        self.tell_bound(&key, &held);
+                    }
+                    BindDecision::Refused(Refusal::OtherEnv) => assert!(!same),
                     BindDecision::Refused(_) => {
                         assert!(!self.told_bound.contains_key(&key) || self.released.contains(&key))
                     }

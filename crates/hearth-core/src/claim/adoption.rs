@@ -5,6 +5,7 @@ use hearth_api::constants::{annotation, label};
 use serde_json::{Value, json};
 
 use super::blueprint::owner_reference;
+use super::env;
 use crate::index::{ClaimRecord, SandboxRecord};
 
 /// The operations of the adoption.
@@ -63,6 +64,8 @@ pub(super) fn operations(
         operations
             .push(json!({"op": "add", "path": "/spec/podTemplate/metadata", "value": metadata}));
     }
+    // What it was bound with, so that a later resume has it too.
+    operations.extend(env::operations(&sandbox.spec.text, claim.bound_env()));
     Value::Array(operations)
 }
 

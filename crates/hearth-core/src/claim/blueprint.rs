@@ -3,11 +3,11 @@
 use hearth_api::constants::{
     EXTENSIONS_API_VERSION, SANDBOX_API_VERSION, TEARDOWN_FINALIZER, annotation, label,
 };
-use hearth_api::{ClaimEnvVar, InjectionPolicy, PersistentVolumeClaimTemplate};
+use hearth_api::{InjectionPolicy, PersistentVolumeClaimTemplate};
 use serde_json::{Map, Value, json};
 
-use super::metadata;
 use super::refusal::Refusal;
+use super::{env, metadata};
 use crate::ids::NodeName;
 use crate::index::ClaimRecord;
 use crate::podspec::claims_in;
@@ -20,7 +20,7 @@ use crate::pool::Template;
 pub(super) fn sandbox(claim: &ClaimRecord, template: &Template) -> Result<Value, Refusal> {
     let volumes = volumes(template, &claim.spec.volume_claim_templates)?;
     let mut pod_spec = template.pod_spec.clone();
-    inject_env(&mut pod_spec, &claim.spec.env, template.env_policy)?;
+    env::inject(&mut pod_spec, &claim.spec.env, template.env_policy)?;
     let created_by = claim.created_by.as_deref();
     let pod_metadata = metadata::merge(
         template,
@@ -181,163 +181,4 @@ fn unique_names(volumes: &[PersistentVolumeClaimTemplate]) -> Result<(), String>
         }
     }
     Ok(())
-}
-
-fn inject_env(
-    pod_spec: &mut Value,
-    env: &[ClaimEnvVar],
-    policy: InjectionPolicy,
-) -> Result<(), Refusal> {
-    if env.is_empty() {
-        return Ok(());
-    }
-    if policy == InjectionPolicy::Disallowed {
-        return Err(Refusal::env(
-            "environment variable injection rejected: environment variable injection is not allowed by the template \
-             policy",
-        ));
-    }
-    for variable in env {
-        inject_one(pod_spec, variable, policy)?;
-    }
-    Ok(())
-}
-
-fn inject_one(
-    pod_spec: &mut Value,
-    variable: &ClaimEnvVar,
-    policy: InjectionPolicy,
-) -> Result<(), Refusal> {
-    let container = target(pod_spec, &variable.container_name).ok_or_else(|| {
-        Refusal::error(format!(
-            "target container \"{}\" not found in template for environment variable \"{}\"",
-            variable.container_name, variable.name
-        ))
-    })?;
-    let uses_env_from = container
-        .get("envFrom")
-        .and_then(Value::as_array)
-        .is_some_and(|list| !list.is_empty());
-    if policy == InjectionPolicy::Allowed && uses_env_from {
-        let name = container
-            .get("name")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        return Err(Refusal::env(format!(
-            "environment variable injection rejected: container \"{name}\" uses EnvFrom sources; Allowed policy cannot \
-             safely prevent overriding EnvFrom-provided variables"
-        )));
-    }
-    let entry = json!({"name": variable.name, "value": variable.value});
-    let list = container.entry("env").or_insert_with(|| json!([]));
-    if list.is_null() {
-        *list = json!([]);
-    }
-    let Some(list) = list.as_array_mut() else {
-        return Err(Refusal::error("env of the template is no list"));
-    };
-    match list
-        .iter_mut()
-        .find(|existing| existing["name"] == variable.name.as_str())
-    {
-        None => list.push(entry),
-        Some(existing) if policy == InjectionPolicy::Overrides => *existing = entry,
-        Some(_) => {
-            return Err(Refusal::error(format!(
-                "environment variable override is not allowed by the template policy for variable \"{}\"",
-                variable.name
-            )));
-        }
-    }
-    Ok(())
-}
-
-/// The container that a variable is for: the first main container, or the named one, init containers included.
-fn target<'a>(pod_spec: &'a mut Value, name: &str) -> Option<&'a mut Map<String, Value>> {
-    if name.is_empty() {
-        return pod_spec
-            .get_mut("containers")?
-            .as_array_mut()?
-            .first_mut()?
-            .as_object_mut();
-    }
-    let has = |list: &Value| {
-        list.as_array()
-            .is_some_and(|all| all.iter().any(|c| c["name"] == name))
-    };
-    let field = ["containers", "initContainers"]
-        .into_iter()
-        .find(|field| pod_spec.get(field).is_some_and(has))?;
-    let containers = pod_spec.get_mut(field)?.as_array_mut()?;
-    containers
-        .iter_mut()
-        .find(|container| container["name"] == name)?
-        .as_object_mut()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn variable(name: &str, value: &str, container: &str) -> ClaimEnvVar {
-        ClaimEnvVar {
-            name: name.into(),
-            value: value.into(),
-            container_name: container.into(),
-        }
-    }
-
-    fn check(env: &[ClaimEnvVar], policy: InjectionPolicy, expect: Result<Value, &str>) {
-        let mut spec = json!({
-            "initContainers": [{"name": "init"}],
-            "containers": [
-                {"name": "main", "env": [{"name": "A", "valueFrom": {"x": 1}}]},
-                {"name": "side", "envFrom": [{"secretRef": {"name": "s"}}]},
-            ],
-        });
-        let result = inject_env(&mut spec, env, policy).map_err(|refusal| refusal.message);
-        match expect {
-            Ok(env) => assert_eq!((result, &spec["containers"][0]["env"]), (Ok(()), &env)),
-            Err(part) => assert!(result.clone().unwrap_err().contains(part), "{result:?}"),
-        }
-    }
-
-    #[test]
-    fn the_policy_says_what_a_claim_may_set() {
-        use InjectionPolicy::{Allowed, Disallowed, Overrides};
-        let a = || json!({"name": "A", "valueFrom": {"x": 1}});
-        check(&[], Disallowed, Ok(json!([a()])));
-        check(
-            &[variable("B", "2", "")],
-            Disallowed,
-            Err("is not allowed by the template policy"),
-        );
-        check(
-            &[variable("B", "2", "")],
-            Allowed,
-            Ok(json!([a(), {"name": "B", "value": "2"}])),
-        );
-        check(
-            &[variable("A", "9", "main")],
-            Allowed,
-            Err("override is not allowed by the template policy for variable \"A\""),
-        );
-        check(
-            &[variable("A", "9", "main")],
-            Overrides,
-            Ok(json!([{"name": "A", "value": "9"}])),
-        );
-        check(
-            &[variable("B", "2", "side")],
-            Allowed,
-            Err("uses EnvFrom sources"),
-        );
-        check(&[variable("B", "2", "side")], Overrides, Ok(json!([a()])));
-        check(&[variable("B", "2", "init")], Allowed, Ok(json!([a()])));
-        check(
-            &[variable("A", "9", "nope")],
-            Overrides,
-            Err("target container \"nope\" not found in template for environment variable \"A\""),
-        );
-    }
 }

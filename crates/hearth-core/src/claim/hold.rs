@@ -60,8 +60,13 @@ fn mirror(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord) -> Decisi
     if status == Status::of(claim) {
         return Decision::Rest;
     }
+    // What the Sandbox's status says of its readiness may be from before it was bound. The node's next word is an event.
+    let phase = phase_by_stream(index, sandbox);
+    if status.is_ready() && !claim.is_ready() && phase.is_some_and(|phase| !phase.is_ready()) {
+        return Decision::Rest;
+    }
     // The node says ready before the Sandbox's status does. A claim that is ready stays so for that moment.
-    if claim.is_ready() && !status.is_ready() && stream_says_ready(index, sandbox) {
+    if claim.is_ready() && !status.is_ready() && phase == Some(Phase::Running) {
         let since = claim.disagreeing_since.unwrap_or(index.now.mono);
         let until = since + index.settings.status_lag;
         if index.now.mono < until {
@@ -71,10 +76,10 @@ fn mirror(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord) -> Decisi
     Decision::Write(Box::new(status))
 }
 
-fn stream_says_ready(index: &Index, sandbox: &SandboxRecord) -> bool {
-    let node = sandbox.node.as_ref().and_then(|node| index.nodes.get(node));
-    node.and_then(|node| node.reported(&sandbox.uid))
-        .is_some_and(|reported| reported.phase == Phase::Running)
+/// How far the sandbox is, by its node's stream; `None` when that says nothing of it.
+fn phase_by_stream(index: &Index, sandbox: &SandboxRecord) -> Option<Phase> {
+    let node = index.nodes.get(sandbox.node.as_ref()?)?;
+    node.reported(&sandbox.uid).map(|reported| reported.phase)
 }
 
 fn follow_metadata(

@@ -7,6 +7,7 @@
 mod adoption;
 pub(crate) mod blueprint;
 mod done;
+mod env;
 mod hold;
 pub(crate) mod metadata;
 mod refusal;
@@ -16,6 +17,7 @@ pub(crate) mod status;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_api::ClaimShutdownPolicy;
@@ -29,6 +31,7 @@ use crate::effects::{Body, Effect, EventNote, Intent, Lane, NodeRequest, Observa
 use crate::expiry;
 use crate::ids::{Key, NodeName, OwnerKey, SandboxUid};
 use crate::index::{ClaimRecord, Index, Leaving, SandboxOp, SandboxRecord, Stage};
+use crate::podspec::Variable;
 
 /// What to do about a claim.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,7 +51,11 @@ enum Decision {
     /// Write its status and try again after a while.
     WriteAndRetry(Box<Status>),
     /// Ask the node for the member.
-    Bind { node: NodeName, sandbox: SandboxUid },
+    Bind {
+        node: NodeName,
+        sandbox: SandboxUid,
+        env: Arc<[Variable]>,
+    },
     /// A Sandbox of the claim's that lost against the one that its status names.
     Drop { sandbox: u64 },
     /// A bind of ours that lost.
@@ -159,7 +166,7 @@ fn act(index: &mut Index, key: &Key, decision: Decision) {
             }
             back_off(index, key);
         }
-        Decision::Bind { node, sandbox } => bind(index, key, node, sandbox),
+        Decision::Bind { node, sandbox, env } => bind(index, key, node, sandbox, env),
         Decision::Drop { sandbox } => index.dismiss(sandbox),
         Decision::Release {
             node,
@@ -238,7 +245,7 @@ fn back_off(index: &mut Index, key: &Key) {
     }
 }
 
-fn bind(index: &mut Index, key: &Key, node: NodeName, sandbox: SandboxUid) {
+fn bind(index: &mut Index, key: &Key, node: NodeName, sandbox: SandboxUid, env: Arc<[Variable]>) {
     let Some(claim) = index.claims.get_mut(key) else {
         return;
     };
@@ -252,12 +259,18 @@ fn bind(index: &mut Index, key: &Key, node: NodeName, sandbox: SandboxUid) {
         return;
     };
     claim.template = template;
+    claim.bound_as = Some(Arc::clone(&claim.spec));
     index.last_claim_activity = Some(index.now.mono);
     if let Some(id) = index.sandbox_by_uid(&sandbox).map(|record| record.id) {
         index.change_sandbox(id, |record| record.reserved = Some(uid.into()));
     }
     index.observe(Observation::Pick { pool, hit: true });
-    index.ask(node, NodeRequest::Bind { owner, sandbox });
+    let request = NodeRequest::Bind {
+        owner,
+        sandbox,
+        env,
+    };
+    index.ask(node, request);
 }
 
 fn create(index: &mut Index, key: &Key, mut object: Value, node: Option<&NodeName>) {

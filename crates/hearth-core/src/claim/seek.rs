@@ -4,8 +4,10 @@ use hearth_api::constants::{condition, reason};
 
 use super::refusal::Refusal;
 use super::status::Status;
-use super::{Decision, blueprint, is_free_for, metadata};
-use crate::index::{ClaimRecord, Class, Index, Members, PoolRecord, SandboxRecord};
+use super::{Decision, blueprint, env, is_free_for, metadata};
+use crate::index::{
+    ClaimRecord, Class, Index, Members, Phase, PoolRecord, SandboxRecord, env_mark_of,
+};
 use crate::pool::Template;
 
 pub(super) fn decide(index: &Index, claim: &ClaimRecord) -> Decision {
@@ -32,8 +34,13 @@ pub(super) fn decide(index: &Index, claim: &ClaimRecord) -> Decision {
     if let Some(error) = &claim.error {
         return refuse(index, claim, &Refusal::error(error));
     }
-    if !claim.spec.env.is_empty() || !claim.spec.volume_claim_templates.is_empty() {
+    if !claim.spec.volume_claim_templates.is_empty() {
         return cold(index, claim, &template);
+    }
+    if !claim.spec.env.is_empty()
+        && let Err(refusal) = blueprint::sandbox(claim, &template)
+    {
+        return refuse(index, claim, &refusal);
     }
     if let Err(fault) = metadata::merge(
         &template,
@@ -48,7 +55,7 @@ pub(super) fn decide(index: &Index, claim: &ClaimRecord) -> Decision {
     {
         return Decision::Until(at);
     }
-    warm(index, claim, pool)
+    warm(index, claim, pool, &template)
         .or_else(|| without_room(index, claim, pool, &template))
         .unwrap_or_else(|| cold(index, claim, &template))
 }
@@ -56,9 +63,11 @@ pub(super) fn decide(index: &Index, claim: &ClaimRecord) -> Decision {
 /// A node holds something for the claim already: answer with it if it can be the claim's, give it back if not.
 fn settle_binds(index: &Index, claim: &ClaimRecord) -> Option<Decision> {
     let bind = index.binds_of(&claim.uid).into_iter().next()?;
+    // The claim may have been edited since.
+    let as_asked = env_mark_of(&bind.owner) == claim.env_mark();
     let Some(sandbox) = index
         .sandbox_by_uid(&bind.sandbox)
-        .filter(|sandbox| is_free_for(sandbox, claim))
+        .filter(|sandbox| as_asked && is_free_for(sandbox, claim))
     else {
         return Some(Decision::Release {
             node: bind.node,
@@ -66,12 +75,28 @@ fn settle_binds(index: &Index, claim: &ClaimRecord) -> Option<Decision> {
             sandbox: bind.sandbox,
         });
     };
+    if !may_be_used(claim, bind.phase) {
+        // As for a cold start: it is about to be ready, and saying that it is not yet would cost a write.
+        let speak_at = claim.first_seen + index.settings.cold_silence;
+        if index.now.mono < speak_at {
+            return Some(Decision::Until(speak_at));
+        }
+        let status = Status::coming_up(claim, &sandbox.key.name, bind.pod_ips, index.now.wall);
+        return Some(Decision::Write(Box::new(status)));
+    }
     let since = sandbox
         .ready
-        .filter(|ready| ready.is_true)
+        .filter(|ready| ready.is_true && claim.spec.env.is_empty())
         .map_or(index.now.wall, |ready| ready.since);
     let status = Status::bound(claim, &sandbox.key.name, bind.pod_ips, since);
     Some(Decision::Write(Box::new(status)))
+}
+
+/// Whether a sandbox that the claim holds in this phase is what the claim is answered with. It was ready when it was
+/// bound, so that a node which is finding out what there is need not be waited for; unless there was something to be
+/// done to it after.
+fn may_be_used(claim: &ClaimRecord, phase: Phase) -> bool {
+    phase.is_ready() || (phase == Phase::Unknown && claim.spec.env.is_empty())
 }
 
 /// A Sandbox has the claim's name: it is the claim's cold one, or in the way.
@@ -114,13 +139,20 @@ fn namesake(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord) -> Deci
 }
 
 /// A ready member, or a short wait for one that is about to be.
-fn warm(index: &Index, claim: &ClaimRecord, pool: &PoolRecord) -> Option<Decision> {
+fn warm(
+    index: &Index,
+    claim: &ClaimRecord,
+    pool: &PoolRecord,
+    template: &Template,
+) -> Option<Decision> {
     let members = index.members_of(&pool.uid)?;
     if let Some(sandbox) = members.pick().and_then(|id| index.sandboxes.get(&id)) {
         let node = sandbox.node.clone()?;
+        let env = env::for_member(&sandbox.spec.text, &claim.spec.env, template.env_policy)?;
         return Some(Decision::Bind {
             node,
             sandbox: sandbox.uid.clone(),
+            env,
         });
     }
     let ahead = index.hungry_ahead_of(claim);

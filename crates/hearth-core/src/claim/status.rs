@@ -53,6 +53,23 @@ impl Status {
         status
     }
 
+    /// Bound, and not ready yet.
+    pub(super) fn coming_up(
+        claim: &ClaimRecord,
+        sandbox: &str,
+        pod_ips: Vec<String>,
+        now: Timestamp,
+    ) -> Self {
+        let mut status = Self {
+            sandbox: sandbox.to_owned(),
+            pod_ips,
+            ..Self::of(claim)
+        };
+        let (reason, text) = (reason::DEPENDENCIES_NOT_READY, message::POD_NOT_READY);
+        status.set(claim, condition::READY, "False", reason, text, now);
+        status
+    }
+
     /// Refused: no Sandbox.
     pub(super) fn refused(claim: &ClaimRecord, refusal: &Refusal, now: Timestamp) -> Self {
         let mut status = Self {

@@ -1,6 +1,9 @@
 //! What a claim gets, as tables: the situation, then all that is wanted.
 
 mod answered;
+mod env;
+
+use std::sync::Arc;
 
 use hearth_api::{SandboxClaim, SandboxTemplate};
 use serde_json::{Value, json};
@@ -70,6 +73,7 @@ fn bind(claim: &str, sandbox: &str) -> NodeRequest {
     NodeRequest::Bind {
         owner: OwnerKey(format!("uid-{claim}")),
         sandbox: uid(sandbox),
+        env: Arc::default(),
     }
 }
 
@@ -77,6 +81,7 @@ fn bound(sandbox: &str) -> NodeReply {
     NodeReply::Bound {
         sandbox: uid(sandbox),
         pod_ips: vec!["10.0.0.1".into()],
+        ready: true,
     }
 }
 

@@ -4,24 +4,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_api::constants::{annotation, condition, label};
-use hearth_api::{Condition, SandboxClaim, SandboxClaimSpec};
+use hearth_api::{ClaimEnvVar, Condition, SandboxClaim, SandboxClaimSpec};
 use jiff::Timestamp;
 
+use super::node::Phase;
 use super::sandbox::{Retry, version_of};
 use crate::conditions::is_true;
 use crate::ids::{Key, NodeName, OwnerKey, SandboxUid};
+use crate::names::fnv1a_64;
 
 /// A bind that a node holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bind {
     /// The node.
     pub node: NodeName,
-    /// The owner key: the claim's UID, with a generation behind it when earlier ones were released.
+    /// The owner key: the claim's UID, with a generation behind it when earlier ones were released, and a mark of the
+    /// variables that it was bound with.
     pub owner: OwnerKey,
     /// The sandbox.
     pub sandbox: SandboxUid,
     /// Addresses of its pod.
     pub pod_ips: Vec<String>,
+    /// How far it is.
+    pub phase: Phase,
 }
 
 /// What is under way for a claim. One thing at a time: the order of writes to one object counts.
@@ -94,6 +99,8 @@ pub struct ClaimRecord {
     pub(crate) adopted_lost: bool,
     /// The template of the pool that it was bound from.
     pub(crate) template: Option<String>,
+    /// What it asked for when it was bound, as far as this controller did that.
+    pub(crate) bound_as: Option<Arc<SandboxClaimSpec>>,
 }
 
 impl ClaimRecord {
@@ -131,7 +138,13 @@ impl ClaimRecord {
             unadopted_lost: false,
             adopted_lost: false,
             template: None,
+            bound_as: None,
         }
+    }
+
+    /// The variables that it was bound with. Those that it is given later reach no sandbox.
+    pub(crate) fn bound_env(&self) -> &[ClaimEnvVar] {
+        &self.bound_as.as_ref().unwrap_or(&self.spec).env
     }
 
     /// Takes over what the object says; what only we know stays.
@@ -178,13 +191,27 @@ impl ClaimRecord {
         }
     }
 
-    /// The key under which nodes know this claim.
+    /// The key under which nodes know this claim: `<uid>[.<generation>][.e<variables>]`.
     pub(crate) fn owner_key(&self) -> OwnerKey {
-        if self.owner_generation == 0 {
-            OwnerKey(self.uid.clone())
-        } else {
-            OwnerKey(format!("{}.{}", self.uid, self.owner_generation))
+        let mut key = self.uid.clone();
+        if self.owner_generation > 0 {
+            key.push_str(&format!(".{}", self.owner_generation));
         }
+        let env = self.env_mark();
+        if !env.is_empty() {
+            key.push_str(&format!(".{env}"));
+        }
+        OwnerKey(key)
+    }
+
+    /// Tells one list of variables from another in owner keys, so that a bind with those that the claim had before an
+    /// edit is seen for what it is. Empty when there are none.
+    pub(crate) fn env_mark(&self) -> String {
+        if self.spec.env.is_empty() {
+            return String::new();
+        }
+        let text = serde_json::to_vec(&self.spec.env).unwrap_or_default();
+        format!("{ENV_MARK}{:016x}", fnv1a_64(&text))
     }
 
     pub(crate) fn pool_key(&self) -> Key {
@@ -217,13 +244,21 @@ pub fn claim_uid_of(owner: &OwnerKey) -> &str {
         .map_or(owner.as_str(), |(uid, _)| uid)
 }
 
+/// Begins the part of an owner key that stands for variables.
+const ENV_MARK: char = 'e';
+
 /// How many releases the owner key has survived.
 pub(crate) fn generation_of(owner: &OwnerKey) -> u32 {
-    owner
-        .0
-        .split_once('.')
-        .and_then(|(_, generation)| generation.parse().ok())
-        .unwrap_or(0)
+    let mut parts = owner.0.split('.').skip(1);
+    parts.find_map(|part| part.parse().ok()).unwrap_or(0)
+}
+
+/// The part of an owner key that stands for the variables of the bind; empty when there were none.
+pub(crate) fn env_mark_of(owner: &OwnerKey) -> &str {
+    let mut parts = owner.0.split('.').skip(1);
+    parts
+        .find(|part| part.starts_with(ENV_MARK))
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -242,5 +277,37 @@ mod tests {
             (claim_uid_of(&owner), generation_of(&owner)),
             (claim.uid.as_str(), 2)
         );
+        assert_eq!(env_mark_of(&owner), "");
+    }
+
+    #[test]
+    fn owner_keys_differ_when_the_variables_do() {
+        let with = |generation, value: &str| {
+            let mut claim =
+                ClaimRecord::new(Key::new("n", "c"), 0, Duration::ZERO, Timestamp::UNIX_EPOCH);
+            claim.uid = "u".into();
+            claim.owner_generation = generation;
+            claim.spec = Arc::new(SandboxClaimSpec {
+                env: vec![ClaimEnvVar {
+                    name: "X".into(),
+                    value: value.into(),
+                    container_name: String::new(),
+                }],
+                ..SandboxClaimSpec::default()
+            });
+            (claim.owner_key(), claim.env_mark())
+        };
+        let (owner, mark) = with(3, "1");
+        assert_eq!(owner.as_str(), format!("u.3.{mark}"));
+        assert_eq!(
+            (
+                claim_uid_of(&owner),
+                generation_of(&owner),
+                env_mark_of(&owner)
+            ),
+            ("u", 3, mark.as_str())
+        );
+        assert_eq!(with(0, "1").0.as_str(), format!("u.{mark}"));
+        assert_ne!(with(0, "2").1, mark);
     }
 }

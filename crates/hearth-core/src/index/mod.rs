@@ -45,7 +45,7 @@ pub(crate) use volumes::PodStanding;
 pub use work::Task;
 
 pub(crate) use census::created_by;
-pub(crate) use claim::generation_of;
+pub(crate) use claim::{env_mark_of, generation_of};
 pub(crate) use members::Members;
 pub(crate) use outcomes::WATCH_LAG;
 pub(crate) use sandbox::{Detail, Leaving, Owner, Retry, SandboxOp, version_of};
@@ -434,6 +434,7 @@ impl Index {
                     owner: reported.owner.clone()?,
                     sandbox: sandbox.clone(),
                     pod_ips: reported.pod_ips.clone(),
+                    phase: reported.phase,
                 })
             })
             .collect()

@@ -296,7 +296,9 @@ impl Index {
     pub fn on_reply(&mut self, node: &NodeName, request: &NodeRequest, reply: NodeReply, now: Now) {
         self.now = now;
         match request {
-            NodeRequest::Bind { owner, sandbox } => self.bind_replied(node, owner, sandbox, reply),
+            NodeRequest::Bind { owner, sandbox, .. } => {
+                self.bind_replied(node, owner, sandbox, reply);
+            }
             NodeRequest::Release { owner, .. } => self.release_replied(node, owner, reply),
             NodeRequest::Retire { sandbox } => self.retire_replied(sandbox, &reply),
             NodeRequest::MakeVolume { .. } | NodeRequest::WipeVolume { .. } => {
@@ -325,8 +327,9 @@ impl Index {
             NodeReply::Bound {
                 ref sandbox,
                 ref pod_ips,
+                ready,
             } => {
-                self.bound(node, owner, sandbox, pod_ips.clone());
+                self.bound(node, owner, sandbox, pod_ips.clone(), ready);
                 Some(sandbox.clone())
             }
             _ => None,
@@ -348,7 +351,7 @@ impl Index {
             if matches!(&claim.stage, Stage::Binding { sandbox, .. } if sandbox == asked) {
                 claim.stage = Stage::Idle;
             }
-            if reply_says(&reply, Refusal::Released) {
+            if reply_says(&reply, Refusal::Released) || reply_says(&reply, Refusal::OtherEnv) {
                 claim.owner_generation = claim.owner_generation.max(generation_of(owner) + 1);
             }
         }
@@ -368,7 +371,16 @@ impl Index {
         owner: &OwnerKey,
         sandbox: &SandboxUid,
         pod_ips: Vec<String>,
+        ready: bool,
     ) {
+        let reported = self
+            .nodes
+            .get(node)
+            .and_then(|record| record.reported.get(sandbox));
+        // What the node has said of it since the bind is newer than the reply.
+        if reported.is_some_and(|reported| reported.owner.as_ref() == Some(owner)) {
+            return;
+        }
         let key = self
             .sandbox_by_uid(sandbox)
             .map(|record| record.key.clone());
@@ -377,7 +389,11 @@ impl Index {
             sandbox: sandbox.clone(),
             namespace: key.namespace,
             name: key.name,
-            phase: Phase::Running,
+            phase: if ready {
+                Phase::Running
+            } else {
+                Phase::NotReady
+            },
             pod_ips,
             owner: Some(owner.clone()),
         };

@@ -27,12 +27,14 @@ pub(crate) struct SpecFacts {
     pub meaning: u64,
     /// Why the text is no PodSpec, when it is none.
     pub fault: Option<String>,
+    /// The text itself, which few need again.
+    pub text: Arc<str>,
 }
 
 /// [`SpecFacts`] by text.
 #[derive(Debug, Default)]
 pub(crate) struct SpecCache {
-    by_text: HashMap<Box<str>, Arc<SpecFacts>>,
+    by_text: HashMap<Arc<str>, Arc<SpecFacts>>,
     sweep_at: usize,
 }
 
@@ -53,6 +55,7 @@ impl SpecCache {
         let value = spec.parse::<Value>().unwrap_or(Value::Null);
         let mut configs = configs_in(&value);
         configs.append(&mut admission_of(&account_in(&value)));
+        let text: Arc<str> = spec.get().into();
         let facts = Arc::new(SpecFacts {
             shape,
             configs,
@@ -60,8 +63,9 @@ impl SpecCache {
             claims: claims_in(&value),
             meaning: hash(&canonical(&value)),
             fault,
+            text: Arc::clone(&text),
         });
-        self.by_text.insert(spec.get().into(), Arc::clone(&facts));
+        self.by_text.insert(text, Arc::clone(&facts));
         facts
     }
 }

@@ -17,7 +17,7 @@ fn a_pool_fills_and_its_claims_are_answered() {
     world.quiesce();
     world.check_settled();
     for name in ["a", "b", "c", "d"] {
-        world.create_claim(name);
+        world.create_claim(name, false);
     }
     world.quiesce();
     world.check_settled();
@@ -38,7 +38,7 @@ fn a_pool_fills_and_its_claims_are_answered() {
 fn a_deleted_claim_leaves_nothing_behind() {
     let mut world = World::new(1, 1);
     world.quiesce();
-    world.create_claim("a");
+    world.create_claim("a", false);
     world.quiesce();
     world.api.delete(Kind::Claim, &key("a"));
     world.quiesce();
@@ -89,7 +89,7 @@ fn step() -> impl Strategy<Value = Step> {
 fn take(world: &mut World, step: &Step) {
     let node = |number: u8| super::node_key(&format!("n{}", number % 2));
     match *step {
-        Step::CreateClaim(number) => world.create_claim(&format!("c{number}")),
+        Step::CreateClaim(number) => world.create_claim(&format!("c{number}"), number % 2 == 1),
         Step::DeleteClaim(number) => {
             world.api.delete(Kind::Claim, &key(&format!("c{number}")));
         }

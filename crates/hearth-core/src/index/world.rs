@@ -46,8 +46,10 @@ impl World {
             lives: 0,
             answers: BTreeMap::new(),
         };
-        let spec =
-            json!({"podTemplate": {"spec": {"containers": [{"name": "main", "image": "i"}]}}});
+        let spec = json!({
+            "podTemplate": {"spec": {"containers": [{"name": "main", "image": "i"}]}},
+            "envVarsInjectionPolicy": "Allowed",
+        });
         world.api.create(
             Kind::Template,
             json!({"metadata": {"namespace": "n", "name": "tpl"}, "spec": spec}),
@@ -301,9 +303,12 @@ impl World {
         true
     }
 
-    pub(super) fn create_claim(&mut self, name: &str) {
+    pub(super) fn create_claim(&mut self, name: &str, env: bool) {
         let mut object =
             json!({"metadata": metadata(name, 0), "spec": {"warmPoolRef": {"name": "pool"}}});
+        if env {
+            object["spec"]["env"] = json!([{"name": "X", "value": name}]);
+        }
         object["metadata"].as_object_mut().unwrap().remove("uid");
         self.api.create(Kind::Claim, object);
     }
@@ -411,6 +416,15 @@ impl World {
             assert!(
                 before.as_ref().is_none_or(|before| *before == name),
                 "{uid} had {before:?} and now has {name}"
+            );
+            let ready = claim["status"]["conditions"][0]["status"] == "True";
+            let has_env = claim["spec"]["env"].is_array();
+            let unready = |node: &Node| {
+                node.binds().contains(&(name.clone(), uid.clone())) && !node.is_ready(&name)
+            };
+            assert!(
+                !(ready && has_env && self.nodes.values().any(unready)),
+                "{uid} is ready without its variables"
             );
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::late::{EnvFrom, EnvSource, LateEnv};
+use super::late::LateEnv;
 use super::plan::{
     ContainerPlan, ContainerSecurity, MountPlan, PullPolicy, Resources, RestartPolicy, Role,
     SubPath,
@@ -112,7 +112,13 @@ pub(super) fn container(at: &At<'_>, pod: &PodContext) -> ContainerPlan {
             variables = env(&at, &plan.name);
         }
     });
-    settle(&mut plan, from, variables);
+    let written = LateEnv {
+        from,
+        env: variables,
+        command: std::mem::take(&mut plan.command),
+        args: std::mem::take(&mut plan.args),
+    };
+    settle(&mut plan, written);
     plan
 }
 
@@ -167,16 +173,14 @@ pub(super) fn default_pull_policy(image: &str) -> PullPolicy {
 }
 
 /// What can be told now is: environments that name nothing of their pod.
-fn settle(plan: &mut ContainerPlan, from: Vec<EnvFrom>, env: Vec<(String, EnvSource)>) {
-    let late = LateEnv {
-        from,
-        env,
-        command: std::mem::take(&mut plan.command),
-        args: std::mem::take(&mut plan.args),
-    };
-    match late.plain() {
-        Some(plain) => (plan.env, plan.command, plan.args) = plain,
-        None => plan.late = Some(late),
+pub(super) fn settle(plan: &mut ContainerPlan, written: LateEnv) {
+    match written.plain() {
+        Some(plain) => {
+            (plan.env, plan.command, plan.args) = plain;
+            let same = written.is_plainly(&plan.env, &plan.command, &plan.args);
+            plan.written = (!same).then_some(written);
+        }
+        None => plan.late = Some(written),
     }
 }
 

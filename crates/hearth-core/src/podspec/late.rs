@@ -297,6 +297,23 @@ impl LateEnv {
         }
         self.settle(&Configs::default(), &[], |_| Ok(None)).ok()
     }
+
+    /// Whether expanding has changed nothing.
+    pub(super) fn is_plainly(
+        &self,
+        env: &[(String, String)],
+        command: &[String],
+        args: &[String],
+    ) -> bool {
+        let same = |((name, value), (other, source)): (&(String, String), &(String, EnvSource))| {
+            name == other && matches!(source, EnvSource::Value(text) if text == value)
+        };
+        self.from.is_empty()
+            && self.env.len() == env.len()
+            && env.iter().zip(&self.env).all(same)
+            && self.command == command
+            && self.args == args
+    }
 }
 
 /// Environment, command and arguments.

@@ -24,6 +24,7 @@ mod runtimes;
 mod security;
 mod source;
 mod token;
+mod variables;
 mod volume;
 
 #[cfg(test)]
@@ -46,3 +47,4 @@ pub use pod::plan;
 pub use quantity::{Quantity, QuantityError};
 pub use read::{Refusal, UnsupportedField};
 pub use runtimes::honoured_by;
+pub use variables::Variable;

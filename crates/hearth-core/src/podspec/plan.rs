@@ -153,6 +153,8 @@ pub struct ContainerPlan {
     pub env: Vec<(String, String)>,
     /// In place of environment, command and arguments, when not all of it can be told before the pod is there.
     pub late: Option<LateEnv>,
+    /// Environment, command and arguments as they are written, where expansion has changed any of it.
+    pub written: Option<LateEnv>,
     /// CPU, memory and disk.
     pub resources: Resources,
     /// Volumes in the container.

@@ -3,6 +3,7 @@
 use super::config::{ConfigKind, ConfigRef};
 use super::late::{Amount, EnvFrom, EnvSource, PodField};
 use super::read::At;
+use super::variables::Variable;
 use super::volume::quantity;
 
 const NOT_YET: &str = "this node does not do it yet; remove it";
@@ -14,7 +15,7 @@ pub(super) fn env(at: &At<'_>, container: &str) -> Vec<(String, EnvSource)> {
         at.each_field(|name, at| match name {
             "name" => {
                 variable = at.string();
-                if variable.is_empty() || variable.contains('=') || variable.contains('\0') {
+                if !Variable::is_name(&variable) {
                     at.wrong("must be the name of a variable");
                 }
             }

@@ -283,6 +283,7 @@ fn refilling_yields_to_claims_unless_the_pool_is_nearly_empty() {
             let bound = NodeReply::Bound {
                 sandbox: sandbox.clone(),
                 pod_ips: vec!["10.0.0.1".into()],
+                ready: true,
             };
             index.on_reply(&n1(), request, bound, at(ms));
         }

@@ -43,6 +43,7 @@ impl State {
             desired,
             time,
         };
+        self.take_env(desired);
         let mut effects = Vec::new();
         self.wake = None;
         self.blocked = false;
@@ -343,11 +344,20 @@ impl State {
     fn choose_for_container(&mut self, index: usize, now: &Now<'_>) -> Option<Op> {
         let pod = self.pod.as_ref()?;
         let policy = pod.plan.restart_policy_of(index);
+        let (outdated, with_env) = (pod.is_outdated(index), pod.env.is_some());
         let container = pod.containers.get(index)?;
         let (not_before, attempt) = (container.not_before, container.attempt);
         let (has_image, needs_pull) = (container.has_image, container.needs_pull);
         let image_in_doubt = container.image_in_doubt;
         match container.life.clone() {
+            Life::Created(id) | Life::Running(id) | Life::Exited { id, .. } if outdated => self
+                .ready_to(
+                    Op::RemoveContainer {
+                        container: index,
+                        id,
+                    },
+                    now,
+                ),
             Life::Running(id) if container.doomed.as_ref().is_some_and(|doom| !doom.told) => {
                 let grace_seconds = pod.grace_of(index);
                 self.ready_to(
@@ -380,6 +390,7 @@ impl State {
                     Op::Create {
                         container: index,
                         attempt,
+                        with_env,
                     },
                     now,
                 )?;
@@ -507,6 +518,7 @@ impl Pod {
         for (index, (role, container)) in self.with_roles().enumerate() {
             let policy = self.plan.restart_policy_of(index);
             let over = match &container.life {
+                _ if self.is_outdated(index) => None,
                 Life::Exited { code, .. } if !crate::restart::restarts(policy, *code) => {
                     Some(*code)
                 }

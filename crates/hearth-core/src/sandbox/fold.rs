@@ -309,6 +309,7 @@ impl Pod {
     fn container_done(&mut self, op: &Op, learned: &Learned, now: Duration) {
         let plan = self.plan.clone();
         let Some(index) = op.container() else { return };
+        let outdated = self.is_outdated(index);
         let Some((container, plan)) = self
             .containers
             .get_mut(index)
@@ -326,8 +327,9 @@ impl Pod {
                 container.has_image = true;
                 container.needs_pull = false;
             }
-            (Op::Create { .. }, Learned::Container(id)) => {
+            (Op::Create { with_env, .. }, Learned::Container(id)) => {
                 container.life = Life::Created(id.clone());
+                container.with_env = *with_env;
                 self.initialised |= plan.role == Role::Main;
             }
             (Op::Start { id, .. }, _) => {
@@ -347,7 +349,12 @@ impl Pod {
                     doom.told = true;
                 }
             }
-            (Op::RemoveContainer { .. }, _) => container.make_anew(),
+            (Op::RemoveContainer { .. }, _) => {
+                // Of one that is only replaced, the image was there a moment ago.
+                let has_image = outdated && container.has_image;
+                container.make_anew();
+                container.has_image = has_image;
+            }
             _ => {}
         }
     }

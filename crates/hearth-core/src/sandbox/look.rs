@@ -46,6 +46,8 @@ pub struct SeenContainer {
     pub name: String,
     /// Attempt in its name.
     pub attempt: u32,
+    /// Whether it was made with the variables of a bind.
+    pub with_env: bool,
     /// Where it is in its life.
     pub life: SeenLife,
 }
@@ -219,6 +221,7 @@ fn see_container(
         return;
     };
     container.attempt = found.attempt;
+    container.with_env = found.with_env;
     match &found.life {
         SeenLife::Created => container.life = Life::Created(found.id.clone()),
         SeenLife::Running => {

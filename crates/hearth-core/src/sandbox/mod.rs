@@ -13,10 +13,12 @@
 //! * Nothing that needs live processes is done to a frozen pod: it is thawed first. Stopping always is such a thing.
 //! * A pod is frozen only while nobody holds it and no probe runs, and is reported frozen only when it was confirmed.
 //! * No ordinary container starts before each init container has ended well in the same CRI sandbox.
+//! * A pod that was bound with variables is not ready before each container that they are for was made with them.
 //! * Once a pod is being stopped it is never used again: a resume makes a new incarnation.
 
 mod decide;
 mod derive;
+mod env;
 mod fold;
 mod look;
 mod op;

@@ -146,6 +146,8 @@ pub enum Op {
         container: usize,
         /// Attempt in its name.
         attempt: u32,
+        /// Whether it has the variables of the bind.
+        with_env: bool,
     },
     /// Start a container.
     Start {
@@ -163,7 +165,7 @@ pub enum Op {
         /// How long it may take, in seconds.
         grace_seconds: u32,
     },
-    /// Remove a container that has ended, to make room for the next.
+    /// Remove a container, to make room for the next: one that has ended, or one that runs and that nobody has used.
     RemoveContainer {
         /// The container.
         container: usize,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::op::{Event, Op, Step, Stray};
 use super::phase::Phase;
+use crate::binding::BoundEnv;
 use crate::ids::PodUid;
 use crate::podspec::{PodPlan, Refusal, Role};
 use crate::probe::Probes;
@@ -50,6 +51,8 @@ pub struct Pod {
     pub uid: PodUid,
     /// What it was made from.
     pub plan: Arc<PodPlan>,
+    /// The variables that came with its bind, once they are in the plan. Containers that were made before are made anew.
+    pub env: Option<Arc<BoundEnv>>,
     /// Attempt of the CRI sandbox.
     pub attempt: u32,
     /// Directories and mounts of its volumes.
@@ -87,6 +90,7 @@ impl Pod {
         Self {
             uid,
             plan,
+            env: None,
             attempt: 0,
             volumes: Prepared::No,
             contents: None,
@@ -117,6 +121,7 @@ impl Pod {
                 .with_roles()
                 .filter(|(role, _)| *role != Role::Init)
                 .all(|(_, c)| c.is_up() && c.probes.ready())
+            && !self.is_half_replaced()
     }
 
     /// The containers, and what each is to the pod.
@@ -188,6 +193,8 @@ pub struct Container {
     pub hook: HookState,
     /// Why it is to be started anew although it runs.
     pub doomed: Option<Doom>,
+    /// Whether it was made with the variables of the bind.
+    pub with_env: bool,
     /// How often it had to be started again lately.
     pub restarts: Restarts,
     /// Not to be started again before this.
@@ -324,6 +331,8 @@ pub struct Desired {
     pub plan: Option<Result<Arc<PodPlan>, Arc<Refusal>>>,
     /// The ConfigMaps and Secrets that the pod reads: of the one there is, or of the one that would be made.
     pub contents: Contents,
+    /// The variables that came with the bind, if they are for the pod there is, or the one that would be made.
+    pub env: Option<Arc<BoundEnv>>,
     /// Whether it is a pool member that nobody has claimed.
     pub member: bool,
     /// Whether somebody needs its processes running: a bind, an exec.

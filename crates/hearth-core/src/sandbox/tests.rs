@@ -1,5 +1,6 @@
 mod containers;
 mod contents;
+mod env;
 mod evict;
 
 use proptest::prelude::*;
@@ -449,6 +450,7 @@ enum Action {
     Restart,
     Stuck,
     Evict,
+    Bind(usize),
 }
 
 fn goal() -> impl Strategy<Value = Goal> {
@@ -480,6 +482,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => Just(Action::Restart),
         1 => Just(Action::Stuck),
         1 => Just(Action::Evict),
+        2 => (0_usize..4).prop_map(Action::Bind),
     ]
 }
 
@@ -542,6 +545,12 @@ fn act(world: &mut World, action: Action) {
                     world.residency = Residency::Running;
                 }
                 world.tick();
+            }
+        }
+        // As for holding: the gate does not bind while a freeze is under way.
+        Action::Bind(container) => {
+            if !matches!(world.state.doing, Some(Op::Freeze)) {
+                world.bind(container);
             }
         }
         Action::Late => world.late_effects(),

@@ -1,10 +1,13 @@
 //! A node in memory that carries out effects, well or badly, and objects to what must never be done.
 
+mod events;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
+use crate::binding::BoundEnv;
 use crate::ids::PodUid;
 use crate::podspec::{PodPlan, Role};
 use crate::probe::ProbeKind;
@@ -34,6 +37,7 @@ struct WorldContainer {
     sandbox_id: String,
     name: String,
     attempt: u32,
+    with_env: bool,
     life: SeenLife,
     started: bool,
 }
@@ -48,6 +52,8 @@ pub(super) struct World {
     pub(super) journal: Option<Journalled>,
     pub(super) residency: Residency,
     pub(super) log: Vec<Op>,
+    /// The variables that it was bound with, as the journal has them.
+    bound: Option<Arc<BoundEnv>>,
     plan: Arc<PodPlan>,
     sandboxes: Vec<WorldSandbox>,
     containers: Vec<WorldContainer>,
@@ -76,6 +82,7 @@ impl World {
             goal,
             plan: Some(Ok(plan.clone())),
             contents: Contents::default(),
+            env: None,
             member,
             held: false,
             can_freeze,
@@ -88,6 +95,7 @@ impl World {
             journal: None,
             residency: Residency::Running,
             log: Vec::new(),
+            bound: None,
             plan,
             sandboxes: Vec::new(),
             containers: Vec::new(),
@@ -106,6 +114,7 @@ impl World {
     }
 
     pub(super) fn happen(&mut self, event: Event) {
+        self.desired.env = self.env_of_this_pod();
         let observed = Observed {
             residency: self.residency,
             event,
@@ -129,6 +138,12 @@ impl World {
             "state and world disagree on the slot"
         );
         self.check_phase();
+    }
+
+    /// The variables of the bind, for the incarnation that was bound.
+    fn env_of_this_pod(&self) -> Option<Arc<BoundEnv>> {
+        let pod = self.state.pod.as_ref()?;
+        self.bound.clone().filter(|env| env.pod == pod.uid)
     }
 
     pub(super) fn tick(&mut self) {
@@ -228,6 +243,19 @@ impl World {
                     .any(|s| s.pod_uid == name.0 && s.attempt == *attempt);
                 assert!(!clash, "attempt {attempt} exists already");
             }
+            Op::Create {
+                container,
+                with_env,
+                ..
+            } => {
+                let name = &self.plan.containers[*container].name;
+                let due = self
+                    .desired
+                    .env
+                    .as_ref()
+                    .is_some_and(|env| env.is_for(name));
+                assert!(*with_env || !due, "{op:?} without its variables");
+            }
             Op::Start { container, .. } if self.plan.containers[*container].role == Role::Main => {
                 self.check_inits_are_over();
             }
@@ -280,6 +308,15 @@ impl World {
                     real.is_none_or(|real| real.started),
                     "ready, but {id} was never started"
                 );
+                if let Some(env) = self.env_of_this_pod()
+                    && let Some(real) = real
+                {
+                    let has_it = real.with_env || role == Role::Init;
+                    assert!(
+                        has_it || !env.is_for(&real.name),
+                        "ready, but {id} is without its variables"
+                    );
+                }
             }
             assert!(
                 !self.stopped.contains(&pod.uid),
@@ -397,7 +434,11 @@ impl World {
                 };
             }
             Op::Image { .. } => return Learned::Image(!self.serial.is_multiple_of(3)),
-            Op::Create { container, attempt } => {
+            Op::Create {
+                container,
+                attempt,
+                with_env,
+            } => {
                 let sandbox_id = self
                     .state
                     .pod
@@ -406,12 +447,13 @@ impl World {
                     .unwrap_or_default()
                     .to_owned();
                 let name = self.plan.containers[*container].name.clone();
-                let attempt = *attempt;
+                let (attempt, with_env) = (*attempt, *with_env);
                 let container = WorldContainer {
                     id: id.clone(),
                     sandbox_id,
                     name,
                     attempt,
+                    with_env,
                     life: SeenLife::Created,
                     started: false,
                 };
@@ -496,172 +538,13 @@ impl World {
             sandbox_id: c.sandbox_id.clone(),
             name: c.name.clone(),
             attempt: c.attempt,
+            with_env: c.with_env,
             life: c.life.clone(),
         };
         Sighting {
             sandboxes: self.sandboxes.iter().map(sandbox).collect(),
             containers: self.containers.iter().map(container).collect(),
         }
-    }
-
-    pub(super) fn probed(&mut self, success: bool) {
-        if let Some((container, attempt, kind)) = self.probing.pop() {
-            self.happen(Event::Probed {
-                container,
-                attempt,
-                kind,
-                success,
-            });
-        }
-    }
-
-    pub(super) fn hooked(&mut self, success: bool) {
-        if let Some((container, attempt)) = self.hooks.pop() {
-            self.happen(Event::Hooked {
-                container,
-                attempt,
-                error: (!success).then(|| "no".to_owned()),
-            });
-        }
-    }
-
-    /// An init container that runs does its work, if there is one.
-    pub(super) fn init_ends(&mut self) -> bool {
-        let is_init = |name: &str| {
-            let plan = self.plan.containers.iter().find(|plan| plan.name == name);
-            plan.is_some_and(|plan| plan.role == Role::Init)
-        };
-        let running = self
-            .containers
-            .iter()
-            .find(|c| c.life == SeenLife::Running && is_init(&c.name));
-        let Some(id) = running.map(|container| container.id.clone()) else {
-            return false;
-        };
-        assert_eq!(self.residency, Residency::Running, "frozen before it began");
-        self.exit(&id, 0);
-        self.happen(Event::Changed);
-        true
-    }
-
-    /// A running container ends by itself.
-    pub(super) fn container_exits(&mut self, nth: usize, code: i32) {
-        let running: Vec<String> = self
-            .containers
-            .iter()
-            .filter(|c| c.life == SeenLife::Running)
-            .map(|c| c.id.clone())
-            .collect();
-        if let Some(id) = running.get(nth % running.len().max(1)) {
-            let id = id.clone();
-            self.exit(&id, code);
-            self.happen(Event::Changed);
-        }
-    }
-
-    /// The sandbox's own process is killed.
-    pub(super) fn sandbox_dies(&mut self) {
-        if let Some(id) = self.sandboxes.first().map(|sandbox| sandbox.id.clone()) {
-            self.stop_sandbox(&id);
-            self.happen(Event::Changed);
-        }
-    }
-
-    /// What came too late comes now.
-    pub(super) fn late_effects(&mut self) {
-        for op in std::mem::take(&mut self.late) {
-            match &op {
-                Op::RunSandbox { attempt } => {
-                    // Under whose name it was asked for, if that is still there to be had.
-                    let name = self
-                        .doubtful
-                        .iter()
-                        .find(|(_, tried)| tried == attempt)
-                        .cloned();
-                    if let Some((pod_uid, attempt)) =
-                        name.filter(|(uid, _)| self.is_journalled(uid))
-                    {
-                        self.serial += 1;
-                        let id = format!("id{}", self.serial);
-                        self.sandboxes.push(WorldSandbox {
-                            id,
-                            pod_uid,
-                            attempt,
-                            up: true,
-                        });
-                    }
-                }
-                Op::Start { id, .. } => self.change(id, |container| {
-                    if container.life == SeenLife::Created {
-                        container.life = SeenLife::Running;
-                        container.started = true;
-                    }
-                }),
-                Op::StopSandbox { id } => self.stop_sandbox(id),
-                _ => {}
-            }
-        }
-        self.happen(Event::Changed);
-    }
-
-    /// The daemon is killed and started again: only the journal, the runtime and the kernel remember.
-    pub(super) fn restart(&mut self) {
-        self.doing = None;
-        self.probing.clear();
-        self.hooks.clear();
-        self.slot = false;
-        self.desired.held = false;
-        self.state = match &self.journal {
-            Some((stage, pod)) => State::adopted(*stage, pod.clone()),
-            None => State::default(),
-        };
-        // A journal that could not be written does not hold up a stop; then the pod is used again.
-        if !matches!(self.journal, Some((Stage::Stopping, _))) {
-            self.stopped.clear();
-        }
-        if self.residency == Residency::Unclear {
-            self.residency = Residency::Running;
-        }
-        self.tick();
-    }
-
-    /// Lets everything go well until nothing happens any more.
-    pub(super) fn settle(&mut self) {
-        self.late_effects();
-        for _ in 0..400 {
-            if self.doing.is_some() {
-                self.end(Ending::Good);
-            } else if !self.hooks.is_empty() {
-                self.hooked(true);
-            } else if !self.probing.is_empty() {
-                self.probed(true);
-            } else if self.init_ends() {
-            } else if let Some(wake) = self.state.wake.filter(|_| !self.is_at_rest()) {
-                self.now = self.now.max(wake);
-                self.tick();
-            } else {
-                return;
-            }
-        }
-        panic!("does not settle: {:?}", self.state);
-    }
-
-    /// Whether nothing but the next probe of what is ready already is waited for.
-    fn is_at_rest(&self) -> bool {
-        let keep = self.desired.goal == Goal::Keep;
-        let at_rest = |(index, container): (usize, &Container)| match container.life {
-            Life::Running(_) => container.is_up() && container.probes.ready(),
-            Life::Exited { code, .. } => {
-                keep || !crate::restart::restarts(self.plan.restart_policy_of(index), code)
-            }
-            Life::Absent | Life::Created(_) => keep,
-        };
-        self.state.failure.is_none()
-            && self
-                .state
-                .pod
-                .as_ref()
-                .is_some_and(|pod| pod.containers.iter().enumerate().all(at_rest))
     }
 
     pub(super) fn is_empty(&self) -> bool {

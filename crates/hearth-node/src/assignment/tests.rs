@@ -11,8 +11,8 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::task::TaskTracker;
 
 use super::*;
-use crate::binder::BinderMetrics;
 use crate::binder::testing::{FakePods, view};
+use crate::binder::{BindOrder, BinderMetrics};
 use crate::journal::testing::Disk;
 use crate::pod::{ClaimActivity, PodPhase};
 
@@ -254,7 +254,14 @@ async fn an_owned_sandbox_outlives_its_object_and_serves_the_one_made_anew() {
     node.pods.show(view("u-old", PodPhase::Ready));
     node.list([good("u-old", "u-old")]);
     node.binder
-        .bind(Fence(1), OwnerKey::from("k"), uid("u-old"))
+        .bind(
+            Fence(1),
+            BindOrder {
+                owner: OwnerKey::from("k"),
+                sandbox: uid("u-old"),
+                variables: Vec::new(),
+            },
+        )
         .await;
     node.send(Event::Delete(good("u-old", "u-old")));
     tokio::time::sleep(JUDGE_EVERY * 4).await;

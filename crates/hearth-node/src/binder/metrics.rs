@@ -69,6 +69,7 @@ impl BinderMetrics {
                 Refusal::NotReady => "not_ready",
                 Refusal::Ending => "ending",
                 Refusal::Taken => "taken",
+                Refusal::OtherEnv => "other_env",
             },
             BindAnswer::Failed(_) => "failed",
             BindAnswer::Superseded => "superseded",

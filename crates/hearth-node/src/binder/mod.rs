@@ -19,10 +19,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_core::binding::{
-    BindDecision, Bindings, Candidate, FenceDecision, Memory, Record, Refusal, ReleaseDecision,
-    RetireDecision, Saved, Settled,
+    BindDecision, Bindings, BoundEnv, Candidate, FenceDecision, Memory, Record, Refusal,
+    ReleaseDecision, RetireDecision, Saved, Settled,
 };
-use hearth_core::ids::{Fence, OwnerKey, SandboxUid};
+use hearth_core::ids::{Fence, OwnerKey, PodUid, SandboxUid};
+use hearth_core::podspec::Variable;
 use hearth_telemetry::ErrorChain;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -35,10 +36,21 @@ use crate::pod::{ClaimActivity, PodView, RemoveReason, ThawRefused};
 pub use metrics::BinderMetrics;
 pub use pods::{MemberPods, Thawed};
 
+/// What is asked for with a bind.
+#[derive(Clone, Debug)]
+pub struct BindOrder {
+    /// Who shall hold the sandbox.
+    pub owner: OwnerKey,
+    /// The sandbox.
+    pub sandbox: SandboxUid,
+    /// Variables that the owner brings.
+    pub variables: Vec<Variable>,
+}
+
 /// How a bind ended.
 #[derive(Clone, Debug)]
 pub enum BindAnswer {
-    /// The key holds `sandbox`, durably, and its processes run.
+    /// The key holds `sandbox`, durably, and its processes run; or it is about to be ready, if it came with variables.
     Bound {
         /// What the key holds; another sandbox than was asked for when the key held that one before.
         sandbox: SandboxUid,
@@ -95,6 +107,14 @@ pub enum Released {
     Done(Option<SandboxUid>),
     /// The key holds another sandbox than the caller said: nothing was done.
     HoldsAnother(SandboxUid),
+}
+
+/// A bind that is reserved.
+struct Bind {
+    owner: OwnerKey,
+    sandbox: SandboxUid,
+    env: Option<Arc<BoundEnv>>,
+    arrived: Instant,
 }
 
 /// What a bind waits for.
@@ -226,23 +246,17 @@ impl<P: MemberPods> Binder<P> {
         (binds, state.bindings.tombstones().cloned().collect())
     }
 
-    /// Binds `sandbox` to `owner` for the leader of `fence`.
-    pub async fn bind(&self, fence: Fence, owner: OwnerKey, sandbox: SandboxUid) -> BindAnswer {
+    /// Binds a sandbox to its owner, for the leader of `fence`.
+    pub async fn bind(&self, fence: Fence, order: BindOrder) -> BindAnswer {
         let arrived = Instant::now();
         self.inner.activity.touch();
-        let answer = self.decide(fence, owner, sandbox, arrived).await;
+        let answer = self.decide(fence, order, arrived).await;
         self.inner.metrics.observe(&answer);
         answer
     }
 
-    async fn decide(
-        &self,
-        fence: Fence,
-        owner: OwnerKey,
-        sandbox: SandboxUid,
-        arrived: Instant,
-    ) -> BindAnswer {
-        match self.reserve(fence, owner, sandbox, arrived) {
+    async fn decide(&self, fence: Fence, order: BindOrder, arrived: Instant) -> BindAnswer {
+        match self.reserve(fence, order, arrived) {
             Reserved::Answer(answer) => answer,
             Reserved::Held(held) => self.answer_again(held, arrived).await,
             Reserved::UnderWay(mut answer) => {
@@ -256,21 +270,38 @@ impl<P: MemberPods> Binder<P> {
         }
     }
 
-    fn reserve(
-        &self,
-        fence: Fence,
-        owner: OwnerKey,
-        sandbox: SandboxUid,
-        arrived: Instant,
-    ) -> Reserved {
-        let candidate = self.candidate(&sandbox);
+    fn reserve(&self, fence: Fence, order: BindOrder, arrived: Instant) -> Reserved {
+        let BindOrder {
+            owner,
+            sandbox,
+            variables,
+        } = order;
+        let view = self.inner.pods.view(&sandbox);
+        let candidate = view.as_deref().map_or(Candidate::Absent, pods::candidate);
+        // Of a sandbox without a pod, which cannot be bound, only what was asked for counts.
+        let pod = view.and_then(|view| view.pod_uid.clone());
+        let env = (!variables.is_empty()).then(|| {
+            Arc::new(BoundEnv {
+                pod: pod.unwrap_or_else(|| PodUid::from("")),
+                variables,
+            })
+        });
         let mut state = self.inner.state.lock();
         if fence != state.bindings.fence() {
             return Reserved::Answer(BindAnswer::Superseded);
         }
-        match state.bindings.bind(&owner, &sandbox, candidate) {
+        match state
+            .bindings
+            .bind(&owner, &sandbox, candidate, env.as_ref())
+        {
             BindDecision::Proceed(record) => {
-                Reserved::UnderWay(self.proceed(&mut state, record, owner, sandbox, arrived))
+                let bind = Bind {
+                    owner,
+                    sandbox,
+                    env,
+                    arrived,
+                };
+                Reserved::UnderWay(self.proceed(&mut state, record, bind))
             }
             BindDecision::Join(_) => match state.waiting.get(&owner) {
                 Some(answer) => Reserved::UnderWay(answer.clone()),
@@ -287,30 +318,28 @@ impl<P: MemberPods> Binder<P> {
         &self,
         state: &mut State,
         record: Record,
-        owner: OwnerKey,
-        sandbox: SandboxUid,
-        arrived: Instant,
+        bind: Bind,
     ) -> watch::Receiver<Option<BindAnswer>> {
         let commit = state.submit(&self.inner.journal, vec![record]);
         let (answer, answered) = watch::channel(None);
-        state.waiting.insert(owner.clone(), answered.clone());
+        state.waiting.insert(bind.owner.clone(), answered.clone());
         self.inner.under_way.send_modify(|count| *count += 1);
         let binder = self.clone();
         self.inner.tasks.spawn(async move {
-            let settled = binder.settle(commit, &owner, &sandbox, arrived).await;
+            let settled = binder.settle(commit, &bind).await;
             answer.send_replace(Some(settled));
             binder.inner.under_way.send_modify(|count| *count -= 1);
         });
         answered
     }
 
-    async fn settle(
-        &self,
-        commit: Result<Pending, CommitError>,
-        owner: &OwnerKey,
-        sandbox: &SandboxUid,
-        arrived: Instant,
-    ) -> BindAnswer {
+    async fn settle(&self, commit: Result<Pending, CommitError>, bind: &Bind) -> BindAnswer {
+        let Bind {
+            owner,
+            sandbox,
+            env,
+            arrived,
+        } = bind;
         let queued = arrived.elapsed();
         let commit = async {
             match commit {
@@ -318,10 +347,9 @@ impl<P: MemberPods> Binder<P> {
                 Err(error) => Err(error),
             }
         };
-        match futures::join!(commit, self.inner.pods.thaw_for_bind(sandbox)) {
-            (Ok(committed), Ok(thawed)) => {
-                self.keep(owner, sandbox, committed, thawed, queued, arrived)
-            }
+        let thaw = self.inner.pods.thaw_for_bind(sandbox, env.as_ref());
+        match futures::join!(commit, thaw) {
+            (Ok(committed), Ok(thawed)) => self.keep(bind, committed, thawed, queued),
             (Err(error), thawed) => {
                 // Dropped first: the pod is a member again and is refrozen.
                 drop(thawed);
@@ -338,13 +366,17 @@ impl<P: MemberPods> Binder<P> {
 
     fn keep(
         &self,
-        owner: &OwnerKey,
-        sandbox: &SandboxUid,
+        bind: &Bind,
         committed: Committed,
         thawed: Thawed<P::Held>,
         queued: Duration,
-        arrived: Instant,
     ) -> BindAnswer {
+        let Bind {
+            owner,
+            sandbox,
+            env,
+            arrived,
+        } = bind;
         let settled = {
             let mut state = self.inner.state.lock();
             state.waiting.remove(owner);
@@ -362,7 +394,8 @@ impl<P: MemberPods> Binder<P> {
                 };
                 tracing::info!(
                     %sandbox, %owner, name = %view.key, total_us = phases.total.as_micros(),
-                    journal_us = phases.journal.as_micros(), thaw_us = phases.thaw.as_micros(), "bound"
+                    journal_us = phases.journal.as_micros(), thaw_us = phases.thaw.as_micros(),
+                    variables = env.as_ref().map_or(0, |env| env.variables.len()), "bound"
                 );
                 BindAnswer::Bound {
                     sandbox: sandbox.clone(),
@@ -552,6 +585,7 @@ fn refused(sandbox: &SandboxUid, owner: &OwnerKey, error: &ThawRefused) -> BindA
         ThawRefused::NotFound => BindAnswer::Refused(Refusal::NotFound),
         ThawRefused::Ending => BindAnswer::Refused(Refusal::Ending),
         ThawRefused::NotReady => BindAnswer::Refused(Refusal::NotReady),
+        ThawRefused::NoContainer(_) => BindAnswer::Failed(error.to_string()),
         ThawRefused::Held => BindAnswer::Refused(Refusal::Taken),
         ThawRefused::Failed(_) => {
             tracing::error!(%sandbox, %owner, error = %ErrorChain(error), "cannot thaw for the bind");

@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_core::binding::Candidate;
+use hearth_core::binding::{BoundEnv, Candidate};
 use hearth_core::ids::SandboxUid;
 
 use crate::pod::{BoundPod, PodManager, PodPhase, PodView, RemoveReason, ThawRefused};
@@ -15,10 +15,12 @@ pub trait MemberPods: Clone + Send + Sync + fmt::Debug + 'static {
     /// What is known of a sandbox.
     fn view(&self, sandbox: &SandboxUid) -> Option<Arc<PodView>>;
 
-    /// Thaws a ready member, within a deadline of the pods' own.
+    /// Thaws a ready member, within a deadline of the pods' own. With variables it is not ready from then on, until it has
+    /// them or is given back.
     fn thaw_for_bind(
         &self,
         sandbox: &SandboxUid,
+        env: Option<&Arc<BoundEnv>>,
     ) -> impl Future<Output = Result<Thawed<Self::Held>, ThawRefused>> + Send;
 
     /// The bind is durable: the sandbox belongs to its owner.
@@ -49,8 +51,12 @@ impl MemberPods for PodManager {
         Self::view(self, sandbox)
     }
 
-    async fn thaw_for_bind(&self, sandbox: &SandboxUid) -> Result<Thawed<BoundPod>, ThawRefused> {
-        let held = Self::thaw_for_bind(self, sandbox).await?;
+    async fn thaw_for_bind(
+        &self,
+        sandbox: &SandboxUid,
+        env: Option<&Arc<BoundEnv>>,
+    ) -> Result<Thawed<BoundPod>, ThawRefused> {
+        let held = Self::thaw_for_bind(self, sandbox, env).await?;
         Ok(Thawed {
             view: Arc::clone(&held.view),
             took: held.thaw,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_api::{PhaseTimes, Tier};
+use hearth_core::binding::BoundEnv;
 use hearth_core::effects::ConfigKey;
 use hearth_core::ids::{Key, SandboxUid};
 use hearth_core::podspec::Config;
@@ -49,6 +50,7 @@ pub(crate) struct FakeState {
     pub(crate) slow: Mutex<bool>,
     pub(crate) go: Notify,
     pub(crate) waiting: Notify,
+    pub(crate) envs: Mutex<Vec<Option<Arc<BoundEnv>>>>,
     pub(crate) held: Mutex<Vec<SandboxUid>>,
     pub(crate) kept: Mutex<Vec<SandboxUid>>,
     pub(crate) removed: Mutex<Vec<(SandboxUid, RemoveReason)>>,
@@ -179,7 +181,12 @@ impl MemberPods for FakePods {
         self.0.views.lock().get(sandbox).cloned()
     }
 
-    async fn thaw_for_bind(&self, sandbox: &SandboxUid) -> Result<Thawed<Held>, ThawRefused> {
+    async fn thaw_for_bind(
+        &self,
+        sandbox: &SandboxUid,
+        env: Option<&Arc<BoundEnv>>,
+    ) -> Result<Thawed<Held>, ThawRefused> {
+        self.0.envs.lock().push(env.cloned());
         if *self.0.slow.lock() {
             self.0.waiting.notify_one();
             self.0.go.notified().await;

@@ -70,7 +70,26 @@ impl Node {
     }
 
     async fn bind(&self, key: &str, uid: &str) -> BindAnswer {
-        self.binder.bind(FENCE, owner(key), sandbox(uid)).await
+        self.bind_with(key, uid, &[]).await
+    }
+
+    /// Binds with these variables, of container `main`.
+    async fn bind_with(&self, key: &str, uid: &str, variables: &[(&str, &str)]) -> BindAnswer {
+        let order = order(key, uid, variables);
+        self.binder.bind(FENCE, order).await
+    }
+}
+
+fn order(key: &str, uid: &str, variables: &[(&str, &str)]) -> BindOrder {
+    let variables = variables.iter().map(|(name, value)| Variable {
+        container: "main".to_owned(),
+        name: (*name).to_owned(),
+        value: (*value).to_owned(),
+    });
+    BindOrder {
+        owner: owner(key),
+        sandbox: sandbox(uid),
+        variables: variables.collect(),
     }
 }
 
@@ -272,7 +291,7 @@ async fn an_older_leader_binds_nothing_and_a_new_one_waits_for_what_is_under_way
         let hello = node.binder.hello(Fence(2));
         let mut hello = std::pin::pin!(hello);
         assert!(futures::poll!(hello.as_mut()).is_pending());
-        let late = node.binder.bind(FENCE, owner("late"), sandbox("b")).await;
+        let late = node.bind("late", "b").await;
         assert!(matches!(late, BindAnswer::Superseded), "{late:?}");
         assert!(
             futures::poll!(hello.as_mut()).is_pending(),
@@ -322,4 +341,42 @@ async fn a_sandbox_that_is_no_ready_member_is_not_bound() {
     check("bare", Refusal::NotMember).await;
     check("young", Refusal::NotReady).await;
     check("nowhere", Refusal::NotFound).await;
+}
+
+#[tokio::test]
+async fn a_bind_is_the_same_again_only_with_the_same_variables() {
+    let node = Node::start().await;
+    assert_eq!(
+        bound_to(&node.bind_with("k", "a", &[("X", "1")]).await),
+        "a"
+    );
+    let thawed_with = node.pods.0.envs.lock().clone();
+    let [Some(env)] = &thawed_with[..] else {
+        panic!("{thawed_with:?}");
+    };
+    assert_eq!(env.variables[0].value, "1");
+    let node = node.restart().await;
+    assert_eq!(
+        bound_to(&node.bind_with("k", "a", &[("X", "1")]).await),
+        "a"
+    );
+    for other in [&[("X", "2")][..], &[]] {
+        let answer = node.bind_with("k", "a", other).await;
+        assert!(
+            matches!(answer, BindAnswer::Refused(Refusal::OtherEnv)),
+            "{other:?}: {answer:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_bind_for_a_container_that_there_is_not_fails_and_gives_the_member_back() {
+    let node = Node::start().await;
+    let refused = ThawRefused::NoContainer("main".to_owned());
+    node.pods.0.thaws.lock().push_back(refused);
+    let BindAnswer::Failed(detail) = node.bind_with("k", "a", &[("X", "1")]).await else {
+        panic!("bound");
+    };
+    assert_eq!(detail, "the sandbox has no container main");
+    assert_eq!(bound_to(&node.bind("other", "a").await), "a");
 }

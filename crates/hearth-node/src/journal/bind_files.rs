@@ -3,14 +3,59 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hearth_core::binding::{BoundEnv, Saved};
 use hearth_core::ids::{OwnerKey, SandboxUid};
+use serde::{Deserialize, Serialize};
 
 use super::{CommitError, Contents, OpenError};
 
-/// One file per bind, named like the sandbox: the owner key as a JSON string, a new line, the sandbox's record.
+/// One file per bind, named like the sandbox: the bind as a line of JSON, then the sandbox's record.
 #[derive(Debug)]
 pub(super) struct BindFiles {
     dir: PathBuf,
+}
+
+/// The first line of a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum BindLine {
+    /// Who holds the sandbox.
+    Plain(OwnerKey),
+    /// The same with the variables that came with the bind.
+    WithEnv {
+        /// Who holds it.
+        owner: OwnerKey,
+        /// The variables.
+        env: Arc<BoundEnv>,
+    },
+}
+
+impl BindLine {
+    pub(super) fn new(owner: &OwnerKey, env: Option<&Arc<BoundEnv>>) -> Self {
+        let owner = owner.clone();
+        match env {
+            None => Self::Plain(owner),
+            Some(env) => Self::WithEnv {
+                owner,
+                env: Arc::clone(env),
+            },
+        }
+    }
+
+    /// What `saved` has of a sandbox.
+    pub(super) fn of(saved: &Saved, sandbox: &SandboxUid) -> Option<Self> {
+        let owner = saved.binds.get(sandbox)?;
+        Some(Self::new(owner, saved.envs.get(sandbox)))
+    }
+
+    fn put_into(self, saved: &mut Saved, sandbox: SandboxUid) {
+        let (owner, env) = match self {
+            Self::Plain(owner) => (owner, None),
+            Self::WithEnv { owner, env } => (owner, Some(env)),
+        };
+        saved.envs.extend(env.map(|env| (sandbox.clone(), env)));
+        saved.binds.insert(sandbox, owner);
+    }
 }
 
 /// Suffix of a file that is being written. No sandbox UID has a dot.
@@ -34,7 +79,7 @@ impl BindFiles {
             .filter(|name| !name.ends_with(PARTIAL))
         {
             let path = self.dir.join(&name);
-            let (owner, record) = read(&path).map_err(|source| OpenError::Io {
+            let (bind, record) = read(&path).map_err(|source| OpenError::Io {
                 action: "read the bind file",
                 path,
                 source,
@@ -43,7 +88,7 @@ impl BindFiles {
             if !record.is_empty() {
                 contents.sandboxes.insert(sandbox.clone(), record);
             }
-            contents.bindings.binds.insert(sandbox, owner);
+            bind.put_into(&mut contents.bindings, sandbox);
         }
         Ok(())
     }
@@ -64,9 +109,12 @@ impl BindFiles {
                 fs::remove_file(&path).map_err(fault(path))?;
             }
         }
-        for (sandbox, owner) in binds {
+        for sandbox in binds.keys() {
+            let Some(bind) = BindLine::of(&contents.bindings, sandbox) else {
+                continue;
+            };
             let record = contents.sandboxes.get(sandbox).map(Vec::as_slice);
-            self.replace(sandbox, owner, record)
+            self.replace(sandbox, &bind, record)
                 .map_err(fault(self.dir.join(sandbox.as_str())))?;
         }
         Ok(())
@@ -75,10 +123,10 @@ impl BindFiles {
     pub(super) fn write(
         &self,
         sandbox: &SandboxUid,
-        owner: &OwnerKey,
+        bind: &BindLine,
         record: Option<&[u8]>,
     ) -> Result<(), CommitError> {
-        self.replace(sandbox, owner, record)
+        self.replace(sandbox, bind, record)
             .map_err(|source| CommitError::BindFile {
                 path: self.dir.join(sandbox.as_str()),
                 source: Arc::new(source),
@@ -97,7 +145,7 @@ impl BindFiles {
     fn replace(
         &self,
         sandbox: &SandboxUid,
-        owner: &OwnerKey,
+        bind: &BindLine,
         record: Option<&[u8]>,
     ) -> io::Result<()> {
         if sandbox.as_str().contains(['/', '.']) || sandbox.as_str().is_empty() {
@@ -106,7 +154,7 @@ impl BindFiles {
                 "not the UID of an object",
             ));
         }
-        let mut text = serde_json::to_vec(owner)?;
+        let mut text = serde_json::to_vec(bind)?;
         text.push(b'\n');
         text.extend_from_slice(record.unwrap_or_default());
         let partial = self.dir.join(format!("{sandbox}{PARTIAL}"));
@@ -131,11 +179,11 @@ impl BindFiles {
     }
 }
 
-fn read(path: &Path) -> io::Result<(OwnerKey, Vec<u8>)> {
+fn read(path: &Path) -> io::Result<(BindLine, Vec<u8>)> {
     let mut text = fs::read(path)?;
     let end = text.iter().position(|&byte| byte == b'\n');
-    let end = end.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no owner key"))?;
-    let owner = serde_json::from_slice(&text[..end])?;
+    let end = end.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no bind"))?;
+    let bind = serde_json::from_slice(&text[..end])?;
     text.drain(..=end);
-    Ok((owner, text))
+    Ok((bind, text))
 }

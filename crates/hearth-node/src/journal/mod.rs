@@ -4,7 +4,7 @@
 //! committed together with one fsync and answered after it. A batch is all or nothing, and batches are committed in
 //! the order in which they were queued.
 //!
-//! Each bind is one small file as well, with the record of its sandbox, written before the commit, so that a damaged
+//! Each bind is one small file as well, with its variables and the record of its sandbox, written before the commit, so that a damaged
 //! database loses no answered bind. The files survive the end of the process, not a power cut: that is what the
 //! database is for.
 //!

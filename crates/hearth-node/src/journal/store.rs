@@ -2,9 +2,10 @@ use std::fmt;
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use hearth_core::binding::{Record, Saved};
+use hearth_core::binding::{BoundEnv, Record, Saved};
 use hearth_core::ids::{Fence, OwnerKey, SandboxUid};
 use redb::{
     Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
@@ -17,9 +18,11 @@ type Bytes = TableDefinition<'static, &'static str, &'static [u8]>;
 const META: Bytes = TableDefinition::new("meta");
 const SANDBOXES: Bytes = TableDefinition::new("sandboxes");
 const BINDS: Bytes = TableDefinition::new("binds");
+/// The variables of those binds that came with any.
+const ENVS: Bytes = TableDefinition::new("envs");
 const TOMBSTONES: Bytes = TableDefinition::new("tombstones");
 const DISPOSED: Bytes = TableDefinition::new("disposed");
-const TABLES: [Bytes; 5] = [META, SANDBOXES, BINDS, TOMBSTONES, DISPOSED];
+const TABLES: [Bytes; 6] = [META, SANDBOXES, BINDS, ENVS, TOMBSTONES, DISPOSED];
 
 /// The version of what the tables hold. A change that an older hearthd would misread raises it.
 const SCHEMA: u64 = 1;
@@ -206,6 +209,17 @@ impl Store {
                 .insert(SandboxUid(key), OwnerKey::from(owner));
             Ok(())
         })?;
+        walk(ENVS, &mut |contents, key, value| {
+            let env: BoundEnv =
+                serde_json::from_slice(value).map_err(|error| OpenError::Damaged {
+                    reason: format!("the variables of {key}: {error}"),
+                })?;
+            contents
+                .bindings
+                .envs
+                .insert(SandboxUid(key), Arc::new(env));
+            Ok(())
+        })?;
         walk(TOMBSTONES, &mut |contents, key, _| {
             contents.bindings.tombstones.insert(OwnerKey(key));
             Ok(())
@@ -249,6 +263,7 @@ struct Tables<'txn> {
     meta: Table<'txn>,
     sandboxes: Table<'txn>,
     binds: Table<'txn>,
+    envs: Table<'txn>,
     tombstones: Table<'txn>,
     disposed: Table<'txn>,
 }
@@ -259,6 +274,7 @@ impl<'txn> Tables<'txn> {
             meta: write.open_table(META)?,
             sandboxes: write.open_table(SANDBOXES)?,
             binds: write.open_table(BINDS)?,
+            envs: write.open_table(ENVS)?,
             tombstones: write.open_table(TOMBSTONES)?,
             disposed: write.open_table(DISPOSED)?,
         })
@@ -277,13 +293,22 @@ impl<'txn> Tables<'txn> {
     fn apply_record(&mut self, record: &Record) -> Result<(), redb::Error> {
         match record {
             Record::Fence(fence) => put(&mut self.meta, FENCE_KEY, &fence.0.to_be_bytes()),
-            Record::Bind { sandbox, owner } => {
+            Record::Bind {
+                sandbox,
+                owner,
+                env,
+            } => {
+                self.put_env(sandbox, env.as_ref())?;
                 put(&mut self.binds, sandbox.as_str(), owner.as_str().as_bytes())
             }
-            Record::Unbind { sandbox } => remove(&mut self.binds, sandbox.as_str()),
+            Record::Unbind { sandbox } => {
+                self.put_env(sandbox, None)?;
+                remove(&mut self.binds, sandbox.as_str())
+            }
             Record::Tombstone { owner } => put(&mut self.tombstones, owner.as_str(), &[]),
             Record::DropTombstone { owner } => remove(&mut self.tombstones, owner.as_str()),
             Record::Dispose { sandbox } => {
+                self.put_env(sandbox, None)?;
                 remove(&mut self.binds, sandbox.as_str())?;
                 put(&mut self.disposed, sandbox.as_str(), &[])
             }
@@ -291,13 +316,34 @@ impl<'txn> Tables<'txn> {
         }
     }
 
+    fn put_env(
+        &mut self,
+        sandbox: &SandboxUid,
+        env: Option<&Arc<BoundEnv>>,
+    ) -> Result<(), redb::Error> {
+        let Some(env) = env else {
+            return remove(&mut self.envs, sandbox.as_str());
+        };
+        let text = serde_json::to_vec(&**env)
+            .map_err(|error| redb::Error::Io(std::io::Error::other(error)))?;
+        put(&mut self.envs, sandbox.as_str(), &text)
+    }
+
     fn replace_bindings(&mut self, saved: &Saved) -> Result<(), redb::Error> {
-        for table in [&mut self.binds, &mut self.tombstones, &mut self.disposed] {
+        for table in [
+            &mut self.binds,
+            &mut self.envs,
+            &mut self.tombstones,
+            &mut self.disposed,
+        ] {
             table.retain(|_, _| false)?;
         }
         put(&mut self.meta, FENCE_KEY, &saved.fence.0.to_be_bytes())?;
         for (sandbox, owner) in &saved.binds {
             put(&mut self.binds, sandbox.as_str(), owner.as_str().as_bytes())?;
+        }
+        for (sandbox, env) in &saved.envs {
+            self.put_env(sandbox, Some(env))?;
         }
         for owner in &saved.tombstones {
             put(&mut self.tombstones, owner.as_str(), &[])?;

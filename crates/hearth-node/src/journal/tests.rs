@@ -1,8 +1,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
-use hearth_core::ids::{Fence, OwnerKey};
+use hearth_core::binding::BoundEnv;
+use hearth_core::ids::{Fence, OwnerKey, PodUid};
+use hearth_core::podspec::Variable;
 
 use super::testing::Disk;
 use super::*;
@@ -19,6 +22,27 @@ fn bind(n: usize) -> Batch {
     Batch::new().binding(Record::Bind {
         sandbox: sandbox(n),
         owner: owner(n),
+        env: None,
+    })
+}
+
+fn env(n: usize) -> Arc<BoundEnv> {
+    let variable = Variable {
+        container: "main".to_owned(),
+        name: "X".to_owned(),
+        value: format!("line {n}\nand another"),
+    };
+    Arc::new(BoundEnv {
+        pod: PodUid(format!("p{n}")),
+        variables: vec![variable],
+    })
+}
+
+fn bind_with_env(n: usize) -> Batch {
+    Batch::new().binding(Record::Bind {
+        sandbox: sandbox(n),
+        owner: owner(n),
+        env: Some(env(n)),
     })
 }
 
@@ -69,6 +93,7 @@ async fn what_was_committed_is_there_after_a_restart() {
     let bindings = Saved {
         fence: Fence(7),
         binds: BTreeMap::from([(sandbox(1), owner(1))]),
+        envs: BTreeMap::new(),
         tombstones: [owner(2)].into(),
         disposed: [sandbox(3)].into(),
     };
@@ -321,6 +346,7 @@ async fn bind_files_follow_the_binds() {
     let moved = moved.binding(Record::Bind {
         sandbox: sandbox(1),
         owner: owner(9),
+        env: None,
     });
     journal.commit(moved).await.unwrap();
     journal
@@ -349,6 +375,7 @@ async fn replacing_the_bindings_leaves_nothing_of_the_old_ones() {
     let new = Saved {
         fence: Fence(9),
         binds: BTreeMap::from([(sandbox(4), owner(4))]),
+        envs: BTreeMap::from([(sandbox(4), env(4))]),
         tombstones: [owner(5)].into(),
         disposed: [sandbox(6)].into(),
     };
@@ -386,6 +413,7 @@ async fn a_name_that_leaves_the_directory_is_refused_alone() {
     let record = Record::Bind {
         sandbox: SandboxUid::from("../evil"),
         owner: owner(1),
+        env: None,
     };
     let evil = opened.journal.commit(Batch::new().binding(record));
     let (evil, good) = futures::join!(evil, opened.journal.commit(bind(2)));
@@ -395,4 +423,42 @@ async fn a_name_that_leaves_the_directory_is_refused_alone() {
     );
     good.unwrap();
     assert!(!dir.path().join("evil").exists());
+}
+
+#[tokio::test]
+async fn variables_come_back_with_their_bind_and_go_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open(dir.path());
+    for batch in [
+        bind(1),
+        bind_with_env(2),
+        bind_with_env(3),
+        bind_with_env(4),
+    ] {
+        opened.journal.commit(batch).await.unwrap();
+    }
+    let record = Batch::new().put_sandbox(sandbox(2), b"two".to_vec());
+    let unbind = Record::Unbind {
+        sandbox: sandbox(3),
+    };
+    let dispose = Record::Dispose {
+        sandbox: sandbox(4),
+    };
+    let ends = record.binding(unbind).binding(dispose);
+    opened.journal.commit(ends).await.unwrap();
+    close(opened).await;
+    let expected = BTreeMap::from([(sandbox(2), env(2))]);
+    let whole = open(dir.path());
+    assert_eq!(whole.contents.bindings.envs, expected);
+    close(whole).await;
+
+    fs::write(dir.path().join("journal.redb"), "something else").unwrap();
+    let rebuilt = open(dir.path());
+    assert!(matches!(rebuilt.found, Found::Rebuilt { .. }));
+    assert_eq!(rebuilt.contents.bindings.envs, expected, "from the files");
+    let binds = &rebuilt.contents.bindings.binds;
+    assert_eq!(binds.len(), 2);
+    assert_eq!(rebuilt.contents.sandboxes[&sandbox(2)], b"two");
+    close(rebuilt).await;
+    assert_eq!(open(dir.path()).contents.bindings.envs, expected);
 }

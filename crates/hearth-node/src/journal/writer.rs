@@ -5,12 +5,12 @@ use std::task::{Context, Poll};
 use std::thread;
 use std::time::Instant;
 
-use hearth_core::binding::Record;
-use hearth_core::ids::{OwnerKey, SandboxUid};
+use hearth_core::binding::{Record, Saved};
+use hearth_core::ids::SandboxUid;
 use hearth_telemetry::ErrorChain;
 use tokio::sync::{mpsc, oneshot};
 
-use super::bind_files::BindFiles;
+use super::bind_files::{BindFiles, BindLine};
 use super::store::{Medium, Store, is_fatal};
 use super::{Batch, Change, CommitError, Committed, Contents, JournalMetrics, OpenError};
 
@@ -46,13 +46,13 @@ pub(super) fn spawn(
     metrics: JournalMetrics,
 ) -> Result<WriterEnd, OpenError> {
     let (alive, ended) = oneshot::channel();
-    let owners = contents.bindings.binds.clone().into_iter().collect();
+    let binds = bind_lines(&contents.bindings);
     let records = contents.sandboxes.clone().into_iter().collect();
     let writer = Writer {
         medium,
         store: Some(store),
         files,
-        owners,
+        binds,
         records,
         metrics,
     };
@@ -73,7 +73,7 @@ struct Writer {
     store: Option<Store>,
     files: BindFiles,
     // What is committed, as far as the bind files need it.
-    owners: HashMap<SandboxUid, OwnerKey>,
+    binds: HashMap<SandboxUid, BindLine>,
     records: HashMap<SandboxUid, Vec<u8>>,
     metrics: JournalMetrics,
 }
@@ -145,9 +145,15 @@ impl Writer {
 
     fn write_bind_files(&self, batch: &Batch) -> Result<(), CommitError> {
         for change in &batch.changes {
-            if let Change::Binding(Record::Bind { sandbox, owner }) = change {
+            if let Change::Binding(Record::Bind {
+                sandbox,
+                owner,
+                env,
+            }) = change
+            {
+                let bind = BindLine::new(owner, env.as_ref());
                 self.files
-                    .write(sandbox, owner, self.records.get(sandbox).map(Vec::as_slice))?;
+                    .write(sandbox, &bind, self.records.get(sandbox).map(Vec::as_slice))?;
             }
         }
         Ok(())
@@ -160,7 +166,7 @@ impl Writer {
             match change {
                 Change::PutSandbox(uid, record) => {
                     self.records.insert(uid.clone(), record.clone());
-                    if self.owners.contains_key(uid) {
+                    if self.binds.contains_key(uid) {
                         changed.insert(uid);
                     }
                 }
@@ -170,17 +176,22 @@ impl Writer {
                 Change::ReplaceBindings(saved) => {
                     changed.extend(saved.binds.keys());
                     let ended = self
-                        .owners
+                        .binds
                         .keys()
                         .filter(|sandbox| !saved.binds.contains_key(*sandbox));
                     ended.for_each(|sandbox| self.files.remove(sandbox));
-                    self.owners = saved.binds.clone().into_iter().collect();
+                    self.binds = bind_lines(saved);
                 }
-                Change::Binding(Record::Bind { sandbox, owner }) => {
-                    self.owners.insert(sandbox.clone(), owner.clone());
+                Change::Binding(Record::Bind {
+                    sandbox,
+                    owner,
+                    env,
+                }) => {
+                    let bind = BindLine::new(owner, env.as_ref());
+                    self.binds.insert(sandbox.clone(), bind);
                 }
                 Change::Binding(Record::Unbind { sandbox } | Record::Dispose { sandbox }) => {
-                    if self.owners.remove(sandbox).is_some() {
+                    if self.binds.remove(sandbox).is_some() {
                         changed.insert(sandbox);
                     }
                 }
@@ -188,11 +199,11 @@ impl Writer {
             }
         }
         for sandbox in changed {
-            match self.owners.get(sandbox) {
+            match self.binds.get(sandbox) {
                 None => self.files.remove(sandbox),
-                Some(owner) => {
+                Some(bind) => {
                     let record = self.records.get(sandbox).map(Vec::as_slice);
-                    if let Err(error) = self.files.write(sandbox, owner, record) {
+                    if let Err(error) = self.files.write(sandbox, bind, record) {
                         // The file still has the bind, only its record is older.
                         tracing::warn!(%sandbox, error = %ErrorChain(&error), "cannot refresh the bind file");
                     }
@@ -200,6 +211,11 @@ impl Writer {
             }
         }
     }
+}
+
+fn bind_lines(saved: &Saved) -> HashMap<SandboxUid, BindLine> {
+    let line = |sandbox: &SandboxUid| Some((sandbox.clone(), BindLine::of(saved, sandbox)?));
+    saved.binds.keys().filter_map(line).collect()
 }
 
 fn answer(request: Request, result: Result<Committed, CommitError>) {

@@ -4,7 +4,7 @@ use hearth_core::podspec::{ContainerPlan, Known, MountPlan, SubPath};
 use hearth_core::sandbox::{Learned, Pod};
 use hearth_cri::v1;
 
-use super::cri_config;
+use super::cri_config::{self, LABEL_BOUND_ENV};
 use super::host::Part;
 use super::words;
 use super::work::{Problem, Result, Subject, blocking};
@@ -12,7 +12,12 @@ use super::work::{Problem, Result, Subject, blocking};
 const ETC_HOSTS: &str = "/etc/hosts";
 
 impl Subject {
-    pub(super) async fn create(&self, container: &ContainerPlan, attempt: u32) -> Result<Learned> {
+    pub(super) async fn create(
+        &self,
+        container: &ContainerPlan,
+        attempt: u32,
+        with_env: bool,
+    ) -> Result<Learned> {
         self.check_user(container).await?;
         let pod = self.pod()?;
         let Some(sandbox_id) = pod.sandbox.id() else {
@@ -26,6 +31,13 @@ impl Subject {
         let mut config = self.with_places(|pod, identity, places| {
             cri_config::container(&pod.plan, container, identity, places, attempt)
         })?;
+        // Last, so that a template cannot say it.
+        config.labels.remove(LABEL_BOUND_ENV);
+        if with_env {
+            config
+                .labels
+                .insert(LABEL_BOUND_ENV.to_owned(), "true".to_owned());
+        }
         for (index, mount) in container.mounts.iter().enumerate() {
             if let (Some(part), Some(config)) =
                 (part(pod, container, index), config.mounts.get_mut(index))

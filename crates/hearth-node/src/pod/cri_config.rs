@@ -23,6 +23,9 @@ pub(super) const ANNOTATION_STDIN: &str = "hearth.dev/stdin";
 /// On a container whose process runs on a terminal.
 pub(super) const ANNOTATION_TTY: &str = "hearth.dev/tty";
 
+/// Label on containers that were made with the variables of their bind.
+pub(super) const LABEL_BOUND_ENV: &str = "hearth.dev/bound-env";
+
 /// Period of CPU quotas in microseconds, as kubelet sets it.
 const CPU_PERIOD_US: i64 = 100_000;
 /// The least CPU shares that the kernel takes.

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_api::Tier;
+use hearth_core::binding::BoundEnv;
+use hearth_core::podspec::PodPlan;
 use hearth_core::sandbox::Residency;
 use hearth_sys::{FreezeError, Freezer};
 use tokio::task::JoinError;
@@ -63,16 +65,31 @@ pub(super) struct Gate {
     counted_free: bool,
     /// How long the last bind's thaw took, in milliseconds.
     thaw_ms: Option<f64>,
+    /// The variables of the bind, also while it is only reserved: from then on the pod is not ready without them.
+    env: Option<Arc<BoundEnv>>,
+    /// What the runner says of the pod beside the view.
+    pod: PodInside,
     /// Goes up whenever somebody starts to need the processes: a freeze that was decided before is void.
     asked: u64,
 }
 
+/// What the gate must know of the inside of a pod.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PodInside {
+    /// What it was made from.
+    pub(super) plan: Option<Arc<PodPlan>>,
+    /// Whether its runner knows of the variables of the bind, so that it says itself whether it is ready with them.
+    pub(super) has_env: bool,
+}
+
 /// What the runner sees of the gate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct GateState {
     pub(super) residency: Residency,
     pub(super) held: bool,
     pub(super) bound: bool,
+    /// The variables of the bind.
+    pub(super) env: Option<Arc<BoundEnv>>,
     pub(super) asked: u64,
 }
 
@@ -89,6 +106,8 @@ impl Gate {
             view: Arc::new(view),
             counted_free: false,
             thaw_ms: None,
+            env: None,
+            pod: PodInside::default(),
             asked: 0,
         }
     }
@@ -103,12 +122,30 @@ impl Gate {
             residency,
             held,
             bound: self.bound,
+            env: self.env.clone().filter(|_| self.bound),
             asked: self.asked,
         }
     }
 
     fn held(&self) -> bool {
         self.holds > 0 || self.reserved
+    }
+
+    /// Whether the variables can be had here.
+    fn check_env(&self, env: Option<&Arc<BoundEnv>>) -> Result<(), ThawRefused> {
+        let Some(env) = env else { return Ok(()) };
+        let plan = self.pod.plan.as_ref().ok_or(ThawRefused::NotReady)?;
+        if self.view.pod_uid.as_ref() != Some(&env.pod) {
+            return Err(ThawRefused::NotReady);
+        }
+        let missing = env
+            .variables
+            .iter()
+            .find(|variable| !plan.has_container(&variable.container));
+        match missing {
+            Some(variable) => Err(ThawRefused::NoContainer(variable.container.clone())),
+            None => Ok(()),
+        }
     }
 
     /// Makes what is reported agree with the gate; says whether it has changed.
@@ -120,6 +157,9 @@ impl Gate {
         };
         view.tier = view.tier.and(tier);
         view.member &= !self.bound;
+        if self.env.is_some() && !self.pod.has_env {
+            view.not_ready();
+        }
         view.phases.thaw = self.thaw_ms;
         let changed = view != *self.view;
         if changed {
@@ -135,10 +175,11 @@ impl Cell {
     }
 
     /// Shows a new view, and whether the pod may be bound.
-    pub(super) fn publish(&self, view: PodView, offer: Offer) {
+    pub(super) fn publish(&self, view: PodView, offer: Offer, pod: PodInside) {
         let changed = {
             let mut gate = self.gate.lock();
             gate.offer = offer;
+            gate.pod = pod;
             let changed = gate.show(view);
             self.count_free(&mut gate);
             changed
@@ -185,6 +226,12 @@ impl Cell {
             gate.asked += 1;
         });
         self.poke();
+    }
+
+    /// The journal says that it belongs to an owner, who brought these variables.
+    pub(super) fn was_bound(&self, env: Option<Arc<BoundEnv>>) {
+        self.change(|gate| gate.env = env);
+        self.bound();
     }
 
     /// Changes the gate and shows it.
@@ -301,14 +348,17 @@ impl Cell {
     pub(super) async fn thaw_for_bind(
         self: &Arc<Self>,
         within: Duration,
+        env: Option<&Arc<BoundEnv>>,
     ) -> Result<BoundPod, ThawRefused> {
         {
             let mut gate = self.gate.lock();
             match gate.offer {
                 Offer::Ready if gate.reserved || gate.bound => return Err(ThawRefused::Held),
                 Offer::Ready => {
+                    gate.check_env(env)?;
                     gate.reserved = true;
                     gate.asked += 1;
+                    gate.env = env.cloned();
                 }
                 Offer::NotReady => return Err(ThawRefused::NotReady),
                 Offer::Ending => return Err(ThawRefused::Ending),
@@ -424,6 +474,9 @@ impl Drop for BoundPod {
         self.cell.change(|gate| {
             gate.reserved = false;
             gate.bound |= committed;
+            if !gate.bound {
+                gate.env = None;
+            }
         });
         self.cell.poke();
     }

@@ -15,7 +15,7 @@ use super::activity::ClaimActivity;
 use super::cell::Cell;
 use super::changes::Hub;
 use super::config::PodConfig;
-use super::gate::Offer;
+use super::gate::{Offer, PodInside};
 use super::show;
 use super::slots::Slots;
 use super::view::PodPhase;
@@ -62,7 +62,7 @@ fn ready_member() -> Arc<Cell> {
     view.phase = PodPhase::Ready;
     view.tier = Some(Tier::Running);
     view.member = true;
-    cell.publish(view, Offer::Ready);
+    cell.publish(view, Offer::Ready, PodInside::default());
     cell
 }
 
@@ -71,7 +71,7 @@ async fn a_freeze_that_was_decided_before_a_bind_does_not_happen() {
     let cell = ready_member();
     let freezer = FakeFreezer::new();
     let decided = cell.gate_state().asked;
-    cell.thaw_for_bind(WITHIN).await.unwrap().commit();
+    cell.thaw_for_bind(WITHIN, None).await.unwrap().commit();
     assert!(
         !cell
             .freeze(Arc::new(freezer.clone()), WITHIN, decided)
@@ -107,7 +107,7 @@ async fn a_bind_during_a_freeze_waits_for_it_and_thaws() {
     );
     let bind = tokio::spawn({
         let cell = Arc::clone(&cell);
-        async move { cell.thaw_for_bind(WITHIN).await }
+        async move { cell.thaw_for_bind(WITHIN, None).await }
     });
     go.send(()).unwrap();
     assert!(freeze.await.unwrap().unwrap());
@@ -153,7 +153,7 @@ async fn a_thaw_that_the_kernel_confirms_late_goes_on_elsewhere() {
             .unwrap()
     );
     freezer.fail_next_thaw();
-    let bound = cell.thaw_for_bind(WITHIN).await.unwrap();
+    let bound = cell.thaw_for_bind(WITHIN, None).await.unwrap();
     assert!(!freezer.is_frozen().unwrap());
     drop(bound);
     assert!(!cell.gate_state().bound);

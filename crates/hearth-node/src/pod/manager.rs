@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_api::Sandbox;
+use hearth_core::binding::BoundEnv;
 use hearth_core::effects::ConfigKey;
 use hearth_core::ids::{PodUid, SandboxUid};
 use hearth_core::podspec::Config;
@@ -109,6 +110,8 @@ pub struct Adopted {
     pub record: PodRecord,
     /// Whether an owner key holds the sandbox.
     pub bound: bool,
+    /// The variables that came with the bind.
+    pub env: Option<Arc<BoundEnv>>,
 }
 
 /// Why a sandbox goes.
@@ -146,6 +149,9 @@ pub enum ThawRefused {
     /// Another bind holds it.
     #[error("the sandbox is held by another bind")]
     Held,
+    /// A variable is for a container that there is not.
+    #[error("the sandbox has no container {0}")]
+    NoContainer(String),
     /// The kernel did not thaw it.
     #[error("thaw")]
     Failed(#[source] std::io::Error),
@@ -234,7 +240,7 @@ impl PodManager {
         let (sender, mut looked) = mpsc::channel(1);
         let mut pods = HashSet::new();
         let mut owners = HashSet::new();
-        for Adopted { record, bound } in records {
+        for Adopted { record, bound, env } in records {
             let PodRecord {
                 uid,
                 key,
@@ -254,7 +260,7 @@ impl PodManager {
             if let Some(pod) = &mut state.pod {
                 pod.evicted = why;
             }
-            let cell = self.shared.spawn(
+            self.shared.spawn(
                 &uid,
                 Origin {
                     key,
@@ -263,10 +269,8 @@ impl PodManager {
                     made_on,
                     adopting: Some(sender.clone()),
                 },
+                bound.then_some(env),
             );
-            if bound {
-                cell.bound();
-            }
         }
         drop(sender);
         if timeout(ADOPTION, looked.recv()).await.is_err() {
@@ -361,7 +365,7 @@ impl PodManager {
                 made_on: None,
                 adopting: None,
             };
-            self.shared.spawn(uid, origin)
+            self.shared.spawn(uid, origin, None)
         });
         cell.tell(|inbox| inbox.desired = Some(desired));
     }
@@ -374,13 +378,19 @@ impl PodManager {
         }
     }
 
-    /// Thaws a ready member at once, without waiting for anything else that happens to it or to others.
+    /// Thaws a ready member at once, without waiting for anything else that happens to it or to others. With variables it
+    /// is not ready from then on: once the bind is durable, its runner makes anew what they are for.
     ///
     /// # Errors
     /// Says why the sandbox cannot be bound; it is then as it was.
-    pub async fn thaw_for_bind(&self, uid: &SandboxUid) -> Result<BoundPod, ThawRefused> {
+    pub async fn thaw_for_bind(
+        &self,
+        uid: &SandboxUid,
+        env: Option<&Arc<BoundEnv>>,
+    ) -> Result<BoundPod, ThawRefused> {
         let cell = self.cell(uid).ok_or(ThawRefused::NotFound)?;
-        cell.thaw_for_bind(self.shared.config.thaw_within).await
+        let within = self.shared.config.thaw_within;
+        cell.thaw_for_bind(within, env).await
     }
 
     /// Sees to it that a sandbox that is bound already is not kept frozen as a member.
@@ -473,8 +483,14 @@ impl PodManager {
 }
 
 impl Shared {
-    /// Starts the runner of a sandbox, unless there is one.
-    fn spawn(self: &Arc<Self>, uid: &SandboxUid, origin: Origin) -> Arc<Cell> {
+    /// Starts the runner of a sandbox, unless there is one. What was bound by an earlier daemon brings the variables of
+    /// its bind.
+    fn spawn(
+        self: &Arc<Self>,
+        uid: &SandboxUid,
+        origin: Origin,
+        bound: Option<Option<Arc<BoundEnv>>>,
+    ) -> Arc<Cell> {
         let mut cells = self.cells.write();
         if let Some(cell) = cells.get(uid) {
             return Arc::clone(cell);
@@ -482,6 +498,9 @@ impl Shared {
         let view = show::nothing(uid, &origin.key, origin.adopting.is_none());
         let cell = Cell::new(uid.clone(), view, self.hub.clone(), self.slots.clone());
         cells.insert(uid.clone(), Arc::clone(&cell));
+        if let Some(env) = bound {
+            cell.was_bound(env);
+        }
         let runner =
             Runner::new(Arc::clone(self), Arc::clone(&cell), origin).run(self.stop.clone());
         let alarm = self.alarm.guard(uid);

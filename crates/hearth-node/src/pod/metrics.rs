@@ -33,6 +33,7 @@ pub struct PodMetrics {
     orphans: Counter,
     evictions: Counter,
     rotations: Counter,
+    replaced: Histogram,
 }
 
 impl Default for PodMetrics {
@@ -47,6 +48,7 @@ impl Default for PodMetrics {
             orphans: Counter::default(),
             evictions: Counter::default(),
             rotations: Counter::default(),
+            replaced: Histogram::new(LATENCY_BUCKETS),
         }
     }
 }
@@ -101,10 +103,20 @@ impl PodMetrics {
             "Logs of containers that had grown too large and were begun anew",
             self.rotations.clone(),
         );
+        registry.register_with_unit(
+            "pod_env_replacement",
+            "Time from a bind that brought variables to ready with them",
+            Unit::Seconds,
+            self.replaced.clone(),
+        );
     }
 
     pub(super) fn rotated(&self) {
         self.rotations.inc();
+    }
+
+    pub(super) fn replaced(&self, after: Duration) {
+        self.replaced.observe(after.as_secs_f64());
     }
 
     pub(super) fn step(&self, step: Step, took: Duration) {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use hearth_api::{OperatingMode, PhaseTimes, Warmth};
+use hearth_core::binding::BoundEnv;
 use hearth_core::ids::{Key, PodUid};
 use hearth_core::podspec::{self, PodPlan, Refusal};
 use hearth_core::sandbox::{
@@ -25,7 +26,7 @@ use super::cell::{Cell, Listing, Made};
 use super::config::Handler;
 use super::desired::{DesiredSandbox, NoPlan};
 use super::errand::{Errand, Place};
-use super::gate::{GateState, Offer};
+use super::gate::{GateState, Offer, PodInside};
 use super::manager::{RemoveReason, Shared};
 use super::settle::settle;
 use super::show;
@@ -52,6 +53,8 @@ pub(super) struct Runner {
     slot: Option<Slot>,
     phases: PhaseTimes,
     started_at: Option<Instant>,
+    /// Since when containers are being made anew for the variables of a bind.
+    replacing: Option<Instant>,
     last_change: Instant,
     /// Dropped once it is known what an earlier daemon left.
     adopting: Option<mpsc::Sender<()>>,
@@ -106,6 +109,7 @@ impl Runner {
             slot: None,
             phases: PhaseTimes::default(),
             started_at: None,
+            replacing: None,
             last_change: Instant::now(),
             adopting,
         }
@@ -316,7 +320,7 @@ impl Runner {
     /// Takes an event into the state machine and starts what it says.
     fn take(&mut self, event: Event) {
         let gate = self.cell.gate_state();
-        let desired = self.wish(gate);
+        let desired = self.wish(&gate);
         let observed = Observed {
             residency: gate.residency,
             event,
@@ -346,7 +350,7 @@ impl Runner {
                 Effect::ReleaseSlot => self.slot = None,
             }
         }
-        self.publish(gate, &desired);
+        self.publish(&gate, &desired);
     }
 
     /// What changes with this step, for metrics and logs.
@@ -371,6 +375,19 @@ impl Runner {
             self.phases.ready = Some(after.as_secs_f64() * 1000.0);
             self.shared.metrics.became_ready(after);
         }
+        let half_replaced = |state: &State| {
+            let pod = state.pod.as_ref();
+            pod.is_some_and(hearth_core::sandbox::Pod::is_half_replaced)
+        };
+        if half_replaced(next) && !half_replaced(&self.state) {
+            self.replacing = Some(Instant::now());
+            self.phases = PhaseTimes::default();
+        }
+        if next.ready()
+            && let Some(since) = self.replacing.take()
+        {
+            self.shared.metrics.replaced(since.elapsed());
+        }
         if next.unsettled.is_none() {
             self.adopting = None;
         }
@@ -385,7 +402,7 @@ impl Runner {
     }
 
     /// What is wanted now.
-    fn wish(&self, gate: GateState) -> Desired {
+    fn wish(&self, gate: &GateState) -> Desired {
         let member = self.member() && !gate.bound;
         let goal = match (&self.desired, self.remove) {
             (_, Some(_)) => Goal::Remove,
@@ -405,11 +422,21 @@ impl Runner {
             goal,
             contents: self.contents(),
             plan,
+            env: self.env(gate),
             member,
             held: gate.held,
             can_freeze,
             no_room: self.shared.no_room.read().clone(),
         }
+    }
+
+    /// The variables of the bind: for the incarnation that was bound, and for others until the adoption has put them into
+    /// the Sandbox.
+    fn env(&self, gate: &GateState) -> Option<Arc<BoundEnv>> {
+        let env = gate.env.as_ref()?;
+        let pod = self.state.pod.as_ref();
+        let is_its = pod.is_some_and(|pod| pod.uid == env.pod);
+        (is_its || self.member()).then(|| Arc::clone(env))
     }
 
     /// What the pod there is reads, or the one that would be made.
@@ -553,7 +580,7 @@ impl Runner {
         }
     }
 
-    fn publish(&self, gate: GateState, desired: &Desired) {
+    fn publish(&self, gate: &GateState, desired: &Desired) {
         self.cell.note(self.made());
         let handler = self.handler();
         let view = show::view(&show::Source {
@@ -576,6 +603,13 @@ impl Runner {
             }
             _ => Offer::NotReady,
         };
-        self.cell.publish(view, offer);
+        let pod = self.state.pod.as_ref();
+        let inside = PodInside {
+            plan: pod.map(|pod| Arc::clone(&pod.plan)),
+            // Those of a bind that are not for this pod need not be waited for.
+            has_env: pod.is_some_and(|pod| pod.env.is_some())
+                || (gate.env.is_some() && desired.env.is_none()),
+        };
+        self.cell.publish(view, offer, inside);
     }
 }

@@ -8,7 +8,7 @@ use hearth_core::sandbox::{Life, Pod, SeenContainer, SeenLife, SeenSandbox, Sigh
 use hearth_cri::{CriError, PodRuntime, v1};
 
 use super::cell::Listing;
-use super::cri_config::{LABEL_INSTANCE, LABEL_SANDBOX_UID};
+use super::cri_config::{LABEL_BOUND_ENV, LABEL_INSTANCE, LABEL_SANDBOX_UID};
 
 /// Lists what the runtime has under the sandbox's uid. Of what `known` knows already nothing more is asked.
 pub(super) async fn look(
@@ -60,6 +60,7 @@ pub(super) async fn look(
             sandbox_id: container.pod_sandbox_id,
             name: metadata.name,
             attempt: metadata.attempt,
+            with_env: container.labels.contains_key(LABEL_BOUND_ENV),
             life,
         });
     }

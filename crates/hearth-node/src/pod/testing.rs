@@ -8,9 +8,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hearth_api::constants::label;
 use hearth_api::{PodSpecJson, Sandbox, SandboxSpec, SandboxStatus, Time};
+use hearth_core::binding::BoundEnv;
 use hearth_core::ids::{PodUid, SandboxUid};
 use hearth_core::podspec::PodPlan;
-use hearth_cri::fake::{FakeOptions, FakeRuntime};
+use hearth_cri::fake::{FakeOptions, FakeRuntime, Program};
 use hearth_sys::fake::FakeFreezer;
 use hearth_sys::{FreezeError, Freezer, Limits, Method, Usage};
 use jiff::Timestamp;
@@ -421,6 +422,12 @@ impl Node {
     }
 
     pub(super) async fn restart_after_stop(&mut self, bound: &[&str]) {
+        let bound: Vec<_> = bound.iter().map(|uid| (*uid, None)).collect();
+        self.restart_with(&bound).await;
+    }
+
+    /// The same with the variables that came with the binds.
+    pub(super) async fn restart_with(&mut self, bound: &[(&str, Option<Arc<BoundEnv>>)]) {
         self.metrics = PodMetrics::default();
         let Self {
             runtime,
@@ -436,9 +443,13 @@ impl Node {
         self.stop = CancellationToken::new();
         self.task = tokio::spawn(self.pods.clone().run(self.stop.clone()));
         let records: Vec<PodRecord> = self.records.records.lock().values().cloned().collect();
-        let adopted = |record: PodRecord| Adopted {
-            bound: bound.contains(&record.uid.as_str()),
-            record,
+        let adopted = |record: PodRecord| {
+            let bind = bound.iter().find(|(uid, _)| *uid == record.uid.as_str());
+            Adopted {
+                bound: bind.is_some(),
+                env: bind.and_then(|(_, env)| env.clone()),
+                record,
+            }
         };
         self.pods
             .adopt(records.into_iter().map(adopted).collect())
@@ -510,6 +521,19 @@ impl Node {
             format!("{} {} {}: {}", c.type_, c.status, c.reason, c.message)
         };
         status.conditions.iter().map(line).collect()
+    }
+
+    /// From now on: the environment of each container that is made, without the node's own variables.
+    pub(super) fn given_env(&self) -> Arc<Mutex<Vec<Vec<(String, String)>>>> {
+        let given = Arc::new(Mutex::new(Vec::new()));
+        let note = Arc::clone(&given);
+        self.runtime.set_program(move |config| {
+            let env = config.envs.iter();
+            let env = env.map(|pair| (pair.key.clone(), pair.value.clone()));
+            note.lock().push(env.collect());
+            Program::Runs
+        });
+        given
     }
 
     /// How many calls of each kind that makes or ends something.

@@ -99,6 +99,14 @@ impl PodView {
         view
     }
 
+    /// It is not ready, whatever was said of it before.
+    pub(super) fn not_ready(&mut self) {
+        if self.phase == PodPhase::Ready {
+            self.phase = PodPhase::NotReady;
+        }
+        self.for_status.ready = false;
+    }
+
     /// Whether the API wants it to run, as far as it was heard.
     #[must_use]
     pub fn operating_mode(&self) -> OperatingMode {

@@ -138,9 +138,13 @@ impl Subject {
             Op::RunSandbox { attempt } => self.run_sandbox(attempt).await,
             Op::Image { container } => self.image(self.container(container)?).await,
             Op::Pull { container } => self.pull(self.container(container)?).await,
-            Op::Create { container, attempt } => {
+            Op::Create {
+                container,
+                attempt,
+                with_env,
+            } => {
                 let plan = self.container(container)?;
-                self.create(plan, attempt)
+                self.create(plan, attempt, with_env)
                     .await
                     .map_err(|problem| problem.about(&plan.name))
             }

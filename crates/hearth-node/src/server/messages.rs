@@ -6,7 +6,7 @@ use hearth_api::Tier;
 use hearth_core::binding::Refusal;
 use hearth_core::effects::ConfigKey;
 use hearth_core::ids::{OwnerKey, SandboxUid};
-use hearth_core::podspec::{Config, ConfigKind, ConfigRef};
+use hearth_core::podspec::{Config, ConfigKind, ConfigRef, Variable};
 use hearth_proto::node::v1 as proto;
 
 use crate::binder::{BindAnswer, BindTimes, Retired};
@@ -95,10 +95,28 @@ pub(super) fn bind_reply(answer: BindAnswer, owner: &OwnerKey) -> Option<proto::
             Refusal::NotReady => refused(Outcome::NotReady, "the sandbox is not ready"),
             Refusal::Ending => refused(Outcome::Retired, "the sandbox is on its way out"),
             Refusal::Taken => refused(Outcome::Taken, "the sandbox is bound to another owner key"),
+            Refusal::OtherEnv => refused(
+                Outcome::OtherEnv,
+                "the owner key holds a sandbox with other variables",
+            ),
         },
         BindAnswer::Failed(detail) => refused(Outcome::Failed, &detail),
         BindAnswer::Superseded => return None,
     })
+}
+
+/// A variable of a Bind.
+pub(super) fn variable(variable: proto::Variable) -> Variable {
+    let proto::Variable {
+        container,
+        name,
+        value,
+    } = variable;
+    Variable {
+        container,
+        name,
+        value,
+    }
 }
 
 fn bind_phases(times: &BindTimes) -> proto::BindPhases {

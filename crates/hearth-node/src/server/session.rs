@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_core::ids::{Fence, OwnerKey, SandboxUid};
+use hearth_core::podspec::Variable;
 use hearth_proto::node::v1 as proto;
 use hearth_proto::node::v1::session_event::Event;
 use hearth_proto::node::v1::session_request::Request;
@@ -12,7 +13,7 @@ use tokio::task::{JoinError, JoinSet};
 use tonic::{Status, Streaming};
 
 use super::{NextChange, SessionPods, Shared, messages, volumes};
-use crate::binder::{Greeting, Released};
+use crate::binder::{BindAnswer, BindOrder, Greeting, Released};
 use crate::journal::CommitError;
 
 /// How long a client may take to greet.
@@ -287,7 +288,17 @@ async fn handle<P: SessionPods>(
         Some(Request::Bind(bind)) => {
             let owner = OwnerKey(name("owner_key", bind.owner_key)?);
             let sandbox = SandboxUid(name("sandbox_uid", bind.sandbox_uid)?);
-            let answer = shared.binder.bind(fence, owner.clone(), sandbox).await;
+            let variables: Vec<_> = bind.env.into_iter().map(messages::variable).collect();
+            let answer = if variables.iter().all(Variable::is_possible) {
+                let order = BindOrder {
+                    owner: owner.clone(),
+                    sandbox,
+                    variables,
+                };
+                shared.binder.bind(fence, order).await
+            } else {
+                BindAnswer::Failed("a variable that no container can have".to_owned())
+            };
             let reply = messages::bind_reply(answer, &owner);
             Event::Bind(
                 reply.ok_or_else(|| Status::failed_precondition("superseded by another leader"))?,

@@ -262,6 +262,7 @@ fn bind(key: &str, uid: &str) -> Request {
     Request::Bind(proto::BindRequest {
         owner_key: key.to_owned(),
         sandbox_uid: uid.to_owned(),
+        env: Vec::new(),
     })
 }
 

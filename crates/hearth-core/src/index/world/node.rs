@@ -77,6 +77,15 @@ impl Node {
             .collect()
     }
 
+    /// Whether the bound pod of this name is ready.
+    pub(super) fn is_ready(&self, name: &str) -> bool {
+        let bound = |pod: &&Pod| pod.key.name == name && pod.owner.is_some();
+        self.pods
+            .values()
+            .find(bound)
+            .is_some_and(|pod| pod.phase.is_ready())
+    }
+
     fn say(&mut self, uid: &str) {
         if let Some(pod) = self.pods.get(uid) {
             self.events.push_back((Self::reported(uid, pod), false));
@@ -93,7 +102,11 @@ impl Node {
 
     pub(super) fn serve(&mut self, request: &NodeRequest) -> NodeReply {
         match request {
-            NodeRequest::Bind { owner, sandbox } => self.bind(owner, sandbox.as_str()),
+            NodeRequest::Bind {
+                owner,
+                sandbox,
+                env,
+            } => self.bind(owner, sandbox.as_str(), !env.is_empty()),
             NodeRequest::Release { owner, sandbox } => {
                 let held = self
                     .pods
@@ -131,21 +144,22 @@ impl Node {
         }
     }
 
-    fn bind(&mut self, owner: &OwnerKey, sandbox: &str) -> NodeReply {
+    fn bind(&mut self, owner: &OwnerKey, sandbox: &str, with_env: bool) -> NodeReply {
         let refused = |refusal| NodeReply::Refused(refusal, String::new());
-        let bound = |uid: &str| NodeReply::Bound {
+        let bound = |uid: &str, phase: Phase| NodeReply::Bound {
             sandbox: uid.into(),
             pod_ips: vec!["10.0.0.1".into()],
+            ready: phase.is_ready(),
         };
         if self.tombstones.contains(owner) {
             return refused(Refusal::Released);
         }
-        if let Some((uid, _)) = self
+        if let Some((uid, pod)) = self
             .pods
             .iter()
             .find(|(_, pod)| pod.owner.as_ref() == Some(owner))
         {
-            return bound(uid);
+            return bound(uid, pod.phase);
         }
         if self.disposed.contains(sandbox) {
             return refused(Refusal::Retired);
@@ -160,10 +174,15 @@ impl Node {
             return refused(Refusal::NotReady);
         }
         pod.owner = Some(owner.clone());
-        pod.phase = Phase::Running;
+        pod.phase = if with_env {
+            Phase::NotReady
+        } else {
+            Phase::Running
+        };
+        let phase = pod.phase;
         self.claimed.insert(sandbox.to_owned());
         self.say(sandbox);
-        bound(sandbox)
+        bound(sandbox, phase)
     }
 
     /// Brings every pod one step further and writes what changed.

@@ -21,7 +21,7 @@ async fn a_bind_thaws_a_member_and_a_bind_that_fails_gives_it_back() {
     let freezer = node.host.fake_freezer(view.pod_uid.as_ref().unwrap());
     let calls = node.changes_made();
 
-    let bound = node.pods.thaw_for_bind(&uid("a")).await.unwrap();
+    let bound = node.pods.thaw_for_bind(&uid("a"), None).await.unwrap();
     assert!(!freezer.is_frozen().unwrap());
     assert_eq!(bound.view.tier, Some(Tier::Running));
     assert_eq!(
@@ -29,13 +29,17 @@ async fn a_bind_thaws_a_member_and_a_bind_that_fails_gives_it_back() {
         Some(Tier::Running),
         "shown before the bind is answered"
     );
-    let second = node.pods.thaw_for_bind(&uid("a")).await;
+    let second = node.pods.thaw_for_bind(&uid("a"), None).await;
     assert!(matches!(second, Err(ThawRefused::Held)), "{second:?}");
     drop(bound);
     node.ready("a", Tier::Frozen).await;
     assert!(freezer.is_frozen().unwrap());
 
-    node.pods.thaw_for_bind(&uid("a")).await.unwrap().commit();
+    node.pods
+        .thaw_for_bind(&uid("a"), None)
+        .await
+        .unwrap()
+        .commit();
     let view = node.pods.view(&uid("a")).unwrap();
     assert_eq!((view.tier, view.member), (Some(Tier::Running), false));
     assert!(view.phases.thaw.is_some());
@@ -60,7 +64,7 @@ async fn a_bind_does_not_wait_for_what_the_runner_is_busy_with() {
         .called(Operation::ListContainers, looks + 1)
         .await;
     let start = Instant::now();
-    let bound = node.pods.thaw_for_bind(&uid("a")).await.unwrap();
+    let bound = node.pods.thaw_for_bind(&uid("a"), None).await.unwrap();
     assert_eq!(start.elapsed(), Duration::ZERO);
     bound.commit();
 }
@@ -68,7 +72,7 @@ async fn a_bind_does_not_wait_for_what_the_runner_is_busy_with() {
 #[tokio::test(start_paused = true)]
 async fn only_ready_members_can_be_bound() {
     let node = Node::new();
-    let refused = async |name: &str| node.pods.thaw_for_bind(&uid(name)).await.unwrap_err();
+    let refused = async |name: &str| node.pods.thaw_for_bind(&uid(name), None).await.unwrap_err();
     assert!(matches!(refused("a").await, ThawRefused::NotFound));
     node.want(&bare("bare"));
     node.ready("bare", Tier::Running).await;
@@ -90,7 +94,7 @@ async fn a_thaw_that_fails_is_no_bind_and_is_tried_again() {
     // The quick one and the patient one.
     freezer.fail_next_thaw();
     freezer.fail_next_thaw();
-    let refused = node.pods.thaw_for_bind(&uid("a")).await;
+    let refused = node.pods.thaw_for_bind(&uid("a"), None).await;
     assert!(
         matches!(refused, Err(ThawRefused::Failed(_))),
         "{refused:?}"

@@ -4,6 +4,7 @@ use super::testing::Node;
 
 mod claims;
 mod configs;
+mod env;
 mod handlers;
 mod hooks;
 mod images;

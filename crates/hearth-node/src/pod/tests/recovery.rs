@@ -100,7 +100,7 @@ async fn a_restarted_daemon_adopts_what_runs_and_touches_nothing() {
     node.ready("free", Tier::Frozen).await;
     node.ready("bound", Tier::Frozen).await;
     node.pods
-        .thaw_for_bind(&uid("bound"))
+        .thaw_for_bind(&uid("bound"), None)
         .await
         .unwrap()
         .commit();
@@ -125,7 +125,7 @@ async fn a_restarted_daemon_adopts_what_runs_and_touches_nothing() {
     assert!(free.member);
     // A bind needs no word from the API.
     node.pods
-        .thaw_for_bind(&uid("free"))
+        .thaw_for_bind(&uid("free"), None)
         .await
         .unwrap()
         .commit();

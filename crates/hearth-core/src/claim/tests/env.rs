@@ -1,0 +1,200 @@
+//! Claims that bring variables.
+
+use super::*;
+use crate::podspec::Variable;
+
+fn variable(value: &str) -> Value {
+    json!({"env": [{"name": "X", "value": value}]})
+}
+
+fn env(value: &str) -> Arc<[Variable]> {
+    Arc::from([Variable {
+        container: "main".into(),
+        name: "X".into(),
+        value: value.into(),
+    }])
+}
+
+/// Members `names` are ready, and claims may set variables.
+fn allowed(names: &[&str]) -> Index {
+    let mut index = stocked(names);
+    index.apply_template(with_policy("envVarsInjectionPolicy", "Allowed"), at(50));
+    settle(&mut index, at(50));
+    index
+}
+
+/// The only request to the node.
+fn asked(index: &mut Index, now: u64) -> NodeRequest {
+    let mut asked = asks(&settle(index, at(now)));
+    assert_eq!(asked.len(), 1, "{asked:?}");
+    asked.remove(0)
+}
+
+fn owner_of(request: &NodeRequest) -> &str {
+    match request {
+        NodeRequest::Bind { owner, .. } | NodeRequest::Release { owner, .. } => owner.as_str(),
+        NodeRequest::Retire { .. } => panic!("{request:?} has no owner"),
+    }
+}
+
+/// A member is bound to a claim with `X=1`, and is not ready yet.
+fn half_replaced() -> (Index, NodeRequest) {
+    let mut index = allowed(&["m"]);
+    index.apply_claim(claim_with("c", 20, variable("1")), at(100));
+    let bind = asked(&mut index, 100);
+    let not_ready = NodeReply::Bound {
+        sandbox: uid("m"),
+        pod_ips: vec!["10.0.0.1".into()],
+        ready: false,
+    };
+    index.on_reply(&n1(), &bind, not_ready, at(102));
+    assert_eq!(settle(&mut index, at(102)), [], "it is about to be ready");
+    (index, bind)
+}
+
+fn says(index: &mut Index, bind: &NodeRequest, phase: Phase, now: u64) {
+    let reported = reported("m", phase, Some(owner_of(bind)));
+    index.member_event(&n1(), reported, false, at(now));
+}
+
+#[test]
+fn a_member_is_bound_with_them_and_the_claim_waits_until_it_is_ready_again() {
+    let (mut index, bind) = half_replaced();
+    let NodeRequest::Bind { env: sent, .. } = &bind else {
+        panic!("{bind:?}");
+    };
+    assert_eq!(*sent, env("1"));
+    says(&mut index, &bind, Phase::Running, 160);
+    let answer = one(settle(&mut index, at(160)));
+    assert_eq!(
+        ready(&answer),
+        (
+            "True".into(),
+            "DependenciesReady".into(),
+            "Pod is Ready".into()
+        )
+    );
+    let since = &status_of(&answer)["conditions"][0]["lastTransitionTime"];
+    assert_eq!(since, "2027-01-15T08:00:00Z", "not when it became a member");
+}
+
+#[test]
+fn the_reply_is_older_than_what_the_node_has_said_since() {
+    let mut index = allowed(&["m"]);
+    index.apply_claim(claim_with("c", 20, variable("1")), at(100));
+    let bind = asked(&mut index, 100);
+    says(&mut index, &bind, Phase::Running, 101);
+    let not_ready = NodeReply::Bound {
+        sandbox: uid("m"),
+        pod_ips: vec!["10.0.0.1".into()],
+        ready: false,
+    };
+    index.on_reply(&n1(), &bind, not_ready, at(102));
+    let answer = one(settle(&mut index, at(102)));
+    assert_eq!(ready(&answer).0, "True");
+}
+
+#[test]
+fn one_that_does_not_come_up_says_so_and_is_adopted_with_them() {
+    let (mut index, bind) = half_replaced();
+    let slow = one(settle(&mut index, at(1_200)));
+    assert_eq!(
+        ready(&slow),
+        (
+            "False".into(),
+            "DependenciesNotReady".into(),
+            "Pod is not Ready".into()
+        )
+    );
+    let mut written = serde_json::to_value(claim_with("c", 21, variable("1"))).unwrap();
+    written["status"] = status_of(&slow).clone();
+    let object = Object::Claim(serde_json::from_value(written).unwrap());
+    index.on_outcome(
+        &slow.receipt,
+        Outcome::Done(Some(Box::new(object))),
+        at(1_205),
+    );
+    let adoption = one(settle(&mut index, at(1_205)));
+    let Body::Operations(operations) = &adoption.body else {
+        panic!("{adoption:?}");
+    };
+    let all = operations.as_array().unwrap();
+    let path = "/spec/podTemplate/spec/containers/0";
+    let expected = [
+        json!({"op": "test", "path": format!("{path}/name"), "value": "main"}),
+        json!({"op": "add", "path": format!("{path}/env"), "value": [{"name": "X", "value": "1"}]}),
+    ];
+    assert_eq!(all[all.len() - 2..], expected);
+
+    // The Sandbox's status still has the member's readiness: the node knows better.
+    let mut adopted = member_object("m");
+    adopted["metadata"]["ownerReferences"] = json!([{
+        "apiVersion": "extensions.agents.x-k8s.io/v1beta1", "kind": "SandboxClaim", "name": "c", "uid": "uid-c",
+        "controller": true,
+    }]);
+    let labels = adopted["metadata"]["labels"].as_object_mut().unwrap();
+    labels.remove("agents.x-k8s.io/warm-pool-sandbox");
+    adopted["spec"]["podTemplate"]["metadata"] = json!({
+        "labels": {"app": "demo", "agents.x-k8s.io/claim-uid": "uid-c",
+                   "agents.x-k8s.io/sandbox-template-ref-hash": "9d22159f"},
+        "annotations": {"note": "x"},
+    });
+    let object = Object::Sandbox(created(&adopted, 30));
+    index.on_outcome(
+        &adoption.receipt,
+        Outcome::Done(Some(Box::new(object))),
+        at(1_210),
+    );
+    let quiet = writes(settle(&mut index, at(1_210)));
+    let told = |writes: &[Write]| {
+        let mut all = writes.iter().map(|write| write.receipt.intent);
+        all.any(|intent| intent == Intent::ClaimStatus)
+    };
+    assert!(!told(&quiet), "{quiet:?}");
+    says(&mut index, &bind, Phase::Running, 1_300);
+    let after = writes(settle(&mut index, at(1_300)));
+    assert!(told(&after), "{after:?}");
+}
+
+#[test]
+fn a_claim_that_is_edited_before_its_answer_gets_another_member() {
+    let (mut index, bind) = half_replaced();
+    index.apply_claim(claim_with("c", 21, variable("2")), at(110));
+    let release = asked(&mut index, 110);
+    assert!(
+        matches!(release, NodeRequest::Release { .. }),
+        "{release:?}"
+    );
+    assert_eq!(owner_of(&release), owner_of(&bind));
+    index.on_reply(
+        &n1(),
+        &release,
+        NodeReply::Released(Some(uid("m"))),
+        at(111),
+    );
+    index.apply_sandbox(member("m2", 40), at(112));
+    index.member_event(&n1(), reported("m2", Phase::Frozen, None), false, at(112));
+    let again = asked(&mut index, 112);
+    assert_ne!(
+        owner_of(&again),
+        owner_of(&bind),
+        "the old key is a tombstone"
+    );
+    assert!(matches!(&again, NodeRequest::Bind { env: sent, .. } if *sent == env("2")));
+}
+
+#[test]
+fn what_no_member_can_have_any_more_is_started_cold() {
+    let mut index = allowed(&["m"]);
+    // A member of an earlier template, which set the variable itself.
+    let mut older = member_object("m");
+    older["spec"]["podTemplate"]["spec"]["containers"][0]["env"] =
+        json!([{"name": "X", "value": "0"}]);
+    index.apply_sandbox(created(&older, 60), at(60));
+    settle(&mut index, at(60));
+    index.apply_claim(claim_with("c", 70, variable("1")), at(100));
+    let effects = settle(&mut index, at(100));
+    assert_eq!(asks(&effects), []);
+    let cold = one(effects);
+    assert_eq!(cold.receipt.intent, Intent::ColdCreate);
+}

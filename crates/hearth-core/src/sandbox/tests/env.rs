@@ -1,0 +1,130 @@
+//! A pod that was made before its variables came.
+
+use super::*;
+
+/// A member that is ready, with a container before its ordinary ones.
+fn member(before: &[Role], probed: bool, policy: RestartPolicy) -> World {
+    let plan = with_before(before, &plan_of(2, probed, policy));
+    let mut world = World::new(plan, POOL, true);
+    world.tick();
+    world.settle();
+    assert_eq!(world.state.phase, Phase::Ready(Residency::Frozen));
+    world.log.clear();
+    world
+}
+
+/// What is done until it is ready again.
+fn replaced(world: &mut World, container: usize) -> Vec<Step> {
+    world.desired.goal = RUN;
+    world.bind(container);
+    assert_eq!(world.state.phase, Phase::Starting(Residency::Running));
+    world.settle();
+    assert_eq!(world.state.phase, Phase::Ready(Residency::Running));
+    let mut steps = world.steps();
+    steps.retain(|step| *step != Step::Admit);
+    steps
+}
+
+#[test]
+fn only_the_container_that_they_are_for_is_made_anew_and_at_once() {
+    let mut world = member(&[], true, RestartPolicy::Always);
+    let steps = replaced(&mut world, 1);
+    assert_eq!(steps, [Step::RemoveContainer, Step::Create, Step::Start]);
+    assert_eq!((world.made(0), world.made(1)), (vec![], vec![(1, true)]));
+    let plan = &world.state.pod.as_ref().unwrap().plan;
+    assert_eq!(plan.containers[1].env, [("X".into(), "1".into())]);
+}
+
+#[test]
+fn it_does_not_matter_what_becomes_of_a_container_that_ends() {
+    for policy in [RestartPolicy::Never, RestartPolicy::OnFailure] {
+        let mut world = member(&[], false, policy);
+        replaced(&mut world, 0);
+    }
+}
+
+#[test]
+fn a_sidecar_is_made_anew_and_an_init_container_is_not() {
+    let mut world = member(&[Role::Sidecar], false, RestartPolicy::Always);
+    replaced(&mut world, 0);
+    assert_eq!((world.made(0), world.made(1)), (vec![(1, true)], vec![]));
+
+    let mut world = member(&[Role::Init], false, RestartPolicy::Always);
+    world.bind(0);
+    assert_eq!(world.state.phase, Phase::Ready(Residency::Running));
+    world.settle();
+    assert_eq!(world.made(0), []);
+}
+
+#[test]
+fn the_same_variables_again_and_a_restart_change_nothing() {
+    let mut world = member(&[], false, RestartPolicy::Always);
+    replaced(&mut world, 0);
+    world.log.clear();
+    world.bind(0);
+    world.restart();
+    world.settle();
+    assert_eq!(world.state.phase, Phase::Ready(Residency::Running));
+    assert_eq!(world.steps(), [Step::Look]);
+}
+
+#[test]
+fn a_daemon_that_is_killed_anywhere_on_the_way_finishes_it_once() {
+    for kill_at in [Step::RemoveContainer, Step::Create, Step::Start] {
+        for done in [true, false] {
+            let mut world = member(&[], false, RestartPolicy::Always);
+            world.desired.goal = RUN;
+            world.bind(0);
+            until(&mut world, kill_at);
+            if done {
+                world.end(Ending::Good);
+            }
+            world.restart();
+            world.settle();
+            assert_eq!(world.state.phase, Phase::Ready(Residency::Running));
+            let made = world.made(0);
+            assert!(made.iter().all(|(_, with_env)| *with_env), "{made:?}");
+            assert_eq!(world.made(1), []);
+        }
+    }
+}
+
+#[test]
+fn a_container_that_was_being_made_without_them_is_made_again() {
+    let mut world = member(&[], false, RestartPolicy::Always);
+    world.desired.goal = RUN;
+    world.desired.member = false;
+    world.container_exits(0, 1);
+    until(&mut world, Step::Create);
+    // The bind was decided when it was still ready.
+    world.bind_anyway(0);
+    world.settle();
+    assert_eq!(world.made(0), [(1, false), (2, true)]);
+}
+
+#[test]
+fn an_image_that_has_gone_meanwhile_is_pulled() {
+    let mut world = member(&[], false, RestartPolicy::Always);
+    world.desired.goal = RUN;
+    world.bind(0);
+    until(&mut world, Step::Create);
+    world.end(Ending::Bad);
+    world.settle();
+    assert!(world.steps().contains(&Step::Image), "{:?}", world.steps());
+    assert_eq!(world.state.phase, Phase::Ready(Residency::Running));
+}
+
+#[test]
+fn another_incarnation_has_them_from_the_sandbox() {
+    let mut world = member(&[], false, RestartPolicy::Always);
+    replaced(&mut world, 0);
+    world.desired.goal = Goal::Suspend;
+    world.tick();
+    world.settle();
+    world.log.clear();
+    world.desired.goal = RUN;
+    world.tick();
+    world.settle();
+    assert_eq!(world.state.phase, Phase::Ready(Residency::Running));
+    assert_eq!(world.made(0), [(0, false)]);
+}
