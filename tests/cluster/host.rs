@@ -82,6 +82,7 @@ impl Instance {
             pod_cidr: format!("198.18.{subnet}.0/24"),
             max_sandboxes: 16,
             max_parallel_creates: 1,
+            min_parallel_creates: 1,
             pids_limit: 0,
             cluster_dns: Vec::new(),
             cluster_domain: String::new(),

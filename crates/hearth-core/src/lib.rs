@@ -4,9 +4,9 @@
 //! makes it testable by tables, properties and simulation.
 //!
 //! The node's half: [`sandbox`] (the life of one sandbox), [`binding`] (who owns which member), [`podspec`],
-//! [`podsecurity`], [`limits`], [`images`], [`storage`], [`probe`], [`restart`], [`status`]. The controller's half: [`index`], [`claim`], [`pool`],
-//! [`assignment`], [`placement`], [`tokens`], [`expiry`], [`lease`], with what they want done in [`effects`]. Both:
-//! [`names`], [`conditions`], [`ids`].
+//! [`podsecurity`], [`limits`], [`images`], [`storage`], [`probe`], [`restart`], [`filler`], [`status`]. The controller's
+//! half: [`index`], [`claim`], [`pool`], [`assignment`], [`placement`], [`volumes`], [`tokens`], [`expiry`], [`lease`], with
+//! what they want done in [`effects`]. Both: [`names`], [`conditions`], [`ids`].
 
 pub mod assignment;
 pub mod binding;
@@ -14,6 +14,7 @@ pub mod claim;
 pub mod conditions;
 pub mod effects;
 pub mod expiry;
+pub mod filler;
 pub mod ids;
 pub mod images;
 pub mod index;

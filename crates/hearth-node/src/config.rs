@@ -43,8 +43,10 @@ pub struct Config {
     pub pod_cidr: String,
     /// Sandboxes that the node takes at most.
     pub max_sandboxes: u16,
-    /// Pods that are made or torn down at once.
+    /// Pods that are made or torn down at once, at most.
     pub max_parallel_creates: usize,
+    /// Pods that are made or torn down at once in the background, at least, whatever the machine's state.
+    pub min_parallel_creates: usize,
     /// Most processes and threads in one sandbox; 0: no limit.
     pub pids_limit: u64,
     /// Addresses of the cluster's resolver; none: pods have the node's.
@@ -185,6 +187,13 @@ impl Config {
         if self.max_parallel_creates == 0 {
             return error("max-parallel-creates", "0", "must be at least 1");
         }
+        if !(1..=self.max_parallel_creates).contains(&self.min_parallel_creates) {
+            return error(
+                "min-parallel-creates",
+                &self.min_parallel_creates.to_string(),
+                "must be at least 1 and at most max-parallel-creates",
+            );
+        }
         if self.advertise_address.is_none() && self.listen.ip().is_unspecified() {
             return error(
                 "advertise-address",
@@ -246,6 +255,7 @@ mod tests {
             pod_cidr: "10.88.0.0/16".to_owned(),
             max_sandboxes: 512,
             max_parallel_creates: 2,
+            min_parallel_creates: 1,
             pids_limit: 0,
             cluster_dns: Vec::new(),
             cluster_domain: "cluster.local".to_owned(),
@@ -295,6 +305,8 @@ mod tests {
         check(|c| c.pod_cidr = "10.88.0.0/24".to_owned(), "pod-cidr");
         check(|c| c.max_sandboxes = 2000, "max-sandboxes");
         check(|c| c.max_parallel_creates = 0, "max-parallel-creates");
+        check(|c| c.min_parallel_creates = 0, "min-parallel-creates");
+        check(|c| c.min_parallel_creates = 3, "min-parallel-creates");
         check(|c| c.handlers.push("gvisor".to_owned()), "handlers");
         check(|c| c.listen = ([0, 0, 0, 0], 1).into(), "advertise-address");
     }

@@ -347,6 +347,8 @@ impl Parts {
         config.pids_limit = self.config.pids_limit;
         config.logs = self.config.storage.logs;
         config.max_parallel_creates = self.config.max_parallel_creates;
+        config.min_parallel_creates = self.config.min_parallel_creates;
+        config.cores = hearth_sys::machine::cpu_count();
         (config.cluster_dns, config.services) = (self.config.resolver(), self.config.services());
         config.machine_cpu_millis =
             u64::try_from(hearth_sys::machine::cpu_count()).unwrap_or(u64::MAX / 1000) * 1000;

@@ -102,9 +102,13 @@ struct RunArgs {
     /// Sandboxes that the node takes at most.
     #[arg(long, env = "HEARTH_MAX_SANDBOXES", default_value_t = 512)]
     max_sandboxes: u16,
-    /// Pods that are made or torn down at once; default: the number of cores.
+    /// Pods that are made or torn down at once, at most; how many really are follows the machine's state. Default: twice
+    /// the number of cores.
     #[arg(long, env = "HEARTH_MAX_PARALLEL_CREATES")]
     max_parallel_creates: Option<usize>,
+    /// Pods that are made or torn down at once to fill pools and to clean up, at least, whatever the machine's state.
+    #[arg(long, env = "HEARTH_MIN_PARALLEL_CREATES", default_value_t = 1)]
+    min_parallel_creates: usize,
     /// Most processes and threads in one sandbox; 0: no limit.
     #[arg(long, env = "HEARTH_PIDS_LIMIT", default_value_t = 1024)]
     pids_limit: u64,
@@ -154,6 +158,7 @@ impl RunArgs {
             pod_cidr,
             max_sandboxes,
             max_parallel_creates,
+            min_parallel_creates,
             pids_limit,
             cluster_dns,
             cluster_domain,
@@ -179,7 +184,9 @@ impl RunArgs {
             metrics_listen,
             pod_cidr,
             max_sandboxes,
-            max_parallel_creates: max_parallel_creates.unwrap_or(cores),
+            max_parallel_creates: max_parallel_creates
+                .unwrap_or_else(|| (2 * cores).max(min_parallel_creates)),
+            min_parallel_creates,
             pids_limit,
             cluster_dns,
             cluster_domain,

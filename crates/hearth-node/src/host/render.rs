@@ -198,6 +198,7 @@ mod tests {
             pod_cidr: "10.88.0.0/16".to_owned(),
             max_sandboxes: 100,
             max_parallel_creates: 2,
+            min_parallel_creates: 1,
             pids_limit: 0,
             cluster_dns: Vec::new(),
             cluster_domain: String::new(),

@@ -34,8 +34,12 @@ pub struct PodConfig {
     pub resolv_conf: PathBuf,
     /// Variables that every container has: where the API server is.
     pub services: Vec<(String, String)>,
-    /// How many pods are made or torn down at once.
+    /// How many pods are made or torn down at once, at most.
     pub max_parallel_creates: usize,
+    /// The same in the background, at least, whatever the machine's state.
+    pub min_parallel_creates: usize,
+    /// Cores of the machine: with so many at once the background begins.
+    pub cores: usize,
     /// Refills and teardown start only when no bind came for this long.
     pub claim_quiet: Duration,
     /// But what has waited for this long starts all the same, one at a time.
@@ -77,6 +81,8 @@ impl PodConfig {
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             services: Vec::new(),
             max_parallel_creates: 2,
+            min_parallel_creates: 1,
+            cores: 2,
             claim_quiet: Duration::from_millis(300),
             claim_yield_max: Duration::from_secs(5),
             claim_yield_spacing: Duration::from_secs(1),

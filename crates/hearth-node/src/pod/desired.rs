@@ -25,6 +25,8 @@ pub struct DesiredSandbox {
     pub mode: OperatingMode,
     /// How a member that nobody has claimed is kept; `None` for claimed and bare sandboxes.
     pub member: Option<Warmth>,
+    /// Which pool it is a member of, in whatever words, while nobody has claimed it.
+    pub pool: Option<Arc<str>>,
     /// When it expires.
     pub shutdown_time: Option<Timestamp>,
     /// What its pod is made from, or why none can be made, by what is known now of its namespace.
@@ -113,7 +115,8 @@ pub(super) struct Plans {
 impl Plans {
     pub(super) fn desired(&self, sandbox: &Sandbox, configs: &ConfigStore) -> DesiredSandbox {
         let meta = &sandbox.metadata;
-        let member = is_member(sandbox).then(|| warmth(sandbox));
+        let pool = pool(sandbox);
+        let member = pool.is_some().then(|| warmth(sandbox));
         let key = Key::new(
             meta.namespace.clone().unwrap_or_default(),
             meta.name.clone().unwrap_or_default(),
@@ -124,6 +127,7 @@ impl Plans {
             generation: meta.generation.unwrap_or_default(),
             mode: sandbox.spec.operating_mode,
             member,
+            pool,
             shutdown_time: sandbox.spec.shutdown_time.as_ref().map(|time| time.0),
             plan: asked.plan(configs),
             asked,
@@ -158,12 +162,12 @@ impl Plans {
     }
 }
 
-fn is_member(sandbox: &Sandbox) -> bool {
-    sandbox
-        .metadata
-        .labels
-        .as_ref()
-        .is_some_and(|labels| labels.contains_key(label::WARM_POOL))
+/// The pool that it is a member of.
+fn pool(sandbox: &Sandbox) -> Option<Arc<str>> {
+    let metadata = &sandbox.metadata;
+    let hash = metadata.labels.as_ref()?.get(label::WARM_POOL)?;
+    let namespace = metadata.namespace.as_deref().unwrap_or_default();
+    Some(format!("{namespace}/{hash}").into())
 }
 
 fn warmth(sandbox: &Sandbox) -> Warmth {

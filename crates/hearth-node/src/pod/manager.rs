@@ -32,7 +32,7 @@ use super::runner::{Origin, Runner};
 use super::show;
 use super::slots::Slots;
 use super::view::PodView;
-use super::{ClaimActivity, follow, logs, storage};
+use super::{ClaimActivity, follow, logs, stalls, storage};
 use crate::configs::ConfigStore;
 use crate::images::Images;
 use crate::volumes::{LocationStore, OwnVolumes};
@@ -203,7 +203,8 @@ impl PodManager {
             config,
         } = deps;
         let slots = Slots::new(claims, &config);
-        let stops = Semaphore::new(config.max_parallel_creates.max(1) * STOPS_PER_CREATE);
+        let creates = config.cores.min(config.max_parallel_creates).max(1);
+        let stops = Semaphore::new(creates * STOPS_PER_CREATE);
         Self {
             shared: Arc::new(Shared {
                 runtime,
@@ -292,7 +293,7 @@ impl PodManager {
             uid = shared.alarm.heard() => Err(RunnerPanicked(uid)),
             never = follow::events(shared) => match never {},
             never = follow::resync(shared) => match never {},
-            never = shared.slots.drive() => match never {},
+            never = shared.slots.drive(stalls::since_last(), |limit| shared.metrics.parallel(limit)) => match never {},
             never = storage::watch(shared) => match never {},
             never = logs::keep(shared) => match never {},
         };
@@ -497,10 +498,10 @@ impl Shared {
         }
         let view = show::nothing(uid, &origin.key, origin.adopting.is_none());
         let cell = Cell::new(uid.clone(), view, self.hub.clone(), self.slots.clone());
-        cells.insert(uid.clone(), Arc::clone(&cell));
         if let Some(env) = bound {
             cell.was_bound(env);
         }
+        cells.insert(uid.clone(), Arc::clone(&cell));
         let runner =
             Runner::new(Arc::clone(self), Arc::clone(&cell), origin).run(self.stop.clone());
         let alarm = self.alarm.guard(uid);

@@ -7,6 +7,7 @@ use hearth_telemetry::LATENCY_BUCKETS;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
@@ -34,6 +35,7 @@ pub struct PodMetrics {
     evictions: Counter,
     rotations: Counter,
     replaced: Histogram,
+    parallel: Gauge,
 }
 
 impl Default for PodMetrics {
@@ -49,6 +51,7 @@ impl Default for PodMetrics {
             evictions: Counter::default(),
             rotations: Counter::default(),
             replaced: Histogram::new(LATENCY_BUCKETS),
+            parallel: Gauge::default(),
         }
     }
 }
@@ -109,6 +112,11 @@ impl PodMetrics {
             Unit::Seconds,
             self.replaced.clone(),
         );
+        registry.register(
+            "pod_parallel_creates",
+            "How many pods are made or torn down at once in the background, as the machine's state allows",
+            self.parallel.clone(),
+        );
     }
 
     pub(super) fn rotated(&self) {
@@ -117,6 +125,10 @@ impl PodMetrics {
 
     pub(super) fn replaced(&self, after: Duration) {
         self.replaced.observe(after.as_secs_f64());
+    }
+
+    pub(super) fn parallel(&self, limit: usize) {
+        self.parallel.set(i64::try_from(limit).unwrap_or(i64::MAX));
     }
 
     pub(super) fn step(&self, step: Step, took: Duration) {

@@ -42,6 +42,7 @@ mod settle;
 mod show;
 mod sight;
 mod slots;
+mod stalls;
 mod stop;
 mod storage;
 mod view;

@@ -30,7 +30,7 @@ use super::gate::{GateState, Offer, PodInside};
 use super::manager::{RemoveReason, Shared};
 use super::settle::settle;
 use super::show;
-use super::slots::Slot;
+use super::slots::{Group, Slot};
 use super::work::{self, Done, Subject};
 use crate::configs;
 
@@ -533,6 +533,7 @@ impl Runner {
             cell: Arc::clone(&self.cell),
             key: self.key.clone(),
             member: desired.member,
+            group: self.group(desired),
             handler: self.handler(),
             pod: self.state.pod.clone(),
             asked,
@@ -551,6 +552,18 @@ impl Runner {
         let stock = matches!(op, Op::Admit(Priority::Background)) && self.state.pod.is_none();
         let plan = desired.plan.as_ref()?.as_ref().ok()?;
         (stock && matches!(desired.goal, Goal::Run { .. })).then(|| Arc::clone(plan))
+    }
+
+    /// With whom it takes turns.
+    fn group(&self, desired: &Desired) -> Group {
+        if desired.goal.ends_pod() {
+            return Group::Teardown;
+        }
+        let pool = self
+            .desired
+            .as_ref()
+            .and_then(|desired| desired.pool.clone());
+        pool.map_or(Group::Other, Group::Pool)
     }
 
     /// Starts a probe or hook.

@@ -1,17 +1,21 @@
 //! Turns for expensive work: making and tearing down pods.
 //!
 //! Only so many pods are made or torn down at once, because each costs a good part of a core. What somebody waits for
-//! goes first. Stock and clean-up yield to claims: they start only when no bind came for a while. They cannot starve:
-//! once most of the stock is gone ([`YIELD_WHILE`]) they go on as if nothing were, or claims that never pause would empty
-//! the pool however slowly they came; and what has waited long enough starts all the same, one at a time and spaced out.
+//! goes first: it has turns of its own, so that a claim never waits for the end of a refill. Stock and clean-up share the
+//! turns that the [`Governor`] finds the machine can bear; pools take turns among themselves, whatever each asks for.
+//!
+//! Stock and clean-up also yield to claims: they start only when no bind came for a while. They cannot starve: once most
+//! of the stock is gone ([`YIELD_WHILE`]) they go on as if nothing were, or claims that never pause would empty the pool
+//! however slowly they came; and what has waited long enough starts all the same, one at a time and spaced out.
 //!
 //! Nobody polls: a turn is given when one comes back, when somebody asks, and by one timer ([`Slots::drive`]) when the
-//! reason to yield has passed.
+//! reason to yield has passed. The machine is looked at when a turn comes back.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hearth_core::filler::{Bounds, Fair, Governor, Sample, Stalls};
 use hearth_core::sandbox::Priority;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
@@ -22,6 +26,8 @@ use super::config::PodConfig;
 
 /// Stock and clean-up yield while there are more members to be claimed than one for so many that wait.
 const YIELD_WHILE: usize = 3;
+/// Least time between two looks at the machine: over less, its figures are noise.
+const SAMPLE_EVERY: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Debug)]
 pub(super) struct Slots(Arc<Inner>);
@@ -33,23 +39,67 @@ struct Inner {
     changed: Notify,
     claims: ClaimActivity,
     rules: Rules,
+    epoch: Instant,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Rules {
+    /// Turns for what somebody waits for.
+    most: usize,
     quiet: Duration,
     yield_max: Duration,
     spacing: Duration,
 }
 
-#[derive(Debug, Default)]
+/// Who takes turns with whom in the background.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Group {
+    /// The members of a pool.
+    Pool(Arc<str>),
+    /// What is torn down.
+    Teardown,
+    /// Everything else.
+    Other,
+}
+
+#[derive(Debug)]
 struct State {
-    free: usize,
+    governor: Governor,
     wanted: VecDeque<oneshot::Sender<Slot>>,
-    background: VecDeque<(Instant, oneshot::Sender<Slot>)>,
+    wanted_running: usize,
+    background: Fair<Group, Waiting>,
     background_running: usize,
     last_yielding: Option<Instant>,
     free_members: usize,
+    seen: Seen,
+}
+
+/// Somebody in the background who waits for a turn.
+#[derive(Debug)]
+struct Waiting {
+    since: Instant,
+    sender: oneshot::Sender<Slot>,
+}
+
+/// What was seen since the machine was looked at last.
+#[derive(Debug)]
+struct Seen {
+    since: Instant,
+    ended: u32,
+    took: Duration,
+    /// Whether all turns in the background were in use while more waited.
+    full: bool,
+}
+
+impl Seen {
+    fn nothing() -> Self {
+        Self {
+            since: Instant::now(),
+            ended: 0,
+            took: Duration::ZERO,
+            full: false,
+        }
+    }
 }
 
 /// A turn; it comes back when it is dropped.
@@ -57,6 +107,9 @@ struct State {
 pub(super) struct Slot {
     slots: Slots,
     priority: Priority,
+    given: Instant,
+    /// Whether a pod is made with it.
+    makes: bool,
 }
 
 /// Whether the next in the background may start.
@@ -68,11 +121,22 @@ enum Verdict {
 
 impl Slots {
     pub(super) fn new(claims: ClaimActivity, config: &PodConfig) -> Self {
+        let bounds = Bounds {
+            least: config.min_parallel_creates,
+            most: config.max_parallel_creates,
+        };
         let state = State {
-            free: config.max_parallel_creates.max(1),
-            ..State::default()
+            governor: Governor::new(bounds, config.cores),
+            wanted: VecDeque::new(),
+            wanted_running: 0,
+            background: Fair::default(),
+            background_running: 0,
+            last_yielding: None,
+            free_members: 0,
+            seen: Seen::nothing(),
         };
         let rules = Rules {
+            most: config.max_parallel_creates.max(1),
             quiet: config.claim_quiet,
             yield_max: config.claim_yield_max,
             spacing: config.claim_yield_spacing,
@@ -82,23 +146,29 @@ impl Slots {
             changed: Notify::new(),
             claims,
             rules,
+            epoch: Instant::now(),
         }))
     }
 
     /// Waits for a turn. Cancel-safe: whoever stops waiting is passed over.
-    pub(super) async fn acquire(&self, priority: Priority) -> Slot {
+    pub(super) async fn acquire(&self, priority: Priority, group: Group) -> Slot {
         loop {
             let (sender, receiver) = oneshot::channel();
             {
                 let mut state = self.0.state.lock();
                 match priority {
                     Priority::Wanted => state.wanted.push_back(sender),
-                    Priority::Background => state.background.push_back((Instant::now(), sender)),
+                    Priority::Background => {
+                        let since = Instant::now();
+                        let waiting = Waiting { since, sender };
+                        state.background.push(group.clone(), waiting);
+                    }
                 }
             }
             self.dispatch();
             self.0.changed.notify_one();
-            if let Ok(slot) = receiver.await {
+            if let Ok(mut slot) = receiver.await {
+                slot.makes = group != Group::Teardown;
                 return slot;
             }
             // The sender lives in a queue from which only `dispatch` takes it, and it sends what it takes. A receiver
@@ -125,9 +195,23 @@ impl Slots {
         (state.wanted.len(), state.background.len())
     }
 
-    /// Gives turns when the reason to yield has passed. Never ends.
-    pub(super) async fn drive(&self) -> std::convert::Infallible {
+    /// How many pods are made or torn down at once in the background.
+    pub(super) fn limit(&self) -> usize {
+        self.0.state.lock().governor.limit()
+    }
+
+    /// Gives turns when the reason to yield has passed, and has the machine decide how many there are: `stalls` says what
+    /// was short since it was asked last, `told` hears how many there are now. Never ends.
+    pub(super) async fn drive(
+        &self,
+        mut stalls: impl FnMut() -> Option<Stalls> + Send,
+        told: impl Fn(usize) + Send,
+    ) -> std::convert::Infallible {
+        told(self.limit());
         loop {
+            if self.govern(&mut stalls) {
+                told(self.limit());
+            }
             let next = self.dispatch();
             // Both arms are cancel-safe: a lost wake-up of one is made up for by the dispatch that follows the other.
             match next {
@@ -142,42 +226,84 @@ impl Slots {
         }
     }
 
+    /// Looks at the machine, when that was long enough ago and there is something to judge. Says whether it has changed
+    /// anything.
+    fn govern(&self, stalls: &mut impl FnMut() -> Option<Stalls>) -> bool {
+        let due = |seen: &Seen| seen.since.elapsed() >= SAMPLE_EVERY;
+        {
+            let mut state = self.0.state.lock();
+            if !due(&state.seen) {
+                return false;
+            }
+            if state.seen.ended == 0 {
+                // A quiet time says nothing of creations. It must not be mixed with the next busy one.
+                state.seen = Seen::nothing();
+                drop(state);
+                stalls();
+                return false;
+            }
+        }
+        let stalls = stalls();
+        let mut state = self.0.state.lock();
+        let seen = std::mem::replace(&mut state.seen, Seen::nothing());
+        let before = state.governor.limit();
+        state.governor.observe(&Sample {
+            at: self.0.epoch.elapsed(),
+            stalls,
+            took: seen.took.checked_div(seen.ended),
+            wanted: seen.full,
+        });
+        let limit = state.governor.limit();
+        drop(state);
+        if limit != before {
+            tracing::info!(
+                limit,
+                before,
+                ?stalls,
+                "pods made at once in the background"
+            );
+        }
+        limit != before
+    }
+
     /// Gives out all turns that may be given, and says when to look again.
     fn dispatch(&self) -> Option<Instant> {
         // Turns that were given to somebody who is gone come back by being dropped, which needs the lock.
         let mut returned = Vec::new();
         let next = {
             let mut state = self.0.state.lock();
+            while state.wanted_running < self.0.rules.most
+                && let Some(sender) = state.wanted.pop_front()
+            {
+                state.wanted_running += 1;
+                returned.extend(sender.send(self.slot(Priority::Wanted)).err());
+            }
             loop {
-                if state.free == 0 {
-                    break None;
-                }
-                if let Some(sender) = state.wanted.pop_front() {
-                    state.free -= 1;
-                    returned.extend(sender.send(self.slot(Priority::Wanted)).err());
-                    continue;
-                }
                 while state
                     .background
                     .front()
-                    .is_some_and(|(_, sender)| sender.is_closed())
+                    .is_some_and(|waiting| waiting.sender.is_closed())
                 {
-                    state.background.pop_front();
+                    state.background.skip();
                 }
-                let Some((since, _)) = state.background.front() else {
+                let Some(since) = state.background.front().map(|waiting| waiting.since) else {
                     break None;
                 };
-                match self.may_start(&state, *since) {
+                let running = state.wanted_running + state.background_running;
+                if running >= state.governor.limit() {
+                    state.seen.full = true;
+                    break None;
+                }
+                match self.may_start(&state, since) {
                     Verdict::Now => {}
                     Verdict::At(at) => break Some(at),
                 }
-                let Some((_, sender)) = state.background.pop_front() else {
+                let Some(waiting) = state.background.pop() else {
                     break None;
                 };
-                state.free -= 1;
                 state.background_running += 1;
                 state.last_yielding = Some(Instant::now());
-                returned.extend(sender.send(self.slot(Priority::Background)).err());
+                returned.extend(waiting.sender.send(self.slot(Priority::Background)).err());
             }
         };
         drop(returned);
@@ -188,6 +314,8 @@ impl Slots {
         Slot {
             slots: self.clone(),
             priority,
+            given: Instant::now(),
+            makes: false,
         }
     }
 
@@ -196,6 +324,7 @@ impl Slots {
             quiet,
             yield_max,
             spacing,
+            most: _,
         } = self.0.rules;
         let now = Instant::now();
         let quiet_at = self
@@ -227,9 +356,15 @@ impl Drop for Slot {
     fn drop(&mut self) {
         {
             let mut state = self.slots.0.state.lock();
-            state.free += 1;
-            if self.priority == Priority::Background {
-                state.background_running = state.background_running.saturating_sub(1);
+            match self.priority {
+                Priority::Wanted => state.wanted_running = state.wanted_running.saturating_sub(1),
+                Priority::Background => {
+                    state.background_running = state.background_running.saturating_sub(1);
+                }
+            }
+            if self.makes {
+                state.seen.ended += 1;
+                state.seen.took += self.given.elapsed();
             }
         }
         self.slots.0.changed.notify_one();
@@ -248,6 +383,7 @@ mod tests {
         let claims = ClaimActivity::default();
         let mut config = PodConfig::new("t", "node", PathBuf::new());
         config.max_parallel_creates = parallel;
+        config.cores = parallel;
         (Slots::new(claims.clone(), &config), claims)
     }
 
@@ -258,19 +394,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_so_many_at_once() {
         let (slots, _) = slots(2);
-        let first = slots.acquire(Priority::Wanted).await;
-        let _second = slots.acquire(Priority::Background).await;
-        assert!(now_or_never(slots.acquire(Priority::Wanted)).is_none());
+        let first = slots.acquire(Priority::Wanted, Group::Other).await;
+        let _second = slots.acquire(Priority::Wanted, Group::Other).await;
+        assert!(now_or_never(slots.acquire(Priority::Wanted, Group::Other)).is_none());
         drop(first);
-        assert!(now_or_never(slots.acquire(Priority::Wanted)).is_some());
+        assert!(now_or_never(slots.acquire(Priority::Wanted, Group::Other)).is_some());
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_somebody_waits_for_goes_before_stock() {
         let (slots, _) = slots(1);
-        let held = slots.acquire(Priority::Wanted).await;
-        let mut stock = Box::pin(slots.acquire(Priority::Background));
-        let mut wanted = Box::pin(slots.acquire(Priority::Wanted));
+        let held = slots.acquire(Priority::Wanted, Group::Other).await;
+        let mut stock = Box::pin(slots.acquire(Priority::Background, Group::Other));
+        let mut wanted = Box::pin(slots.acquire(Priority::Wanted, Group::Other));
         assert!((&mut stock).now_or_never().is_none());
         assert!((&mut wanted).now_or_never().is_none());
         drop(held);
@@ -282,9 +418,9 @@ mod tests {
     async fn whoever_stops_waiting_is_passed_over() {
         for priority in [Priority::Wanted, Priority::Background] {
             let (slots, _) = slots(1);
-            let held = slots.acquire(Priority::Wanted).await;
-            let mut gone = Box::pin(slots.acquire(priority));
-            let mut next = Box::pin(slots.acquire(priority));
+            let held = slots.acquire(Priority::Wanted, Group::Other).await;
+            let mut gone = Box::pin(slots.acquire(priority, Group::Other));
+            let mut next = Box::pin(slots.acquire(priority, Group::Other));
             assert!((&mut gone).now_or_never().is_none());
             assert!((&mut next).now_or_never().is_none());
             drop(gone);
@@ -301,8 +437,8 @@ mod tests {
         let start = Instant::now();
         let driver = slots.clone();
         tokio::select! {
-            _ = driver.drive() => unreachable!("never ends"),
-            _slot = slots.acquire(Priority::Background) => {}
+            _ = driver.drive(|| None, |_| {}) => unreachable!("never ends"),
+            _slot = slots.acquire(Priority::Background, Group::Other) => {}
         }
         assert_eq!(start.elapsed().as_millis() / 10, 30);
     }
@@ -311,7 +447,7 @@ mod tests {
     async fn an_empty_stock_does_not_wait() {
         let (slots, claims) = slots(2);
         claims.touch();
-        assert!(now_or_never(slots.acquire(Priority::Background)).is_some());
+        assert!(now_or_never(slots.acquire(Priority::Background, Group::Other)).is_some());
     }
 
     #[tokio::test(start_paused = true)]
@@ -322,7 +458,7 @@ mod tests {
         claims.touch();
         let mut waiting = Vec::new();
         for _ in 0..5 {
-            waiting.push(Box::pin(slots.acquire(Priority::Background)));
+            waiting.push(Box::pin(slots.acquire(Priority::Background, Group::Other)));
         }
         for one in &mut waiting {
             assert!(one.now_or_never().is_none(), "two are left of seven");
@@ -350,7 +486,7 @@ mod tests {
         let start = Instant::now();
         let work = async {
             let one = async || {
-                let _slot = slots.acquire(Priority::Background).await;
+                let _slot = slots.acquire(Priority::Background, Group::Other).await;
                 let begun = start.elapsed();
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 begun.as_millis() / 100
@@ -360,10 +496,68 @@ mod tests {
         };
         let driver = slots.clone();
         let begun = tokio::select! {
-            _ = driver.drive() => unreachable!("never ends"),
+            _ = driver.drive(|| None, |_| {}) => unreachable!("never ends"),
             () = storm => unreachable!("never ends"),
             begun = work => begun,
         };
         assert_eq!(begun, [50, 60, 70], "after 5 s, then one each second");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_somebody_waits_for_does_not_wait_for_stock_under_way_but_stock_does_for_it() {
+        let (slots, _) = slots(2);
+        let stock = [
+            slots.acquire(Priority::Background, Group::Other).await,
+            slots.acquire(Priority::Background, Group::Other).await,
+        ];
+        let wanted = now_or_never(slots.acquire(Priority::Wanted, Group::Other));
+        assert!(wanted.is_some());
+        let mut more = Box::pin(slots.acquire(Priority::Background, Group::Other));
+        drop(stock);
+        assert!((&mut more).now_or_never().is_some(), "two in all");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pools_take_turns() {
+        let (slots, _) = slots(1);
+        let held = slots.acquire(Priority::Background, Group::Other).await;
+        let pool = |name: &str| Group::Pool(name.into());
+        let mut many: Vec<_> = (0..10)
+            .map(|_| Box::pin(slots.acquire(Priority::Background, pool("many"))))
+            .collect();
+        for one in &mut many {
+            assert!(one.now_or_never().is_none());
+        }
+        let mut few = Box::pin(slots.acquire(Priority::Background, pool("few")));
+        assert!((&mut few).now_or_never().is_none());
+        drop(held);
+        let first = (&mut many[0]).now_or_never().unwrap();
+        assert!((&mut few).now_or_never().is_none());
+        drop(first);
+        assert!((&mut few).now_or_never().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn under_strain_fewer_run_at_once() {
+        let (slots, _) = slots(4);
+        let strained = || {
+            Some(Stalls {
+                memory: 50.0,
+                ..Stalls::default()
+            })
+        };
+        let work = async {
+            let one = async || {
+                let _slot = slots.acquire(Priority::Background, Group::Other).await;
+                tokio::time::sleep(Duration::from_secs(3)).await;
+            };
+            futures::future::join_all((0..12).map(|_| one())).await;
+        };
+        let driver = slots.clone();
+        tokio::select! {
+            _ = driver.drive(strained, |_| {}) => unreachable!("never ends"),
+            _ = work => {}
+        }
+        assert_eq!(slots.limit(), 1);
     }
 }

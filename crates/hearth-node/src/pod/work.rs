@@ -19,7 +19,7 @@ use super::host::{HostError, PodHost, VolumeFiles};
 use super::manager::Shared;
 use super::record::{PodIncarnation, PodRecord};
 use super::sight;
-use super::slots::Slot;
+use super::slots::{Group, Slot};
 use super::stop::Grace;
 use crate::freezers::{self, FreezeTarget};
 use crate::log_files;
@@ -31,6 +31,8 @@ pub(super) struct Subject {
     pub(super) cell: Arc<Cell>,
     pub(super) key: Key,
     pub(super) member: bool,
+    /// With whom it takes turns.
+    pub(super) group: Group,
     pub(super) handler: Handler,
     pub(super) pod: Option<Pod>,
     /// How often the pod's processes had been asked for when this was decided.
@@ -92,7 +94,8 @@ pub(super) async fn perform(subject: Subject, op: Op) -> Done {
         if let Some(plan) = &subject.ahead {
             subject.pull_ahead(plan).await;
         }
-        let slot = subject.shared.slots.acquire(priority).await;
+        let group = subject.group.clone();
+        let slot = subject.shared.slots.acquire(priority, group).await;
         let uid = PodUid(Uuid::new_v4().to_string());
         return Done {
             outcome: Outcome::Done(Learned::Admitted(uid)),
