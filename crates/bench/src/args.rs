@@ -52,6 +52,8 @@ pub(crate) enum Command {
     /// Floor and claims in turn: ratios with their spread
     #[command(subcommand)]
     Compare(Compare),
+    /// Filling a pool, against the same pods by bare CRI calls; on the node, as root, with no other pods on it
+    Fill(FillArgs),
     /// API writes per claim, counted in the API server's audit log
     Writes(Writes),
     /// Renders results files as Markdown
@@ -186,12 +188,62 @@ pub(crate) struct PoolArgs {
     /// Also measure POST to the first HTTP answer of the sandbox on its pod address
     #[arg(long)]
     pub(crate) ttfi: bool,
+    /// Variable that each claim sets, NAME=VALUE; the pool's template must allow it. May be given several times
+    #[arg(long, value_parser = variable)]
+    pub(crate) env: Vec<(String, String)>,
     /// Port of that answer
     #[arg(long, default_value_t = 8888)]
     pub(crate) port: u16,
     /// Path of that answer
     #[arg(long, default_value = "/")]
     pub(crate) path: String,
+}
+
+/// A pool that is filled.
+#[derive(Debug, Args)]
+pub(crate) struct FillArgs {
+    /// The pool. Its size is changed, to nothing in the end
+    #[arg(long)]
+    pub(crate) pool: String,
+    /// How many pods
+    #[arg(long, default_value_t = 40)]
+    pub(crate) count: usize,
+    /// How many the bare loop makes at once. The node's --min-parallel-creates and --max-parallel-creates must be the same
+    #[arg(long, default_value_t = 2)]
+    pub(crate) parallel: usize,
+    /// How often both alternate
+    #[arg(long, default_value_t = crate::verdict::ROUNDS)]
+    pub(crate) rounds: usize,
+    /// Ratio to the bare loop that was promised
+    #[arg(long)]
+    pub(crate) budget: Option<f64>,
+    /// Socket of the node's containerd
+    #[arg(long)]
+    pub(crate) cri: PathBuf,
+    /// Handler of the bare pods
+    #[arg(long, default_value = "runc")]
+    pub(crate) handler: String,
+    /// Image of the bare pods
+    #[arg(long, default_value = "localhost/hearth-busybox:dev")]
+    pub(crate) image: String,
+    /// Parent cgroup of the bare pods
+    #[arg(long, default_value = "/hearth-bench-fill")]
+    pub(crate) cgroup_parent: String,
+    /// How long one fill, or emptying the node, may take
+    #[arg(long, default_value = "10m", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    /// Write the results with all samples to this file
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+    /// Title of the results
+    #[arg(long)]
+    pub(crate) title: Option<String>,
+    /// Commit that is measured [default: what git says]
+    #[arg(long)]
+    pub(crate) commit: Option<String>,
+    /// Command of the bare pods
+    #[arg(last = true, default_values = ["httpd", "-f", "-p", "8888", "-h", "/www"])]
+    pub(crate) command: Vec<String>,
 }
 
 /// The audit log and what to count in it.
@@ -256,6 +308,15 @@ impl Paced for Burst {
     }
 }
 
+/// `NAME=VALUE`.
+fn variable(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text
+        .split_once('=')
+        .filter(|(name, _)| !name.is_empty())
+        .ok_or_else(|| format!("{text:?} is not NAME=VALUE"))?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
 /// `30s`, `500ms`, `2m 30s`.
 fn duration(text: &str) -> Result<Duration, String> {
     let parsed: SignedDuration = text
@@ -289,6 +350,13 @@ mod tests {
         check("2m", Some(120_000));
         check("-1s", None);
         check("30", None);
+    }
+
+    #[test]
+    fn a_variable_has_a_name_and_a_value() {
+        assert_eq!(variable("A=b=c"), Ok(("A".into(), "b=c".into())));
+        assert_eq!(variable("A="), Ok(("A".into(), String::new())));
+        assert!(variable("A").is_err() && variable("=b").is_err());
     }
 
     #[test]

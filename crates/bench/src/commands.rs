@@ -8,8 +8,8 @@ use serde::Deserialize;
 
 use crate::api::{Connections, fetch};
 use crate::args::{
-    Claims, Cli, Cluster, Command, Compare, Compared, Floor, Paced, Plain, PoolArgs, Report,
-    RunArgs, Writes,
+    Claims, Cli, Cluster, Command, Compare, Compared, FillArgs, Floor, Paced, Plain, PoolArgs,
+    Report, RunArgs, Writes,
 };
 use crate::audit::{self, Scope};
 use crate::compare::compare;
@@ -18,7 +18,7 @@ use crate::load::{Options, Pacing, Probe};
 use crate::machine::Machine;
 use crate::measure::{Bench, PoolWait};
 use crate::results::{self, Content, ResultsFile, Run, SCHEMA};
-use crate::{report, text};
+use crate::{fill, report, text};
 
 /// Not measured: the API server delays the first creations of a new kind by two seconds.
 const WARM_UP: Pacing = Pacing::One { count: 10 };
@@ -46,6 +46,7 @@ pub(crate) async fn execute(cli: Cli) -> Result<Outcome> {
         Command::Compare(Compare::One(args)) => comparison(cluster, &args).await,
         Command::Compare(Compare::Rate(args)) => comparison(cluster, &args).await,
         Command::Compare(Compare::Burst(args)) => comparison(cluster, &args).await,
+        Command::Fill(args) => filled(cluster, args).await,
         Command::Writes(args) => writes(&args),
         Command::Report(args) => render(&args),
     }
@@ -80,7 +81,7 @@ impl<'a> Session<'a> {
         })
     }
 
-    fn bench(&self, probe: Option<Probe>) -> Bench<'_> {
+    fn bench(&self, probe: Option<Probe>, env: &[(String, String)]) -> Bench<'_> {
         Bench {
             connections: &self.connections,
             connection_count: self.cluster.connections,
@@ -90,6 +91,7 @@ impl<'a> Session<'a> {
                 dwell: self.run.dwell,
                 release_limit: self.run.release_timeout,
                 probe,
+                env: env.to_vec(),
             },
         }
     }
@@ -139,7 +141,7 @@ async fn claims<P: Args + Paced>(cluster: &Cluster, args: &Claims<P>) -> Result<
     let session = Session::open(cluster, &args.run).await?;
     let wait = pool_wait(&args.pool, args.pool.wait_pool);
     let run = session
-        .bench(probe(&args.pool))
+        .bench(probe(&args.pool), &args.pool.env)
         .claims(&args.pacing.pacing(), &wait)
         .await?;
     let outcome = completeness([&run]);
@@ -149,7 +151,7 @@ async fn claims<P: Args + Paced>(cluster: &Cluster, args: &Claims<P>) -> Result<
 
 async fn floor_run<P: Args + Paced>(cluster: &Cluster, args: &Plain<P>) -> Result<Outcome> {
     let session = Session::open(cluster, &args.run).await?;
-    let bench = session.bench(None);
+    let bench = session.bench(None, &[]);
     let run = session
         .with_floor(&bench, async || bench.floor(&args.pacing.pacing()).await)
         .await?;
@@ -160,7 +162,7 @@ async fn floor_run<P: Args + Paced>(cluster: &Cluster, args: &Plain<P>) -> Resul
 
 async fn comparison<P: Args + Paced>(cluster: &Cluster, args: &Compared<P>) -> Result<Outcome> {
     let session = Session::open(cluster, &args.run).await?;
-    let bench = session.bench(probe(&args.pool));
+    let bench = session.bench(probe(&args.pool), &args.pool.env);
     let wait = pool_wait(&args.pool, true);
     let pacing = args.pacing.pacing();
     let comparison = session
@@ -174,6 +176,21 @@ async fn comparison<P: Args + Paced>(cluster: &Cluster, args: &Compared<P>) -> R
     }
     session.finish(Content::Comparison(comparison))?;
     Ok(outcome)
+}
+
+async fn filled(cluster: &Cluster, args: FillArgs) -> Result<Outcome> {
+    let run = RunArgs {
+        timeout: args.timeout,
+        dwell: None,
+        release_timeout: args.timeout,
+        json: args.json.clone(),
+        title: args.title.clone(),
+        commit: args.commit.clone(),
+    };
+    let session = Session::open(cluster, &run).await?;
+    let fill = fill::measure(&session.connections, &cluster.namespace, &args).await?;
+    session.finish(Content::Fill(fill))?;
+    Ok(Outcome::Complete)
 }
 
 async fn serve(cluster: &Cluster, with_stdin: bool) -> Result<Outcome> {

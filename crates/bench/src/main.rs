@@ -10,6 +10,7 @@ mod commands;
 mod compare;
 mod cpu;
 mod figures;
+mod fill;
 mod floor;
 mod load;
 mod machine;

@@ -64,6 +64,7 @@ impl Bench<'_> {
         let generator = self.generator(Target::floor(self.namespace), "floor");
         let options = Options {
             probe: None,
+            env: Vec::new(),
             ..self.options.clone()
         };
         Ok(self.window(&generator, pacing, &options, false).await?.0)
@@ -134,6 +135,7 @@ impl Bench<'_> {
             seed,
             dwell_s: options.dwell.map(|dwell| dwell.as_secs_f64()),
             connections: self.connection_count,
+            variables: options.env.len(),
             pool: None,
         }
     }

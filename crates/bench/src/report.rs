@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result};
 
-use crate::results::{Comparison, Content, ResultsFile, Round, Run};
+use crate::results::{Comparison, Content, Fill, FillRound, FillRun, ResultsFile, Round, Run};
 use crate::stats::{Summary, median};
-use crate::text::load;
+use crate::text::{filled, load};
 use crate::verdict::{ALL_READY, P50, P99};
 
 const BEGIN: &str = "<!-- results: written by `hearth-bench report` -->";
@@ -44,13 +44,16 @@ pub(crate) fn render(files: &[ResultsFile]) -> String {
 
 fn title(file: &ResultsFile) -> String {
     let described = match &file.content {
-        Content::Run(run) => Some(&**run),
-        Content::Comparison(comparison) => comparison.rounds.first().map(|round| &round.ours),
+        Content::Run(run) => Some(load(&run.load)),
+        Content::Comparison(comparison) => {
+            let first = comparison.rounds.first();
+            first.map(|round| load(&round.ours.load))
+        }
+        Content::Fill(fill) => Some(filled(fill)),
     };
-    let load = described.map(|run| load(&run.load));
     file.title
         .clone()
-        .or(load)
+        .or(described)
         .unwrap_or_else(|| "no rounds".to_owned())
 }
 
@@ -124,8 +127,61 @@ fn section(file: &ResultsFile) -> String {
             let ours: Vec<&Run> = comparison.rounds.iter().map(|round| &round.ours).collect();
             run_tables(&mut text, &ours);
         }
+        Content::Fill(fill) => fill_tables(&mut text, fill),
     }
     text
+}
+
+fn fill_tables(text: &mut String, fill: &Fill) {
+    text.push_str(
+        "| round | load average before | bare loop, s | pool, s | ratio |\n|---|---|---|---|---|\n",
+    );
+    for (number, round) in fill.rounds.iter().enumerate() {
+        let load = round
+            .bare
+            .load_before
+            .map_or_else(|| "–".to_owned(), |load| format!("{load:.1}"));
+        let (bare, pool) = (round.bare.seconds, round.pool.seconds);
+        let _ = writeln!(
+            text,
+            "| {} | {load} | {bare:.2} | {pool:.2} | {:.2} |",
+            number + 1,
+            pool / bare
+        );
+    }
+    if let Some(ratio) = &fill.ratio {
+        let budget = fill.budget.map_or_else(String::new, |budget| {
+            let outcome = if ratio.median <= budget {
+                "met"
+            } else {
+                "missed"
+            };
+            format!(" Budget ≤ {budget}: {outcome}.")
+        });
+        let _ = writeln!(
+            text,
+            "\nMedian ratio **{:.2}** ({:.2} – {:.2}).{budget}\n",
+            ratio.median, ratio.min, ratio.max
+        );
+    }
+    let ways: [(&str, fn(&FillRound) -> &FillRun); 2] = [
+        ("bare loop", |round| &round.bare),
+        ("pool", |round| &round.pool),
+    ];
+    for (name, way) in ways {
+        let mut used: BTreeMap<&str, f64> = BTreeMap::new();
+        for (process, seconds) in fill.rounds.iter().flat_map(|round| &way(round).cpu_seconds) {
+            *used.entry(process).or_default() += seconds;
+        }
+        let pods = (fill.rounds.len() * fill.count).max(1) as f64;
+        let each = used
+            .iter()
+            .map(|(process, seconds)| format!("{process} {:.0}", seconds * 1000.0 / pods));
+        let each = each.collect::<Vec<_>>().join(", ");
+        if !each.is_empty() {
+            let _ = writeln!(text, "CPU per pod, {name}, ms: {each}.\n");
+        }
+    }
 }
 
 fn rounds_table(text: &mut String, comparison: &Comparison) {

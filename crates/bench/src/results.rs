@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::figures::Figures;
 use crate::machine::Machine;
-use crate::stats::Summary;
+use crate::stats::{Ratio, Summary};
 use crate::verdict::Verdict;
 
 /// Version of the format.
@@ -38,6 +38,45 @@ pub(crate) enum Content {
     Run(Box<Run>),
     /// Floor and ours in turn.
     Comparison(Comparison),
+    /// A pool filled, and the same pods by bare CRI calls, in turn.
+    Fill(Fill),
+}
+
+/// A pool filled, and the same pods by bare CRI calls, in turn.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Fill {
+    /// Pods of each run.
+    pub(crate) count: usize,
+    /// How many the bare loop makes at once; the node was told the same.
+    pub(crate) parallel: usize,
+    /// The ratio that was promised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) budget: Option<f64>,
+    /// Pool to bare loop.
+    pub(crate) ratio: Option<Ratio>,
+    pub(crate) rounds: Vec<FillRound>,
+}
+
+/// Both ways, one after the other.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct FillRound {
+    pub(crate) bare: FillRun,
+    pub(crate) pool: FillRun,
+}
+
+/// One way.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct FillRun {
+    /// Until all pods were there: containers started by the bare loop, members ready in the pool.
+    pub(crate) seconds: f64,
+    /// Load average of the machine before it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) load_before: Option<f32>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) cpu_seconds: BTreeMap<String, f64>,
+    /// Time of each pod, as far as it is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) each_ms: Vec<f64>,
 }
 
 /// Floor and ours in turn.
@@ -95,8 +134,15 @@ pub(crate) struct Load {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) dwell_s: Option<f64>,
     pub(crate) connections: usize,
+    /// How many variables each claim brings.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) variables: usize,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pool: Option<String>,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// One claim. Times are microseconds since the start of the run.

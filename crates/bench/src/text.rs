@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::audit::Writes;
-use crate::results::{Comparison, Content, Load, ResultsFile, Round, Run};
+use crate::results::{Comparison, Content, Fill, Load, ResultsFile, Round, Run};
 use crate::stats::Summary;
 
 /// All of a results file except its samples.
@@ -21,6 +21,7 @@ pub(crate) fn results(file: &ResultsFile) -> String {
     match &file.content {
         Content::Run(run) => text.push_str(&self::run(run)),
         Content::Comparison(comparison) => text.push_str(&self::comparison(comparison)),
+        Content::Fill(fill) => text.push_str(&self::fill(fill)),
     }
     text
 }
@@ -137,6 +138,35 @@ fn comparison(comparison: &Comparison) -> String {
     text
 }
 
+fn fill(fill: &Fill) -> String {
+    let mut text = String::new();
+    if let Some(ratio) = &fill.ratio {
+        let _ = writeln!(
+            text,
+            "{}: {:.2} times the bare loop ({:.2} – {:.2}), {} rounds",
+            filled(fill),
+            ratio.median,
+            ratio.min,
+            ratio.max,
+            fill.rounds.len()
+        );
+        if let Some(budget) = fill.budget {
+            let outcome = if ratio.median <= budget {
+                "met"
+            } else {
+                "missed"
+            };
+            let _ = writeln!(text, "budget ≤ {budget:.2}: {outcome}");
+        }
+    }
+    text
+}
+
+/// What was filled, in a few words.
+pub(crate) fn filled(fill: &Fill) -> String {
+    format!("a pool of {}, {} at once", fill.count, fill.parallel)
+}
+
 /// A load in a few words.
 pub(crate) fn load(load: &Load) -> String {
     let count = load.count;
@@ -145,6 +175,11 @@ pub(crate) fn load(load: &Load) -> String {
         ("burst", ..) => format!("{count} at once"),
         (_, Some(rate), Some(seconds)) => format!("{rate}/s for {seconds} s ({count} arrivals)"),
         (mode, ..) => format!("{count}, {mode}"),
+    };
+    let claims = match load.variables {
+        0 => claims,
+        1 => format!("{claims}, each with a variable"),
+        more => format!("{claims}, each with {more} variables"),
     };
     match load.dwell_s {
         Some(dwell) => format!("{claims}, each kept for {dwell} s"),

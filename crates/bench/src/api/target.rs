@@ -51,14 +51,26 @@ impl Target {
         format!("labelSelector={RUN_LABEL}%3D{run}")
     }
 
-    /// The body that creates one object.
-    pub(crate) fn body(&self, run: &str, name: &str, pool: &str) -> Bytes {
-        let object = json!({
+    /// The body that creates one object, with these variables.
+    pub(crate) fn body(
+        &self,
+        run: &str,
+        name: &str,
+        pool: &str,
+        env: &[(String, String)],
+    ) -> Bytes {
+        let mut object = json!({
             "apiVersion": self.api_version,
             "kind": self.kind,
             "metadata": {"name": name, "labels": {RUN_LABEL: run}},
             "spec": {"warmPoolRef": {"name": pool}},
         });
+        if !env.is_empty() {
+            let env = env
+                .iter()
+                .map(|(name, value)| json!({"name": name, "value": value}));
+            object["spec"]["env"] = env.collect();
+        }
         Bytes::from(object.to_string())
     }
 

@@ -34,6 +34,7 @@ impl Scope {
                 .into_iter()
                 .map(|round| Self::of_run(round.ours))
                 .collect(),
+            Content::Fill(_) => Vec::new(),
         }
     }
 

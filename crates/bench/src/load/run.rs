@@ -35,6 +35,8 @@ pub(crate) struct Options {
     pub(crate) release_limit: Duration,
     /// Ask each sandbox over HTTP once its claim is ready.
     pub(crate) probe: Option<Probe>,
+    /// Variables of each claim.
+    pub(crate) env: Vec<(String, String)>,
 }
 
 /// What is asked of a sandbox.
@@ -106,7 +108,7 @@ impl<'a> Generator<'a> {
             .collect();
         let bodies = names
             .iter()
-            .map(|name| self.target.body(&run, name, &self.pool))
+            .map(|name| self.target.body(&run, name, &self.pool, &options.env))
             .collect();
         let claims = names.into_iter().map(|name| Claim {
             sample: Sample {
