@@ -32,6 +32,9 @@ use crate::volumes::{Locations, OwnVolumes};
 const LIMIT: Duration = Duration::from_secs(3600);
 pub(crate) const IMAGE: &str = "localhost/hearth-busybox:dev";
 
+/// The environment of a container.
+pub(super) type Env = Vec<(String, String)>;
+
 /// Volumes, cgroups and freezers in memory. What is frozen is frozen at the runtime as well: calls that need live
 /// processes hang there.
 #[derive(Debug)]
@@ -524,7 +527,7 @@ impl Node {
     }
 
     /// From now on: the environment of each container that is made, without the node's own variables.
-    pub(super) fn given_env(&self) -> Arc<Mutex<Vec<Vec<(String, String)>>>> {
+    pub(super) fn given_env(&self) -> Arc<Mutex<Vec<Env>>> {
         let given = Arc::new(Mutex::new(Vec::new()));
         let note = Arc::clone(&given);
         self.runtime.set_program(move |config| {
