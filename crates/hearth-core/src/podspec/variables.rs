@@ -94,7 +94,7 @@ fn as_written(container: &mut ContainerPlan) -> LateEnv {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::podspec::plan;
+    use crate::podspec::{Admission, plan};
     use hearth_api::{PodSpecJson, SandboxSpec};
     use serde_json::{Value, json};
 
@@ -102,7 +102,7 @@ mod tests {
         let mut spec = SandboxSpec::default();
         spec.pod_template.spec =
             PodSpecJson::from_value(&json!({"containers": containers})).unwrap();
-        plan(&spec, None).unwrap()
+        plan(&spec, None, &Admission::default()).unwrap()
     }
 
     fn variable(container: &str, name: &str, value: &str) -> Variable {

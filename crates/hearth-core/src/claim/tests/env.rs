@@ -33,7 +33,7 @@ fn asked(index: &mut Index, now: u64) -> NodeRequest {
 fn owner_of(request: &NodeRequest) -> &str {
     match request {
         NodeRequest::Bind { owner, .. } | NodeRequest::Release { owner, .. } => owner.as_str(),
-        NodeRequest::Retire { .. } => panic!("{request:?} has no owner"),
+        _ => panic!("{request:?} has no owner"),
     }
 }
 
