@@ -1,9 +1,11 @@
 //! A claim whose status names a Sandbox.
 
+use hearth_api::constants::condition;
+
 use super::status::Status;
 use super::{Decision, adoption, blueprint, metadata};
 use crate::ids::Key;
-use crate::index::{Bind, ClaimRecord, Index, Owner, Phase, SandboxRecord};
+use crate::index::{Bind, ClaimRecord, Detail, Index, Owner, Phase, SandboxRecord};
 
 pub(super) fn decide(index: &Index, claim: &ClaimRecord) -> Decision {
     let key = Key::new(claim.key.namespace.clone(), claim.sandbox.clone());
@@ -60,9 +62,11 @@ fn mirror(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord) -> Decisi
     if status == Status::of(claim) {
         return Decision::Rest;
     }
-    // What the Sandbox's status says of its readiness may be from before it was bound. The node's next word is an event.
+    // What the Sandbox's status says of its readiness may be from before it was bound and had the claim's variables. The
+    // node's next word, on its stream or in the status, is an event.
     let phase = phase_by_stream(index, sandbox);
-    if status.is_ready() && !claim.is_ready() && phase.is_some_and(|phase| !phase.is_ready()) {
+    let comes_up = phase.map_or(is_behind(sandbox, detail), |phase| !phase.is_ready());
+    if status.is_ready() && !claim.is_ready() && comes_up {
         return Decision::Rest;
     }
     // The node says ready before the Sandbox's status does. A claim that is ready stays so for that moment.
@@ -74,6 +78,14 @@ fn mirror(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord) -> Decisi
         }
     }
     Decision::Write(Box::new(status))
+}
+
+/// Whether the Ready condition is about an earlier generation of the Sandbox. The adoption makes a new one.
+fn is_behind(sandbox: &SandboxRecord, detail: &Detail) -> bool {
+    let observed = detail
+        .condition(condition::READY)
+        .and_then(|ready| ready.observed_generation);
+    observed.is_some_and(|observed| observed < sandbox.generation)
 }
 
 /// How far the sandbox is, by its node's stream; `None` when that says nothing of it.

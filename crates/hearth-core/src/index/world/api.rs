@@ -151,8 +151,7 @@ impl Api {
             let before = object["spec"].clone();
             change(&mut object);
             if object["spec"] != before {
-                object["metadata"]["generation"] =
-                    (object["metadata"]["generation"].as_i64().unwrap() + 1).into();
+                next_generation(&mut object);
             }
             self.store(kind, object);
         }
@@ -204,11 +203,15 @@ impl Api {
                 done(kind, self.store(kind, result))
             }
             Body::Operations(operations) => {
+                let before = current["spec"].clone();
                 let mut object = current;
                 for operation in operations.as_array().unwrap() {
                     if !operate(&mut object, operation) {
                         return Outcome::Conflict;
                     }
+                }
+                if object["spec"] != before {
+                    next_generation(&mut object);
                 }
                 done(kind, self.store(kind, object))
             }
@@ -236,6 +239,11 @@ impl Api {
         }
         !orphans.is_empty()
     }
+}
+
+fn next_generation(object: &mut Value) {
+    let generation = object["metadata"]["generation"].as_i64().unwrap();
+    object["metadata"]["generation"] = (generation + 1).into();
 }
 
 fn done(kind: Kind, object: Value) -> Outcome {

@@ -243,11 +243,13 @@ impl Node {
         if changed {
             self.say(own);
         }
-        let says_ready = object["status"]["conditions"][0]["status"] == "True";
+        let generation = &object["metadata"]["generation"];
+        let said = &object["status"]["conditions"][0];
+        let says_ready = said["status"] == "True" && said["observedGeneration"] == *generation;
         if ready && !says_ready {
             let status = json!({"podIPs": ["10.0.0.1"], "conditions": [{
                 "type": "Ready", "status": "True", "reason": "DependenciesReady", "message": "Pod is Ready",
-                "lastTransitionTime": "2027-01-15T08:00:01Z",
+                "lastTransitionTime": "2027-01-15T08:00:01Z", "observedGeneration": generation,
             }]});
             api.edit(Kind::Sandbox, &key, |object| {
                 merge(object, &json!({"status": status}))

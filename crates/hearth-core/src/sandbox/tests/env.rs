@@ -21,7 +21,8 @@ fn replaced(world: &mut World, container: usize) -> Vec<Step> {
     world.settle();
     assert_eq!(world.state.phase, Phase::Ready(Residency::Running));
     let mut steps = world.steps();
-    steps.retain(|step| *step != Step::Admit);
+    // To settle is to look as well.
+    steps.retain(|step| !matches!(step, Step::Admit | Step::Look));
     steps
 }
 
@@ -50,6 +51,7 @@ fn a_sidecar_is_made_anew_and_an_init_container_is_not() {
     assert_eq!((world.made(0), world.made(1)), (vec![(1, true)], vec![]));
 
     let mut world = member(&[Role::Init], false, RestartPolicy::Always);
+    world.desired.goal = RUN;
     world.bind(0);
     assert_eq!(world.state.phase, Phase::Ready(Residency::Running));
     world.settle();
@@ -65,7 +67,8 @@ fn the_same_variables_again_and_a_restart_change_nothing() {
     world.restart();
     world.settle();
     assert_eq!(world.state.phase, Phase::Ready(Residency::Running));
-    assert_eq!(world.steps(), [Step::Look]);
+    let steps = world.steps();
+    assert!(steps.iter().all(|step| *step == Step::Look), "{steps:?}");
 }
 
 #[test]
