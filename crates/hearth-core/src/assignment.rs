@@ -15,6 +15,7 @@ use crate::expiry;
 use crate::ids::{Key, NodeName};
 use crate::index::{Index, Leaving, SandboxOp, SandboxRecord};
 use crate::names::name_hash;
+use crate::placement::Newcomer;
 
 /// What to do about a Sandbox.
 #[derive(Clone, Debug, PartialEq)]
@@ -315,6 +316,14 @@ fn is_suspended(record: &SandboxRecord) -> bool {
     })
 }
 
+pub(super) fn newcomer(record: &SandboxRecord) -> Newcomer<'_> {
+    Newcomer {
+        shape: &record.spec.shape,
+        namespace: &record.key.namespace,
+        labels: &record.pod_labels,
+    }
+}
+
 fn place(index: &Index, record: &SandboxRecord) -> Decision {
     match &record.spec.fault {
         Some(fault) => {
@@ -322,7 +331,7 @@ fn place(index: &Index, record: &SandboxRecord) -> Decision {
             unplaced(index, record, &text, None)
         }
         None if record.has_volumes() => volumes::place(index, record),
-        None => match index.place(&record.spec.shape) {
+        None => match index.place(newcomer(record)) {
             Ok(node) => Decision::Place(node),
             Err(refused) => unplaced(index, record, &refused.to_string(), None),
         },

@@ -9,7 +9,7 @@ use crate::effects::{Body, Intent, Subject};
 use crate::ids::{Key, NodeName};
 use crate::index::{Index, SandboxRecord, node_key};
 use crate::names::name_hash;
-use crate::placement::{self, Amounts, NodeFacts, Unplaceable, VolumeObstacle};
+use crate::placement::{self, Amounts, Newcomer, NodeFacts, Unplaceable, VolumeObstacle};
 use crate::volumes::{
     self, Choice, Class, Phase, Pv, Pvc, adopt, choose, claim_of_template, prebind, protect,
     select_node, suits,
@@ -260,11 +260,16 @@ fn find_node<'a>(
         } else {
             node.used()
         };
-        (&node.facts, used)
+        (key, &node.facts, used)
     });
     let strategy = index.settings.strategy;
     let (shape, handler) = index.demand(shape)?;
-    placement::place_with(&shape, handler, strategy, nodes, |node| {
+    let newcomer = Newcomer {
+        shape: &shape,
+        ..super::newcomer(record)
+    };
+    let placed = index.neighbours_of(newcomer.shape, Some(record.id));
+    placement::place_with(newcomer, handler, strategy, nodes, &placed, |node| {
         obstacle(index, claims, node)
     })
 }

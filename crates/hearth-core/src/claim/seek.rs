@@ -183,7 +183,7 @@ fn without_room(
     template: &Template,
 ) -> Option<Decision> {
     let until = claim.first_seen + index.settings.room_wait;
-    let refused = index.place(&template.spec.shape).err()?;
+    let refused = index.place_one_of(&claim.key.namespace, template).err()?;
     if until <= index.now.mono || !refused.is_lack_of_room() {
         return None;
     }
@@ -200,7 +200,7 @@ fn cold(index: &Index, claim: &ClaimRecord, template: &Template) -> Decision {
         Ok(object) => Decision::Create {
             // Volumes are bound for a node before a Sandbox goes there.
             node: index
-                .place(&template.spec.shape)
+                .place_one_of(&claim.key.namespace, template)
                 .ok()
                 .filter(|_| !blueprint::has_volumes(&object)),
             object: Box::new(object),

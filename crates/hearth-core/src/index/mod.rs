@@ -5,6 +5,7 @@
 //! [`Index::step`] looks at one thing: it asks the rules ([`crate::claim`], [`crate::pool`], [`crate::assignment`])
 //! and collects their effects. No IO, no clock; whoever drives it does the effects.
 
+mod alike;
 mod census;
 mod claim;
 mod members;
@@ -54,7 +55,7 @@ use crate::effects::{
     Body, Effect, Intent, Lane, NodeRequest, Now, Observation, Receipt, Subject, Write,
 };
 use crate::ids::{Key, NodeName, OwnerKey, SandboxUid};
-use crate::placement::{self, NodeFacts, RuntimeClass, Shape, Unplaceable};
+use crate::placement::{self, Newcomer, NodeFacts, RuntimeClass, Shape, Unplaceable};
 use crate::pool::Template;
 use crate::timers::Timers;
 
@@ -83,8 +84,10 @@ pub struct Index {
     census: census::Census,
     supplies: supply::Supplies,
     pub(crate) volumes: volumes::Volumes,
-    /// What each sandbox takes on which node.
-    charges: HashMap<u64, (NodeName, placement::Amounts)>,
+    /// What each sandbox takes on which node, and of which kind it is there.
+    charges: HashMap<u64, (NodeName, placement::Amounts, alike::Kind)>,
+    kinds: alike::Kinds,
+    pod_labels: alike::LabelCache,
 
     pub(crate) claims: HashMap<Key, ClaimRecord>,
     claim_keys: HashMap<String, Key>,
@@ -144,6 +147,8 @@ impl Index {
             supplies: supply::Supplies::default(),
             volumes: volumes::Volumes::default(),
             charges: HashMap::new(),
+            kinds: alike::Kinds::default(),
+            pod_labels: alike::LabelCache::default(),
             claims: HashMap::new(),
             claim_keys: HashMap::new(),
             claim_of_sandbox: HashMap::new(),
@@ -441,15 +446,34 @@ impl Index {
     }
 
     /// Chooses a node.
-    pub(crate) fn place(&self, shape: &Shape) -> Result<NodeName, Unplaceable> {
+    pub(crate) fn place(&self, newcomer: Newcomer<'_>) -> Result<NodeName, Unplaceable> {
         let nodes = self
             .nodes
-            .values()
-            .filter(|node| node.registered)
-            .map(|node| (&node.facts, node.used()));
-        let (shape, handler) = self.demand(shape)?;
-        placement::place(&shape, handler, self.settings.strategy, nodes)
+            .iter()
+            .filter(|(_, node)| node.registered)
+            .map(|(key, node)| (key, &node.facts, node.used()));
+        let (shape, handler) = self.demand(newcomer.shape)?;
+        let newcomer = Newcomer {
+            shape: &shape,
+            ..newcomer
+        };
+        let placed = self.neighbours_of(newcomer.shape, None);
+        placement::place(newcomer, handler, self.settings.strategy, nodes, &placed)
             .map(|facts: &NodeFacts| node_key(&facts.name))
+    }
+
+    /// All that is placed, as far as it matters to a shape. `own`, if it is placed itself, is not its own neighbour.
+    pub(crate) fn neighbours_of(
+        &self,
+        shape: &Shape,
+        own: Option<u64>,
+    ) -> Vec<placement::Alike<'_>> {
+        if shape.neighbours.is_some() || self.kinds.any_wary() {
+            let own = own.and_then(|id| self.charges.get(&id));
+            self.kinds.placed(own.map(|(node, _, kind)| (*kind, node)))
+        } else {
+            Vec::new()
+        }
     }
 
     /// What a shape asks of a node with what its RuntimeClass adds, and the CRI handler.
@@ -471,6 +495,19 @@ impl Index {
         let handler = class.map_or(placement::DEFAULT_HANDLER, |class| &class.handler);
         let shape = class.map_or(Cow::Borrowed(shape), |class| class.shape(shape));
         Ok((shape, handler))
+    }
+
+    /// Chooses a node for a sandbox of a template.
+    pub(crate) fn place_one_of(
+        &self,
+        namespace: &str,
+        template: &Template,
+    ) -> Result<NodeName, Unplaceable> {
+        self.place(Newcomer {
+            shape: &template.spec.shape,
+            namespace,
+            labels: &template.pod_metadata.labels,
+        })
     }
 
     /// Releases what a node holds for an owner, unless that is under way.

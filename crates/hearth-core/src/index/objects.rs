@@ -74,9 +74,12 @@ impl Index {
         let id = id.unwrap_or_else(|| self.insert_sandbox(blank(key.clone(), now)));
         self.census.set(id, Sort::of(&sandbox));
         let refusal = refusal_of(&sandbox);
+        let labels = self
+            .pod_labels
+            .share(&sandbox.spec.pod_template.metadata.labels);
         self.change_sandbox(id, |record| {
             let before = record.node.clone();
-            record.update(sandbox, spec, semantics);
+            record.update(sandbox, spec, labels, semantics);
             if record.node != before {
                 record.node_seen = now.mono;
                 record.heard = false;
@@ -209,8 +212,11 @@ impl Index {
             &sandbox.spec.volume_claim_templates,
             sandbox.spec.service,
         );
+        let labels = self
+            .pod_labels
+            .share(&sandbox.spec.pod_template.metadata.labels);
         let mut record = blank(key.clone(), self.now);
-        record.update(sandbox, spec, semantics);
+        record.update(sandbox, spec, labels, semantics);
         record.op = Some(SandboxOp::Creating);
         self.insert_sandbox(record);
     }
@@ -541,6 +547,7 @@ pub(crate) fn blank(key: Key, now: Now) -> SandboxRecord {
         spec: Arc::default(),
         templates: Box::default(),
         finalizers: Box::default(),
+        pod_labels: Arc::default(),
         semantics: 0,
         mode: hearth_api::OperatingMode::Running,
         ready: None,

@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use super::spec::SpecFacts;
 use crate::conditions::find_condition;
 use crate::ids::{Key, NodeName, SandboxUid};
+use crate::placement::Labels;
 
 /// Who controls a Sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -135,6 +136,8 @@ pub struct SandboxRecord {
     /// `spec.volumeClaimTemplates`.
     pub(crate) templates: Box<[PersistentVolumeClaimTemplate]>,
     pub(crate) finalizers: Box<[String]>,
+    /// Labels of its pod.
+    pub(crate) pod_labels: Arc<Labels>,
     /// Hash of pod spec, volume claim templates and `service`, by meaning.
     pub(crate) semantics: u64,
     pub(crate) mode: OperatingMode,
@@ -272,7 +275,13 @@ impl SandboxRecord {
     }
 
     /// Takes over what the object says; what only we know stays.
-    pub(crate) fn update(&mut self, sandbox: Sandbox, spec: Arc<SpecFacts>, semantics: u64) {
+    pub(crate) fn update(
+        &mut self,
+        sandbox: Sandbox,
+        spec: Arc<SpecFacts>,
+        pod_labels: Arc<Labels>,
+        semantics: u64,
+    ) {
         let Sandbox {
             metadata,
             spec: wanted,
@@ -331,6 +340,7 @@ impl SandboxRecord {
             .filter(|node| !node.is_empty())
             .map(NodeName);
         self.spec = spec;
+        self.pod_labels = pod_labels;
         self.semantics = semantics;
         self.mode = wanted.operating_mode;
         self.ready = find_condition(&status.conditions, condition::READY).map(|ready| ReadyState {

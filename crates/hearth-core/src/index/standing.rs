@@ -140,22 +140,40 @@ impl Index {
     }
 
     fn recharge(&mut self, id: u64, charge: Option<(NodeName, Amounts)>) {
-        if self.charges.get(&id) == charge.as_ref() {
+        let known = self.charges.get(&id);
+        let takes = known.map(|(node, amounts, _)| (node, *amounts));
+        let takes_the_same = takes == charge.as_ref().map(|(node, amounts)| (node, *amounts));
+        let is_the_same = match (known, self.sandboxes.get(&id)) {
+            (Some((_, _, kind)), Some(record)) => {
+                self.kinds.is_of(*kind, &record.pod_labels, &record.spec)
+            }
+            _ => true,
+        };
+        if takes_the_same && is_the_same {
             return;
         }
-        if let Some((node, amounts)) = self.charges.remove(&id)
-            && let Some(node) = self.nodes.get_mut(&node)
-        {
-            node.placed.subtract(amounts);
-            self.retry_some_unplaced();
+        if let Some((node, amounts, kind)) = self.charges.remove(&id) {
+            self.kinds.remove(kind, &node);
+            if let Some(node) = self.nodes.get_mut(&node) {
+                node.placed.subtract(amounts);
+                if !takes_the_same {
+                    self.retry_some_unplaced();
+                }
+            }
         }
-        if let Some((node, amounts)) = charge {
+        if let Some((node, amounts)) = charge
+            && let Some(record) = self.sandboxes.get(&id)
+        {
+            let namespace = &record.key.namespace;
+            let kind = self
+                .kinds
+                .add(namespace, &record.pod_labels, &record.spec, &node);
             self.nodes
                 .entry(node.clone())
                 .or_default()
                 .placed
                 .add(amounts);
-            self.charges.insert(id, (node, amounts));
+            self.charges.insert(id, (node, amounts, kind));
         }
     }
 

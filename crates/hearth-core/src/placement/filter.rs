@@ -38,6 +38,12 @@ pub enum Obstacle {
     Memory,
     /// Not enough disk.
     Storage,
+    /// No sandbox near that it must be near to.
+    Affinity,
+    /// A sandbox near that it must be apart from, or that must be apart from it.
+    AntiAffinity,
+    /// There would be too many of its like.
+    Spread,
     /// A volume that the node cannot mount, or that cannot be bound there.
     Volume(VolumeObstacle),
 }
@@ -89,6 +95,9 @@ impl fmt::Display for Obstacle {
             }
             Self::Selector => f.write_str("node(s) didn't match Pod's node affinity/selector"),
             Self::Handler(name) => write!(f, "node(s) had no runtime handler {name:?}"),
+            Self::Affinity => f.write_str("node(s) didn't match pod affinity rules"),
+            Self::AntiAffinity => f.write_str("node(s) didn't match pod anti-affinity rules"),
+            Self::Spread => f.write_str("node(s) didn't match pod topology spread constraints"),
             Self::Sandboxes => f.write_str("Too many sandboxes"),
             Self::Cpu => f.write_str("Insufficient cpu"),
             Self::Memory => f.write_str("Insufficient memory"),
@@ -117,11 +126,7 @@ pub(super) fn obstacle(
     if node.unschedulable {
         return Some(Obstacle::Unschedulable);
     }
-    let hard = node
-        .taints
-        .iter()
-        .filter(|t| t.effect == "NoSchedule" || t.effect == "NoExecute");
-    if let Some(taint) = hard.into_iter().find(|taint| !tolerated(shape, taint)) {
+    if let Some(taint) = untolerated(shape, node) {
         return Some(Obstacle::Taint {
             key: taint.key.clone(),
             value: taint.value.clone(),
@@ -134,6 +139,22 @@ pub(super) fn obstacle(
         return Some(Obstacle::Handler(handler.to_owned()));
     }
     lack_of_room(Amounts::of(shape), node.capacity, used)
+}
+
+/// A taint that keeps the sandbox away.
+pub(super) fn untolerated<'a>(shape: &Shape, node: &'a NodeFacts) -> Option<&'a NodeTaint> {
+    let hard = |taint: &&NodeTaint| taint.effect == "NoSchedule" || taint.effect == "NoExecute";
+    let mut hard = node.taints.iter().filter(hard);
+    hard.find(|taint| !tolerated(shape, taint))
+}
+
+/// How much the sandbox would rather be on this node, by preferred node affinity.
+pub(super) fn preference(shape: &Shape, node: &NodeFacts) -> i64 {
+    let fits = shape
+        .preferred_terms
+        .iter()
+        .filter(|(_, term)| matches(term, node));
+    fits.map(|(weight, _)| weight).sum()
 }
 
 fn lack_of_room(wanted: Amounts, capacity: Amounts, used: Amounts) -> Option<Obstacle> {
@@ -196,7 +217,7 @@ fn tolerates(toleration: &Toleration, taint: &NodeTaint) -> bool {
     }
 }
 
-fn selected(shape: &Shape, node: &NodeFacts) -> bool {
+pub(super) fn selected(shape: &Shape, node: &NodeFacts) -> bool {
     if !shape.node_name.is_empty() && shape.node_name != node.name {
         return false;
     }

@@ -1,6 +1,7 @@
 //! Which node a sandbox goes to: nodes that cannot take it are filtered out with a reason, the others are scored.
 
 mod filter;
+pub mod neighbours;
 pub mod quantity;
 pub mod shape;
 
@@ -10,9 +11,14 @@ use std::fmt;
 
 use hearth_api::NodeTaint;
 
+use crate::ids::NodeName;
+
 pub use filter::{Obstacle, VolumeObstacle};
 pub(crate) use filter::{any_term_matches, holds};
+pub use neighbours::{Alike, Labels, Neighbours, Newcomer};
 pub use shape::Shape;
+
+use neighbours::Surroundings;
 
 /// The handler of sandboxes without `runtimeClassName`.
 pub const DEFAULT_HANDLER: &str = "runc";
@@ -167,43 +173,51 @@ impl fmt::Display for Unplaceable {
     }
 }
 
-/// Chooses a node for a sandbox of `shape` that needs `handler`.
+/// Chooses a node for a sandbox that needs `handler`.
 ///
-/// `nodes` are the nodes, each with what is placed there already, reported or not.
+/// `nodes` are the nodes, each with what is placed there already, reported or not; `placed` are the sandboxes there.
 ///
 /// # Errors
 /// [`Unplaceable`], with the reason of every node.
-pub fn place<'a>(
-    shape: &Shape,
+pub fn place<'n: 'a, 'a>(
+    newcomer: Newcomer<'a>,
     handler: &str,
     strategy: Strategy,
-    nodes: impl Iterator<Item = (&'a NodeFacts, Amounts)>,
-) -> Result<&'a NodeFacts, Unplaceable> {
-    place_with(shape, handler, strategy, nodes, |_| None)
+    nodes: impl Iterator<Item = (&'n NodeName, &'n NodeFacts, Amounts)>,
+    placed: &[Alike<'a>],
+) -> Result<&'n NodeFacts, Unplaceable> {
+    place_with(newcomer, handler, strategy, nodes, placed, |_| None)
 }
 
 /// [`place`], with what keeps the sandbox's volumes from a node.
 ///
 /// # Errors
 /// [`Unplaceable`], with the reason of every node.
-pub fn place_with<'a>(
-    shape: &Shape,
+pub fn place_with<'n: 'a, 'a>(
+    newcomer: Newcomer<'a>,
     handler: &str,
     strategy: Strategy,
-    nodes: impl Iterator<Item = (&'a NodeFacts, Amounts)>,
+    nodes: impl Iterator<Item = (&'n NodeName, &'n NodeFacts, Amounts)>,
+    placed: &[Alike<'a>],
     volumes: impl Fn(&NodeFacts) -> Option<VolumeObstacle>,
-) -> Result<&'a NodeFacts, Unplaceable> {
+) -> Result<&'n NodeFacts, Unplaceable> {
+    let shape = newcomer.shape;
+    let nodes: Vec<_> = nodes.collect();
+    let facts: Vec<(&'a NodeName, &'a NodeFacts)> =
+        nodes.iter().map(|(key, node, _)| (*key, *node)).collect();
+    let surroundings = Surroundings::of(newcomer, &facts, placed);
     let mut refused = Unplaceable::default();
-    let mut best: Option<(i64, &NodeFacts)> = None;
-    for (node, used) in nodes {
+    let mut best: Option<(i64, &'n NodeFacts)> = None;
+    for (_, node, used) in nodes {
         refused.nodes += 1;
         let obstacle = filter::obstacle(shape, handler, node, used)
+            .or_else(|| surroundings.obstacle(node))
             .or_else(|| volumes(node).map(Obstacle::Volume));
         if let Some(obstacle) = obstacle {
             *refused.obstacles.entry(obstacle).or_default() += 1;
             continue;
         }
-        let score = score(shape, strategy, node, used);
+        let score = score(shape, strategy, node, used) + surroundings.score(node);
         // On a tie the first name wins, so that the choice does not depend on the order of a hash map.
         if best.is_none_or(|(top, chosen)| score > top || (score == top && node.name < chosen.name))
         {
@@ -213,7 +227,8 @@ pub fn place_with<'a>(
     best.map(|(_, node)| node).ok_or(refused)
 }
 
-/// Higher is better: up to 1000 for room, 500 for images that are there, less for pressure and soft taints.
+/// Higher is better: up to 1000 for room and for preferred affinity, 500 for images that are there, less for pressure and
+/// soft taints.
 fn score(shape: &Shape, strategy: Strategy, node: &NodeFacts, used: Amounts) -> i64 {
     let fullness = [
         per_mille(used.sandboxes, node.capacity.sandboxes),
@@ -240,7 +255,8 @@ fn score(shape: &Shape, strategy: Strategy, node: &NodeFacts, used: Amounts) -> 
     let pressure = 10 * i64::from(node.pressure_percent.min(100));
     let soft_taints =
         300 * i64::try_from(filter::untolerated_soft_taints(shape, node)).unwrap_or(0);
-    room + images - pressure - soft_taints
+    let preferred = 10 * filter::preference(shape, node).clamp(0, 100);
+    room + images + preferred - pressure - soft_taints
 }
 
 fn per_mille(used: i64, capacity: i64) -> i64 {
@@ -278,18 +294,37 @@ mod tests {
         }
     }
 
+    /// Where nothing else is that anybody asks for.
+    fn place_alone(
+        shape: &Shape,
+        handler: &str,
+        strategy: Strategy,
+        nodes: &[(NodeFacts, Amounts)],
+    ) -> Result<NodeFacts, Unplaceable> {
+        let keys: Vec<_> = nodes
+            .iter()
+            .map(|(n, _)| NodeName(n.name.clone()))
+            .collect();
+        let labels = Labels::new();
+        let newcomer = Newcomer {
+            shape,
+            namespace: "n",
+            labels: &labels,
+        };
+        let nodes = keys
+            .iter()
+            .zip(nodes)
+            .map(|(key, (node, used))| (key, node, *used));
+        place(newcomer, handler, strategy, nodes, &[]).cloned()
+    }
+
     fn check(
         shape: &Shape,
         strategy: Strategy,
         nodes: &[(NodeFacts, Amounts)],
         expect: Result<&str, &str>,
     ) {
-        let placed = place(
-            shape,
-            DEFAULT_HANDLER,
-            strategy,
-            nodes.iter().map(|(n, u)| (n, *u)),
-        );
+        let placed = place_alone(shape, DEFAULT_HANDLER, strategy, nodes);
         let placed = placed.map(|n| n.name.clone()).map_err(|e| e.to_string());
         assert_eq!(placed.as_deref().map_err(String::as_str), expect);
     }
@@ -391,12 +426,7 @@ mod tests {
     #[test]
     fn a_handler_that_no_node_has_is_named() {
         let nodes = [(node("a"), used(0))];
-        let refused = place(
-            &Shape::default(),
-            "kata",
-            Strategy::Spread,
-            nodes.iter().map(|(n, u)| (n, *u)),
-        );
+        let refused = place_alone(&Shape::default(), "kata", Strategy::Spread, &nodes);
         let refused = refused.unwrap_err();
         assert_eq!(
             refused.to_string(),
@@ -429,10 +459,9 @@ mod tests {
         let nodes = [(node("a"), used(0)), (tainted, used(5))];
         let placed = |shape: &Shape| {
             let strategy = Strategy::Spread;
-            let nodes = nodes.iter().map(|(n, u)| (n, *u));
-            place(&class.shape(shape), &class.handler, strategy, nodes).map(|n| n.name.as_str())
+            place_alone(&class.shape(shape), &class.handler, strategy, &nodes).map(|n| n.name)
         };
-        assert_eq!(placed(&Shape::default()), Ok("b"));
+        assert_eq!(placed(&Shape::default()), Ok("b".to_owned()));
         // What the pod says itself is not overruled, and the two cannot be had together.
         let other = Shape {
             node_selector: [("runtime".to_owned(), "runc".to_owned())].into(),

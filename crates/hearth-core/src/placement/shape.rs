@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hearth_api::PodSpecJson;
 use serde::Deserialize;
 
+use super::neighbours::{Neighbours, Spread, Term};
 use super::quantity;
 use crate::images::normalized;
 
@@ -25,8 +26,12 @@ pub struct Shape {
     pub node_selector: BTreeMap<String, String>,
     /// Required node affinity: one of the terms must match. Empty: no requirement.
     pub required_terms: Option<Vec<SelectorTerm>>,
+    /// Preferred node affinity: weights and terms.
+    pub preferred_terms: Vec<(i64, SelectorTerm)>,
     /// Tolerations.
     pub tolerations: Vec<Toleration>,
+    /// What it asks of other sandboxes; most ask nothing.
+    pub neighbours: Option<Box<Neighbours>>,
     /// Images of all containers and volumes, by their whole names.
     pub images: BTreeSet<String>,
 }
@@ -76,6 +81,12 @@ impl Shape {
         let pod: Pod = spec.parse()?;
         let [milli_cpu, memory_bytes, storage_bytes] = pod.requests();
         let images = pod.images();
+        let affinity = pod.affinity.unwrap_or_default();
+        let node_affinity = affinity.node_affinity.unwrap_or_default();
+        let neighbours = Neighbours {
+            spread: pod.topology_spread_constraints.unwrap_or_default(),
+            ..neighbours(affinity.pod_affinity, affinity.pod_anti_affinity)
+        };
         Ok(Self {
             milli_cpu,
             memory_bytes,
@@ -83,11 +94,16 @@ impl Shape {
             runtime_class: pod.runtime_class_name.unwrap_or_default(),
             node_name: pod.node_name.unwrap_or_default(),
             node_selector: pod.node_selector.unwrap_or_default(),
-            required_terms: pod
-                .affinity
-                .and_then(|affinity| affinity.node_affinity)
-                .and_then(|node| node.required_during_scheduling_ignored_during_execution)
+            required_terms: node_affinity
+                .required_during_scheduling_ignored_during_execution
                 .map(|required| required.node_selector_terms),
+            preferred_terms: node_affinity
+                .preferred_during_scheduling_ignored_during_execution
+                .into_iter()
+                .flatten()
+                .map(|preferred| (preferred.weight, preferred.preference))
+                .collect(),
+            neighbours: (neighbours != Neighbours::default()).then(|| Box::new(neighbours)),
             tolerations: pod.tolerations.unwrap_or_default(),
             images,
         })
@@ -106,18 +122,68 @@ struct Pod {
     init_containers: Option<Vec<Container>>,
     volumes: Option<Vec<Volume>>,
     overhead: Option<BTreeMap<String, Amount>>,
+    resources: Option<Resources>,
+    topology_spread_constraints: Option<Vec<Spread>>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct Affinity {
     node_affinity: Option<NodeAffinity>,
+    pod_affinity: Option<PodAffinity>,
+    pod_anti_affinity: Option<PodAffinity>,
+}
+
+/// Affinity or anti-affinity.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct PodAffinity {
+    required_during_scheduling_ignored_during_execution: Option<Vec<Term>>,
+    preferred_during_scheduling_ignored_during_execution: Option<Vec<WeightedTerm>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct WeightedTerm {
+    weight: i64,
+    pod_affinity_term: Term,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Preferred {
+    weight: i64,
+    preference: SelectorTerm,
+}
+
+fn neighbours(near: Option<PodAffinity>, apart: Option<PodAffinity>) -> Neighbours {
+    let (near, apart) = (near.unwrap_or_default(), apart.unwrap_or_default());
+    let weighted = |terms: Option<Vec<WeightedTerm>>, sign: i64| {
+        let terms = terms.unwrap_or_default().into_iter();
+        terms.map(move |term| (sign * term.weight, term.pod_affinity_term))
+    };
+    Neighbours {
+        spread: Vec::new(),
+        near: near
+            .required_during_scheduling_ignored_during_execution
+            .unwrap_or_default(),
+        apart: apart
+            .required_during_scheduling_ignored_during_execution
+            .unwrap_or_default(),
+        rather: weighted(near.preferred_during_scheduling_ignored_during_execution, 1)
+            .chain(weighted(
+                apart.preferred_during_scheduling_ignored_during_execution,
+                -1,
+            ))
+            .collect(),
+    }
 }
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct NodeAffinity {
     required_during_scheduling_ignored_during_execution: Option<Required>,
+    preferred_during_scheduling_ignored_during_execution: Option<Vec<Preferred>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -227,6 +293,29 @@ impl Pod {
         images.map(|image| normalized(image)).collect()
     }
 
+    /// What the pod says itself, in place of what its containers add up to. A limit alone is a request where they ask for
+    /// nothing, as the API server defaults Pods.
+    fn whole(&self, together: [i64; 3]) -> [i64; 3] {
+        let Some(resources) = &self.resources else {
+            return together;
+        };
+        let of = |name: &str, read: fn(&Amount) -> i64, together: i64| {
+            let own = |list: &Option<BTreeMap<String, Amount>>| list.as_ref()?.get(name).map(read);
+            match own(&resources.requests) {
+                Some(request) => request,
+                None if together == 0 => own(&resources.limits).unwrap_or(0),
+                None => together,
+            }
+        };
+        let [cpu, memory, storage] = together;
+        [
+            of("cpu", Amount::milli, cpu),
+            of("memory", Amount::whole, memory),
+            // Kubernetes has no such request of a pod as a whole.
+            storage,
+        ]
+    }
+
     /// The pod's request: the containers and sidecars together, or the largest moment of its start, plus overhead.
     fn requests(&self) -> Requests {
         let each = |a: Requests, b: Requests, join: fn(i64, i64) -> i64| {
@@ -248,7 +337,7 @@ impl Pod {
             .map(Container::requests)
             .fold(sidecars, add);
         let overhead = requests(|name| self.overhead.as_ref().and_then(|map| map.get(name)));
-        add(each(start, steady, i64::max), overhead)
+        add(self.whole(each(start, steady, i64::max)), overhead)
     }
 }
 
@@ -286,6 +375,15 @@ mod tests {
                     "containers":[{"resources":{"limits":{"ephemeral-storage":"1Gi"}}},
                                   {"resources":{"requests":{"ephemeral-storage":"1Gi"}}}]}"#,
                 (0, 0, 3 << 30),
+            ),
+            (
+                r#"{"resources":{"requests":{"cpu":"2"},"limits":{"memory":"1Gi"}},
+                    "containers":[{"resources":{"requests":{"cpu":"1"}}}],"overhead":{"memory":"1Ki"}}"#,
+                (2_000, (1 << 30) + 1024, 0),
+            ),
+            (
+                r#"{"resources":{"limits":{"cpu":"2"}},"containers":[{"resources":{"requests":{"cpu":"1"}}}]}"#,
+                (1_000, 0, 0),
             ),
         ] {
             let shape = shape(spec);

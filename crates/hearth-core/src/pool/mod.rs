@@ -263,7 +263,7 @@ fn fill(index: &mut Index, key: &Key) {
         return;
     }
     for _ in 0..room.min(AT_ONCE) {
-        match index.place(&template.spec.shape) {
+        match index.place_one_of(&key.namespace, &template) {
             Ok(node) => {
                 member::create(index, key, &template, Some(&node));
             }
