@@ -84,6 +84,8 @@ impl Instance {
             max_parallel_creates: 1,
             min_parallel_creates: 1,
             pids_limit: 0,
+            allow: Vec::new(),
+            first_user_id: hearth_node::config::FIRST_USER_ID,
             cluster_dns: Vec::new(),
             cluster_domain: String::new(),
             kubernetes_service: None,

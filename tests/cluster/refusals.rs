@@ -201,15 +201,8 @@ fn a_pod_that_cannot_be_honoured_names_its_field_and_leaves_the_node_to_others()
         };
         let mut lifecycle = fixtures::web_server();
         lifecycle["containers"][0]["lifecycle"] = json!({"stopSignal": "SIGUSR1"});
-        let mut privileged = fixtures::web_server();
-        privileged["containers"][0]["securityContext"] = json!({"privileged": true});
         let refused = [
-            (
-                "host-network",
-                with("hostNetwork", json!(true)),
-                "hostNetwork",
-            ),
-            ("host-pid", with("hostPID", json!(true)), "hostPID"),
+            ("host-ipc", with("hostIPC", json!(true)), "hostIPC"),
             (
                 "host-path",
                 volume(json!({"hostPath": {"path": "/"}})),
@@ -221,7 +214,6 @@ fn a_pod_that_cannot_be_honoured_names_its_field_and_leaves_the_node_to_others()
                 "nfs",
             ),
             ("lifecycle", lifecycle, "lifecycle"),
-            ("privileged", privileged, "privileged"),
         ];
         for (name, pod, _) in &refused {
             scene.create(&fixtures::sandbox(name, pod)).await?;
@@ -463,7 +455,7 @@ async fn until_claim_is(scene: &Scene, name: &str, reason: &str) -> Result<()> {
 }
 
 /// Waits until the node names `what` among what stands in the way.
-async fn until_node_says(scene: &Scene, name: &str, what: &str) -> Result<String> {
+pub(crate) async fn until_node_says(scene: &Scene, name: &str, what: &str) -> Result<String> {
     scene
         .sandboxes
         .until_one(

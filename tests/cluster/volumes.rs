@@ -625,8 +625,13 @@ impl Node {
         let mut spec = SandboxSpec::default();
         spec.pod_template.spec = PodSpecJson::from_value(&pod_with_two_volumes())?;
         spec.volume_claim_templates = vec![template("hearth-local")];
-        let plan = podspec::plan(&spec, None, &podspec::Admission::default())
-            .map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
+        let plan = podspec::plan(
+            &spec,
+            None,
+            &podspec::Admission::default(),
+            &podspec::Support::default(),
+        )
+        .map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
         let location = Location {
             volume: volume.to_owned(),
             backing: Backing::Ours,

@@ -99,6 +99,33 @@ impl Cgroups {
         Ok(pids)
     }
 
+    /// How many processes the pod could not make because of its limit.
+    ///
+    /// # Errors
+    /// When the pod has no cgroup.
+    pub fn forks_refused(&self, pod_uid: &str) -> Result<u64> {
+        let base = self
+            .v1
+            .as_ref()
+            .map_or_else(|| self.unified.clone(), |v1| v1.join("pids"));
+        let mut directories = vec![self.pod(&base, pod_uid)];
+        let mut refused = 0;
+        // v1 counts where the fork was tried, v2 where the limit is as well.
+        while let Some(directory) = directories.pop() {
+            let text = fs::read_to_string(directory.join("pids.events"));
+            let text =
+                text.with_context(|| format!("no pids.events in {}", directory.display()))?;
+            let max = text.lines().find_map(|line| line.strip_prefix("max "));
+            refused += max.and_then(|max| max.parse::<u64>().ok()).unwrap_or(0);
+            for entry in fs::read_dir(&directory)?.flatten() {
+                if entry.path().is_dir() {
+                    directories.push(entry.path());
+                }
+            }
+        }
+        Ok(refused)
+    }
+
     /// The limits written on the pod's own cgroup.
     ///
     /// # Errors

@@ -145,9 +145,23 @@ fn credentials(
     Ok(config)
 }
 
+/// What the suite has pods ask for that a node refuses by default; what is not among it the suite has refused.
+fn allowed(layout: &Layout) -> String {
+    let shared = layout.root().join("shared");
+    let allowed = [
+        "privileged".to_owned(),
+        "hostNetwork".to_owned(),
+        "hostPID".to_owned(),
+        "sysctl=net.core.somaxconn".to_owned(),
+        format!("hostPath={}", shared.display()),
+    ];
+    allowed.join(",")
+}
+
 fn hearthd(layout: &Layout, instance: &Instance, kubeconfig: &Path) -> Result<Spec> {
     let ports = &instance.ports;
     let args = vec![
+        format!("--allow={}", allowed(layout)),
         format!("--node-name={}", instance.node_name),
         format!("--instance={}", instance.id),
         format!("--kubeconfig={}", kubeconfig.display()),

@@ -13,6 +13,9 @@ use crate::names::name_hash;
 use crate::podspec::Role;
 use crate::sandbox::{Ended, Life, Residency, SandboxFact, State, Unsettled};
 
+/// A kubelet's reason and message of a pod that was active for too long.
+const DEADLINE_EXCEEDED: &str =
+    "DeadlineExceeded: Pod was active on the node longer than the specified deadline";
 const NO_ADDRESS: &str = "Pod is Ready but has no podIPs yet";
 
 /// What a node knows of a sandbox, as far as its status shows it.
@@ -135,6 +138,9 @@ pub fn obstacle(state: &State) -> String {
     };
     if let Some(why) = &pod.evicted {
         return format!("Evicted: {why}");
+    }
+    if pod.is_overdue() {
+        return DEADLINE_EXCEEDED.to_owned();
     }
     let troubled = pod
         .containers

@@ -6,7 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hearth_core::podspec::{ClusterDns, api_server_variables};
+pub use hearth_core::podspec::Grant;
+use hearth_core::podspec::{ClusterDns, Policy, Support, UserNamespaces, api_server_variables};
 use thiserror::Error;
 
 use crate::host::Runtime;
@@ -49,6 +50,10 @@ pub struct Config {
     pub min_parallel_creates: usize,
     /// Most processes and threads in one sandbox; 0: no limit.
     pub pids_limit: u64,
+    /// What pods may have beyond what every pod may.
+    pub allow: Vec<Grant>,
+    /// The first of the node's user and group ids that pods with user namespaces of their own have.
+    pub first_user_id: u32,
     /// Addresses of the cluster's resolver; none: pods have the node's.
     pub cluster_dns: Vec<IpAddr>,
     /// Domain of the cluster.
@@ -83,6 +88,19 @@ impl Config {
         let servers: Vec<_> = self.cluster_dns.iter().map(ToString::to_string).collect();
         let domain = self.cluster_domain.clone();
         (!servers.is_empty()).then_some(ClusterDns { servers, domain })
+    }
+
+    /// What the node can do for pods and allows them.
+    pub(crate) fn support(&self) -> Support {
+        Support {
+            policy: Policy::new(self.allow.clone()),
+            app_armor: hearth_sys::machine::has_app_armor(),
+            user_namespaces: if hearth_sys::machine::has_user_namespaces() {
+                UserNamespaces::Yes
+            } else {
+                UserNamespaces::No("this node's kernel makes no user namespaces".to_owned())
+            },
+        }
     }
 
     /// The node's address: where the node API is reached. Empty when that is a name.
@@ -184,6 +202,13 @@ impl Config {
         if let Some(name) = self.handlers.iter().find(unknown) {
             return error("handlers", name, "must be of runc, runsc and kata");
         }
+        if !self.first_user_id.is_multiple_of(1 << 16) || self.first_user_id < 1 << 16 {
+            return error(
+                "userns-first-id",
+                &self.first_user_id.to_string(),
+                "must be a multiple of 65536, and not 0",
+            );
+        }
         if self.max_parallel_creates == 0 {
             return error("max-parallel-creates", "0", "must be at least 1");
         }
@@ -216,6 +241,10 @@ const MAX_RUN_DIR: usize = 40;
 
 /// A Linux bridge takes 1023 ports; what is torn down holds one a while longer.
 const MAX_SANDBOXES: u16 = 1000;
+
+/// Ids from here on are nobody's by systemd's account of who uses which; below it are those of its own containers and of
+/// users' `subuid`s.
+pub const FIRST_USER_ID: u32 = 0x7000_0000;
 
 /// Whether `id` can be an instance id.
 #[must_use]
@@ -257,6 +286,8 @@ mod tests {
             max_parallel_creates: 2,
             min_parallel_creates: 1,
             pids_limit: 0,
+            allow: Vec::new(),
+            first_user_id: FIRST_USER_ID,
             cluster_dns: Vec::new(),
             cluster_domain: "cluster.local".to_owned(),
             kubernetes_service: None,
@@ -304,6 +335,8 @@ mod tests {
         check(|c| c.pod_cidr = "fd00::/64".to_owned(), "pod-cidr");
         check(|c| c.pod_cidr = "10.88.0.0/24".to_owned(), "pod-cidr");
         check(|c| c.max_sandboxes = 2000, "max-sandboxes");
+        check(|c| c.first_user_id = 100_000, "userns-first-id");
+        check(|c| c.first_user_id = 0, "userns-first-id");
         check(|c| c.max_parallel_creates = 0, "max-parallel-creates");
         check(|c| c.min_parallel_creates = 0, "min-parallel-creates");
         check(|c| c.min_parallel_creates = 3, "min-parallel-creates");

@@ -166,7 +166,13 @@ mod tests {
             "name": "main", "image": "i:1", "envFrom": [{"configMapRef": {"name": "settings"}}]
         }]}))
         .unwrap();
-        podspec::plan(&spec, None, &Admission::default()).unwrap()
+        podspec::plan(
+            &spec,
+            None,
+            &Admission::default(),
+            &podspec::Support::default(),
+        )
+        .unwrap()
     }
 
     fn key(namespace: &str) -> ConfigKey {

@@ -343,7 +343,13 @@ impl Parts {
         let mut config =
             PodConfig::new(&self.config.instance, &self.config.node_name, paths.logs());
         config.handlers = handlers.iter().map(Handler::of).collect();
+        config.support = self.config.support();
+        config.first_user_id = self.config.first_user_id;
+        config.seccomp_dir = paths.seccomp();
         config.host_ip = self.config.host_ip();
+        config
+            .cluster_domain
+            .clone_from(&self.config.cluster_domain);
         config.pids_limit = self.config.pids_limit;
         config.logs = self.config.storage.logs;
         config.max_parallel_creates = self.config.max_parallel_creates;

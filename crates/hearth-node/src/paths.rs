@@ -62,6 +62,12 @@ impl Paths {
         self.root.join("tls")
     }
 
+    /// seccomp profiles that pods may name: the operator's to fill.
+    #[must_use]
+    pub fn seccomp(&self) -> PathBuf {
+        self.root.join("seccomp")
+    }
+
     /// Volumes of pods, by pod uid.
     #[must_use]
     pub fn pods(&self) -> PathBuf {

@@ -15,6 +15,7 @@ pub mod check;
 pub mod disk;
 pub mod fake;
 pub mod freezer;
+pub mod host_path;
 pub mod link;
 pub mod machine;
 pub mod mount;

@@ -10,6 +10,20 @@ use rustix::io::Errno;
 
 use crate::process::proc_error;
 
+/// Whether the kernel confines programs by AppArmor profiles.
+#[must_use]
+pub fn has_app_armor() -> bool {
+    std::fs::read_to_string("/sys/module/apparmor/parameters/enabled")
+        .is_ok_and(|enabled| enabled.trim() == "Y")
+}
+
+/// Whether the kernel makes user namespaces, and has not been told to make none.
+#[must_use]
+pub fn has_user_namespaces() -> bool {
+    std::fs::read_to_string("/proc/sys/user/max_user_namespaces")
+        .is_ok_and(|most| most.trim() != "0")
+}
+
 /// A resource whose shortage the kernel measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]

@@ -157,33 +157,40 @@ pub fn bind_beneath(root: &Path, path: &Path, target: &Path, make: bool) -> Resu
     };
     let found = match beneath(path, flags) {
         Err(Errno::NOENT) if make => {
-            make_beneath(&top, path, &beneath).map_err(failed)?;
+            let open_to_all = Mode::from_raw_mode(0o777);
+            make_beneath(&top, path, open_to_all, &beneath).map_err(failed)?;
             beneath(path, flags)
         }
         found => found,
     };
     let found = found.map_err(failed)?;
     let stat = rustix::fs::fstat(&found).map_err(failed)?;
-    let made = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+    attach(&found, FileType::from_raw_mode(stat.st_mode), target)
+}
+
+/// Mounts what was opened, with all that is mounted below it, at `target`, which is made.
+pub(crate) fn attach(found: &OwnedFd, kind: FileType, target: &Path) -> Result<(), MountError> {
+    let made = if kind == FileType::Directory {
         std::fs::create_dir_all(target)
     } else {
         std::fs::File::create(target).map(drop)
     };
     made.map_err(|error| MountError::new("make the mount point", target, error))?;
-    let mounting = |error| MountError::new("mount a part of a volume at", target, error);
+    let mounting = |error| MountError::new("mount what was opened at", target, error);
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH
         | OpenTreeFlags::AT_RECURSIVE;
-    let tree = rustix::mount::open_tree(&found, "", flags).map_err(mounting)?;
+    let tree = rustix::mount::open_tree(found, "", flags).map_err(mounting)?;
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     rustix::mount::move_mount(&tree, "", rustix::fs::CWD, target, flags).map_err(mounting)
 }
 
-/// Makes the directories of `path` that are missing, from the top.
-fn make_beneath(
+/// Makes the directories of `path` that are missing, from the top, with this mode.
+pub(crate) fn make_beneath(
     top: &OwnedFd,
     path: &Path,
+    mode: Mode,
     beneath: &dyn Fn(&Path, OFlags) -> rustix::io::Result<OwnedFd>,
 ) -> rustix::io::Result<()> {
     let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -191,7 +198,6 @@ fn make_beneath(
     let mut so_far = PathBuf::new();
     for part in path.components() {
         so_far.push(part);
-        let mode = Mode::from_raw_mode(0o777);
         match rustix::fs::mkdirat(&parent, Path::new(part.as_os_str()), mode) {
             // The mode given to mkdir is cut by the process's umask.
             Ok(()) => {

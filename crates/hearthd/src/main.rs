@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use hearth_node::cleanup::{CleanupConfig, cleanup};
-use hearth_node::config::Config;
+use hearth_node::config::{Config, Grant};
 use hearth_node::daemon;
 use hearth_telemetry::{ErrorChain, LogFormat, init_logging, shutdown_on_signal};
 use tokio_util::sync::CancellationToken;
@@ -112,6 +112,19 @@ struct RunArgs {
     /// Most processes and threads in one sandbox; 0: no limit.
     #[arg(long, env = "HEARTH_PIDS_LIMIT", default_value_t = 1024)]
     pids_limit: u64,
+    /// What pods may have beyond what every pod may, in the words of a PodSpec: privileged, hostNetwork, hostPID, hostIPC,
+    /// hostPath=PATH (it and all below), sysctl=NAME (or NAME*). May be given several times. Absent: nothing.
+    #[arg(
+        long,
+        env = "HEARTH_ALLOW",
+        value_delimiter = ',',
+        value_name = "FIELD[=VALUE]"
+    )]
+    allow: Vec<Grant>,
+    /// The first of the node's user and group ids for pods with hostUsers: false, which have 65536 each; a multiple of
+    /// that, above all that the node uses otherwise.
+    #[arg(long, env = "HEARTH_USERNS_FIRST_ID", default_value_t = hearth_node::config::FIRST_USER_ID)]
+    userns_first_id: u32,
     /// Address of the cluster's resolver, for pods with dnsPolicy ClusterFirst; may be given several times. Absent: they
     /// have the node's.
     #[arg(long, env = "HEARTH_CLUSTER_DNS", value_delimiter = ',')]
@@ -160,6 +173,8 @@ impl RunArgs {
             max_parallel_creates,
             min_parallel_creates,
             pids_limit,
+            allow,
+            userns_first_id,
             cluster_dns,
             cluster_domain,
             kubernetes_service,
@@ -188,6 +203,8 @@ impl RunArgs {
                 .unwrap_or_else(|| (2 * cores).max(min_parallel_creates)),
             min_parallel_creates,
             pids_limit,
+            allow,
+            first_user_id: userns_first_id,
             cluster_dns,
             cluster_domain,
             kubernetes_service: kubernetes_service.or_else(own_service),

@@ -96,7 +96,10 @@ pub(super) fn add_templates(
 }
 
 /// Reports names of templates that cannot be names of volumes.
-pub(super) fn check_templates(templates: &[PersistentVolumeClaimTemplate], problems: &Problems) {
+pub(super) fn check_templates(
+    templates: &[PersistentVolumeClaimTemplate],
+    problems: &Problems<'_>,
+) {
     for (position, template) in templates.iter().enumerate() {
         let name = &template.metadata.name;
         let twice = templates.iter().take(position);

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use super::late::LateEnv;
 use super::plan::{
-    ContainerPlan, ContainerSecurity, MountPlan, PullPolicy, Resources, RestartPolicy, Role,
-    SubPath,
+    ContainerPlan, ContainerSecurity, HostNamespaces, MountPlan, PullPolicy, Resources,
+    RestartPolicy, Role, SubPath,
 };
 use super::pod::{label_name, unique};
 use super::probe::{Ports, lifecycle, probe};
 use super::read::At;
+use super::resources::{NO_DEVICES, not_limited};
 use super::security;
 use super::source::{env, env_from};
 use super::volume::quantity;
@@ -24,6 +25,8 @@ const INIT_ENDS: &str =
 pub(super) struct PodContext {
     pub(super) volumes: BTreeSet<String>,
     pub(super) security: security::Defaults,
+    pub(super) host: HostNamespaces,
+    pub(super) user_namespace: bool,
 }
 
 /// Reads one of `initContainers`, which its own restart policy may make a sidecar.
@@ -57,7 +60,7 @@ pub(super) fn container(at: &At<'_>, pod: &PodContext) -> ContainerPlan {
     // Ports first: probes refer to them by name.
     at.each_field(|name, at| {
         if name == "ports" {
-            ports = Ports::read(&at);
+            ports = Ports::read(&at, pod.host.network);
         }
     });
     at.each_field(|name, at| match name {
@@ -81,7 +84,7 @@ pub(super) fn container(at: &At<'_>, pod: &PodContext) -> ContainerPlan {
         "livenessProbe" => plan.liveness = probe(&at, &ports, ProbeKind::Liveness),
         "readinessProbe" => plan.readiness = probe(&at, &ports, ProbeKind::Readiness),
         "lifecycle" => (plan.post_start, plan.pre_stop) = lifecycle(&at, &ports),
-        "securityContext" => security::container(&at, &mut plan.security),
+        "securityContext" => security::container(&at, pod.user_namespace, &mut plan.security),
         "terminationMessagePath" => plan.last_words.path = container_path(&at),
         "terminationMessagePolicy" => {
             let known = [("File", false), ("FallbackToLogsOnError", true)];
@@ -125,6 +128,8 @@ pub(super) fn container(at: &At<'_>, pod: &PodContext) -> ContainerPlan {
 /// Fields that are accepted with one value only, or not at all.
 fn read_rare(name: &str, at: &At<'_>) {
     match name {
+        // The resources of a pod that is there do not change, so that none of its containers has to be made anew for it.
+        "resizePolicy" => {}
         "volumeDevices" => at.refuse("block devices are not done; remove it"),
         _ => at.refuse(NOT_YET),
     }
@@ -135,7 +140,8 @@ fn inherited(pod: &security::Defaults) -> ContainerSecurity {
         run_as_user: pod.run_as_user,
         run_as_group: pod.run_as_group,
         run_as_non_root: pod.run_as_non_root,
-        seccomp: pod.seccomp,
+        seccomp: pod.seccomp.clone(),
+        app_armor: pod.app_armor.clone(),
         allow_privilege_escalation: true,
         ..ContainerSecurity::default()
     }
@@ -192,14 +198,15 @@ fn resources(at: &At<'_>) -> Resources {
             "cpu" => resources.cpu_limit_millis = Some(quantity(&at).millis()),
             "memory" => resources.memory_limit = Some(quantity(&at).units()),
             "ephemeral-storage" => resources.storage_limit = Some(quantity(&at).units()),
-            _ => at.wrong("only cpu, memory and ephemeral-storage are limited; remove it"),
+            _ => at.wrong(not_limited(name)),
         }),
         "requests" => at.each_field(|name, at| match name {
             "cpu" => cpu = Some(quantity(&at).millis()),
             "memory" => memory = Some(quantity(&at).units()),
             "ephemeral-storage" => storage = Some(quantity(&at).units()),
-            _ => at.wrong("only cpu, memory and ephemeral-storage can be requested; remove it"),
+            _ => at.wrong(not_limited(name)),
         }),
+        "claims" => at.refuse(NO_DEVICES),
         _ => at.refuse(NOT_YET),
     });
     // A limit without a request is a request of the same.

@@ -15,11 +15,15 @@ mod dns;
 mod expand;
 mod files;
 mod late;
+mod names;
+mod placing;
 mod plan;
 mod pod;
+mod policy;
 mod probe;
 mod quantity;
 mod read;
+mod resources;
 mod runtimes;
 mod security;
 mod source;
@@ -38,13 +42,17 @@ pub use expand::expand;
 pub use files::{File, FileSource, Files, FilesPlan, KeyFile};
 pub(crate) use late::quoted as go_quoted;
 pub use late::{Amount, EnvFrom, EnvSource, Known, LateEnv, PodField, api_server_variables};
+pub use names::{NameTooLong, PodNames};
 pub use plan::{
     Capabilities, ContainerPlan, ContainerSecurity, DnsMore, DnsPlan, GroupChange, Hook,
-    HttpHeader, ImageVolume, LastWords, MountPlan, PodPlan, PodSecurity, ProbeAction, ProbePlan,
-    PullPolicy, Resources, RestartPolicy, Role, Seccomp, SubPath, VolumePlan,
+    HostNamespaces, HostPathKind, HostPathPlan, HttpHeader, ImageVolume, LastWords, MountPlan,
+    Overhead, PodLevel, PodPlan, PodSecurity, ProbeAction, ProbePlan, Profile, PullPolicy,
+    Resources, RestartPolicy, Role, SubPath, VolumePlan,
 };
 pub use pod::plan;
+pub use policy::{Grant, GrantError, Policy, Support, UserNamespaces};
 pub use quantity::{Quantity, QuantityError};
 pub use read::{Refusal, UnsupportedField};
+pub use resources::QosClass;
 pub use runtimes::honoured_by;
 pub use variables::Variable;

@@ -19,8 +19,18 @@ pub struct PodPlan {
     pub restart_policy: RestartPolicy,
     /// How long a container may take to end after its stop signal, in seconds.
     pub grace_seconds: u32,
+    /// How long the pod may be active, in seconds; `None`: for ever.
+    pub active_deadline_seconds: Option<u32>,
     /// Host name of the pod; empty means the Sandbox's name.
     pub hostname: String,
+    /// Whatever the other names are, the kernel's host name; empty means none of its own.
+    pub hostname_override: String,
+    /// Domain of the pod below its namespace's; empty means that it has none.
+    pub subdomain: String,
+    /// Whether the kernel's host name has the domain.
+    pub hostname_with_domain: bool,
+    /// What of the node's it shares.
+    pub host: HostNamespaces,
     /// Name resolution.
     pub dns: DnsPlan,
     /// What the resolver has besides, unless it is all the pod's own.
@@ -39,6 +49,10 @@ pub struct PodPlan {
     pub pull_secrets: Vec<String>,
     /// Volumes that live as long as the pod.
     pub volumes: Vec<VolumePlan>,
+    /// What the pod says as a whole of its CPU and memory.
+    pub pod_level: PodLevel,
+    /// What its runtime needs besides its containers.
+    pub overhead: Overhead,
     /// Security of the whole pod.
     pub security: PodSecurity,
     /// Init containers and sidecars in their order, then the ordinary containers in theirs.
@@ -46,36 +60,18 @@ pub struct PodPlan {
 }
 
 impl PodPlan {
-    /// The most that the containers use at a time. A limit is there only when each container has one.
-    #[must_use]
-    pub fn resources(&self) -> Resources {
-        let limit = |amount| self.most_at_a_time(amount).filter(|most| *most > 0);
-        let request = |amount| self.most_at_a_time(amount).unwrap_or(0);
-        Resources {
-            cpu_request_millis: request(|r| Some(r.cpu_request_millis)),
-            memory_request: request(|r| Some(r.memory_request)),
-            cpu_limit_millis: limit(|r| r.cpu_limit_millis),
-            memory_limit: limit(|r| r.memory_limit),
-            storage_request: request(|r| Some(r.storage_request)),
-            // As a kubelet has it: the limits that there are, whatever containers have none.
-            storage_limit: self
-                .most_at_a_time(|r| Some(r.storage_limit.unwrap_or(0)))
-                .filter(|most| *most > 0),
-        }
-    }
-
-    /// An init container runs beside the sidecars before it, and is over when the ordinary containers begin. `None` when
-    /// a container has no such amount.
-    fn most_at_a_time(&self, amount: fn(&Resources) -> Option<u64>) -> Option<u64> {
-        let (mut together, mut most) = (0_u64, 0);
-        for container in &self.containers {
-            let then = together.saturating_add(amount(&container.resources)?);
-            most = most.max(then);
-            if container.role != Role::Init {
-                together = then;
-            }
-        }
-        Some(most)
+    /// The containers, and where in a PodSpec each stands.
+    pub(super) fn places(&self) -> impl Iterator<Item = (String, &ContainerPlan)> {
+        let (mut inits, mut mains) = (0, 0);
+        self.containers.iter().map(move |container| {
+            let (list, index) = match container.role {
+                Role::Init | Role::Sidecar => ("initContainers", &mut inits),
+                Role::Main => ("containers", &mut mains),
+            };
+            let place = format!("{list}[{index}]");
+            *index += 1;
+            (place, container)
+        })
     }
 
     /// The images that it is made from.
@@ -269,6 +265,18 @@ pub struct DnsMore {
     pub options: Vec<String>,
 }
 
+/// Namespaces of the node that a pod is in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HostNamespaces {
+    /// The node's network.
+    pub network: bool,
+    /// The node's processes.
+    pub pid: bool,
+    /// The node's shared memory and message queues.
+    pub ipc: bool,
+}
+
 /// CPU, memory and disk of a container.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -287,6 +295,30 @@ pub struct Resources {
     pub storage_limit: Option<u64>,
 }
 
+/// What a pod says as a whole of its CPU and memory, in place of what its containers add up to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PodLevel {
+    /// CPU requested, in thousandths of a core.
+    pub cpu_request_millis: Option<u64>,
+    /// Memory requested, in bytes.
+    pub memory_request: Option<u64>,
+    /// Most CPU, in thousandths of a core.
+    pub cpu_limit_millis: Option<u64>,
+    /// Most memory, in bytes.
+    pub memory_limit: Option<u64>,
+}
+
+/// What the runtime of a pod needs besides its containers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Overhead {
+    /// CPU, in thousandths of a core.
+    pub cpu_millis: u64,
+    /// Memory, in bytes.
+    pub memory: u64,
+}
+
 /// A volume: an `emptyDir`, one that holds files of the pod's making, or one that outlives the pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -303,6 +335,42 @@ pub struct VolumePlan {
     pub image: Option<ImageVolume>,
     /// The claim that it is the volume of; `None`: it goes with the pod.
     pub claim: Option<ClaimPlan>,
+    /// What of the node it is; `None`: it is the pod's own.
+    pub host_path: Option<HostPathPlan>,
+}
+
+/// A file or directory of the node as a volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HostPathPlan {
+    /// The directory that the node's operator allows: nothing outside of it is mounted, wherever links lead.
+    pub allowed: String,
+    /// The path below it; empty for the directory itself.
+    pub below: String,
+    /// What it must be.
+    pub kind: HostPathKind,
+}
+
+/// What a path of the node must be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HostPathKind {
+    /// Anything; a directory is made where nothing is, as container runtimes do.
+    #[default]
+    Any,
+    /// A directory, which is made where nothing is.
+    DirectoryOrCreate,
+    /// A directory.
+    Directory,
+    /// A file, which is made where nothing is.
+    FileOrCreate,
+    /// A file.
+    File,
+    /// A unix socket.
+    Socket,
+    /// A character device.
+    CharDevice,
+    /// A block device.
+    BlockDevice,
 }
 
 /// An image that a volume shows, read-only.
@@ -386,6 +454,9 @@ pub enum ProbeAction {
     },
     /// Sends a GET request; a status from 200 to 399 is a success.
     Http {
+        /// Whether it goes over TLS. The server's certificate is not looked at.
+        #[serde(default)]
+        tls: bool,
         /// Port.
         port: u16,
         /// Path and query.
@@ -435,8 +506,12 @@ pub struct PodSecurity {
     pub fs_group: Option<u32>,
     /// When the files of a volume that outlives the pod are given to that group.
     pub group_change: GroupChange,
+    /// Whether the groups that the image gives a user do not count.
+    pub own_groups_only: bool,
     /// Kernel parameters of the pod's namespaces.
     pub sysctls: BTreeMap<String, String>,
+    /// Whether the pod has a user namespace of its own: its root is nobody on the node.
+    pub user_namespace: bool,
 }
 
 /// When the files of a volume that outlives its pod are given to the pod's group.
@@ -459,6 +534,8 @@ pub struct ContainerSecurity {
     pub run_as_group: Option<i64>,
     /// Whether a container that would run as root must not start.
     pub run_as_non_root: bool,
+    /// Whether it may do all that root on the node may.
+    pub privileged: bool,
     /// Whether the root file system can only be read.
     pub read_only_root: bool,
     /// Whether a process can gain more privileges than its parent.
@@ -466,7 +543,11 @@ pub struct ContainerSecurity {
     /// Capabilities relative to the runtime's default set.
     pub capabilities: Capabilities,
     /// System call filter.
-    pub seccomp: Seccomp,
+    pub seccomp: Profile,
+    /// AppArmor profile; `None`: as the runtime has it.
+    pub app_armor: Option<Profile>,
+    /// Whether nothing of `/proc` and `/sys` is hidden from it.
+    pub unmasked_proc: bool,
 }
 
 /// Capabilities relative to the runtime's default set.
@@ -479,12 +560,14 @@ pub struct Capabilities {
     pub drop: Vec<String>,
 }
 
-/// System call filter of a container.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Seccomp {
-    /// The runtime's default filter.
+/// A profile that confines a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Profile {
+    /// The runtime's own.
     #[default]
     RuntimeDefault,
     /// None.
     Unconfined,
+    /// One of the node's: of seccomp, a file in its directory of profiles; of AppArmor, one that is loaded.
+    Localhost(String),
 }

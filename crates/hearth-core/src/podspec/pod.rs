@@ -10,23 +10,24 @@ use super::admission::{Account, Admission, account_in};
 use super::container::{self, PodContext};
 use super::files::FileSource;
 use super::late::EnvSource;
-use super::plan::{DnsMore, DnsPlan, PodPlan, RestartPolicy};
+use super::plan::{DnsMore, DnsPlan, HostNamespaces, PodPlan, RestartPolicy};
+use super::policy::{Grant, Support};
 use super::read::{At, Problems, Refusal};
 use super::source::config_name;
-use super::{claims, security, token, volume};
+use super::{claims, names, placing, resources, security, token, volume};
 use crate::{limits, podsecurity};
 
 /// What the API server would set in a Pod that says nothing.
 const DEFAULT_GRACE_SECONDS: u32 = 30;
-/// Longest host name that the kernel takes.
-const HOST_NAME_MAX: usize = 63;
+/// Longest part of a host name.
+const LABEL_MAX: usize = 63;
 
 const POD_SPEC: &str = "spec.podTemplate.spec";
 const NOT_YET: &str = "this node does not do it yet; remove it";
 const PLACEMENT: &str = "placement does not honour it; use nodeSelector, affinity or tolerations";
-const NO_HOST_ACCESS: &str = "a sandbox never shares this with its node; remove it";
 
-/// Checks all that a Sandbox asks of its node and plans its pod. `warmth` is how a pool member is kept.
+/// Checks all that a Sandbox asks of its node and plans its pod. `warmth` is how a pool member is kept, `support` what the
+/// node can do and allows.
 ///
 /// # Errors
 /// Names each field that this node cannot honour, or that makes no sense, and what the namespace forbids.
@@ -34,8 +35,9 @@ pub fn plan(
     spec: &SandboxSpec,
     warmth: Option<Warmth>,
     admission: &Admission,
+    support: &Support,
 ) -> Result<PodPlan, Refusal> {
-    let problems = Problems::default();
+    let problems = Problems::new(support);
     check_sandbox(spec, warmth, &problems);
     let mut pod: Value = match spec.pod_template.spec.parse() {
         Ok(pod) => pod,
@@ -63,7 +65,7 @@ pub fn plan(
     problems.conclude(plan)
 }
 
-fn check_account(pod: &Value, admission: &Admission, problems: &Problems) {
+fn check_account(pod: &Value, admission: &Admission, problems: &Problems<'_>) {
     if admission.account == Account::Missing {
         problems.push(
             &format!("{POD_SPEC}.serviceAccountName"),
@@ -85,7 +87,7 @@ fn without_reserved(from: &BTreeMap<String, String>) -> BTreeMap<String, String>
         .collect()
 }
 
-fn check_sandbox(spec: &SandboxSpec, warmth: Option<Warmth>, problems: &Problems) {
+fn check_sandbox(spec: &SandboxSpec, warmth: Option<Warmth>, problems: &Problems<'_>) {
     claims::check_templates(&spec.volume_claim_templates, problems);
     if spec
         .idle
@@ -124,6 +126,7 @@ struct Together {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum DnsPolicy {
     Cluster,
+    ClusterWithHostNetwork,
     Node,
     Own,
 }
@@ -140,10 +143,16 @@ fn read_pod(
     };
     let mut together = Together::default();
     let mut context = PodContext::default();
-    // Volumes and the pod's security first: the containers refer to them.
+    // What the containers refer to comes first.
+    plan.host = host_namespaces(pod);
+    context.host = plan.host;
+    plan.security.user_namespace = security::user_namespace(pod, plan.host);
+    context.user_namespace = plan.security.user_namespace;
     pod.each_field(|name, at| match name {
         "volumes" => plan.volumes = volume::volumes(&at, &account),
-        "securityContext" => security::pod(&at, &mut plan.security, &mut context.security),
+        "securityContext" => {
+            security::pod(&at, plan.host, &mut plan.security, &mut context.security);
+        }
         _ => {}
     });
     claims::add_templates(&mut plan.volumes, templates);
@@ -155,7 +164,7 @@ fn read_pod(
     let mut has_containers = false;
     let mut inits = Vec::new();
     pod.each_field(|name, at| match name {
-        "volumes" | "securityContext" => {}
+        "volumes" | "securityContext" | "hostNetwork" | "hostPID" | "hostIPC" => {}
         "containers" => {
             has_containers = at.value().as_array().is_some_and(|items| !items.is_empty());
             plan.containers = at.list(|at| container::container(&at, &context));
@@ -165,15 +174,23 @@ fn read_pod(
         "restartPolicy" => plan.restart_policy = restart_policy(&at),
         "terminationGracePeriodSeconds" => plan.grace_seconds = at.seconds(0),
         "runtimeClassName" => plan.runtime_class = at.string(),
-        "hostname" => plan.hostname = host_name(&at),
+        "resources" => plan.pod_level = resources::pod_level(&at),
+        "overhead" => plan.overhead = resources::overhead(&at),
+        "activeDeadlineSeconds" => plan.active_deadline_seconds = Some(at.seconds(1)),
+        "hostname" => plan.hostname = names::host_name(&at),
+        "subdomain" => plan.subdomain = names::host_name(&at),
+        "setHostnameAsFQDN" => plan.hostname_with_domain = at.bool(),
+        "hostnameOverride" => plan.hostname_override = names::hostname_override(&at),
         "hostAliases" => plan.host_aliases = at.list(|at| host_alias(&at)),
         "shareProcessNamespace" => plan.share_processes = at.bool(),
         "dnsPolicy" => together.dns_policy = dns_policy(&at),
         "dnsConfig" => together.dns = dns_config(&at),
         "automountServiceAccountToken" => together.automount = Some(at.bool()),
         "serviceAccountName" | "serviceAccount" => plan.service_account = at.string(),
-        // Where the pod goes is decided before it reaches a node.
-        "nodeSelector" | "affinity" | "tolerations" => {}
+        "nodeSelector" => placing::node_selector(&at),
+        "affinity" => placing::affinity(&at),
+        "tolerations" => placing::tolerations(&at),
+        "topologySpreadConstraints" => placing::spread(&at),
         _ => read_rare(name, &at),
     });
     if !has_containers {
@@ -190,8 +207,31 @@ fn read_pod(
     }
     check_references(pod, &plan);
     check_image_volumes(pod, &plan);
+    names::check(pod, &plan);
+    resources::check(pod, &plan);
     conclude(pod, together, (&account, admission), &mut plan);
     plan
+}
+
+/// What of the node's the pod shares, as far as the node allows it.
+fn host_namespaces(pod: &At<'_>) -> HostNamespaces {
+    let mut host = HostNamespaces::default();
+    let mut shares_processes = false;
+    pod.each_field(|name, at| match name {
+        "hostNetwork" => host.network = at.granted(&Grant::HostNetwork),
+        "hostPID" => host.pid = at.granted(&Grant::HostPid),
+        "hostIPC" => host.ipc = at.granted(&Grant::HostIpc),
+        "shareProcessNamespace" => shares_processes = at.value().as_bool() == Some(true),
+        _ => {}
+    });
+    if host.pid && shares_processes {
+        pod.problem(
+            "shareProcessNamespace",
+            "true",
+            "does not go with hostPID; remove one of them",
+        );
+    }
+    host
 }
 
 /// Containers that an environment or a file refers to.
@@ -254,20 +294,18 @@ fn read_rare(name: &str, at: &At<'_>) {
             ("name", Some("linux")) => {}
             _ => at.wrong("only linux is run"),
         }),
-        // True is what is done: no user namespace.
-        "hostUsers" if at.bool() => {}
-        "hostUsers" => at.wrong("user namespaces are not done yet; remove it"),
+        "hostUsers" => {}
         // Variables for each Service are what `true` asks for, and what no sandbox gets.
         "enableServiceLinks" => at.refuse("variables for Services are not set; set it to false"),
-        "nodeName"
-        | "schedulingGates"
-        | "topologySpreadConstraints"
-        | "priorityClassName"
-        | "priority"
-        | "preemptionPolicy"
-        | "schedulingGroup"
-        | "workloadRef" => at.refuse(PLACEMENT),
-        "hostNetwork" | "hostPID" | "hostIPC" => at.refuse(NO_HOST_ACCESS),
+        // Placement has sent it here.
+        "nodeName" => drop(at.string()),
+        // No sandbox makes room for another.
+        "priorityClassName" | "preemptionPolicy" => drop(at.string()),
+        "priority" => drop(at.number(i64::from(i32::MIN), i64::from(i32::MAX))),
+        "schedulingGates" => at.refuse("nobody opens gates of a sandbox; remove it"),
+        "schedulingGroup" => at.refuse("sandboxes are placed one by one; remove it"),
+        "resourceClaims" => at.refuse(resources::NO_DEVICES),
+        "readinessGates" => at.refuse("nobody sets conditions of a sandbox's pod; remove it"),
         "ephemeralContainers" => at.refuse("a sandbox has no ephemeral containers; remove them"),
         _ => at.refuse(NOT_YET),
     }
@@ -285,7 +323,13 @@ fn conclude(
         automount,
     } = together;
     match dns_policy {
-        None | Some(DnsPolicy::Cluster) => (plan.dns, plan.dns_more) = (DnsPlan::Cluster, dns),
+        // As a kubelet has it: who is in the node's network asks the node's resolver, unless it says that it knows.
+        None | Some(DnsPolicy::Cluster) if plan.host.network => {
+            (plan.dns, plan.dns_more) = (DnsPlan::Node, dns);
+        }
+        None | Some(DnsPolicy::Cluster | DnsPolicy::ClusterWithHostNetwork) => {
+            (plan.dns, plan.dns_more) = (DnsPlan::Cluster, dns);
+        }
         Some(DnsPolicy::Node) => (plan.dns, plan.dns_more) = (DnsPlan::Node, dns),
         Some(DnsPolicy::Own) => {
             let DnsMore {
@@ -349,18 +393,10 @@ pub(super) fn label_name(at: &At<'_>) -> String {
 pub(super) fn is_label(name: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     !name.is_empty()
-        && name.len() <= HOST_NAME_MAX
+        && name.len() <= LABEL_MAX
         && name.bytes().all(inner)
         && !name.starts_with('-')
         && !name.ends_with('-')
-}
-
-fn host_name(at: &At<'_>) -> String {
-    if at.value().as_str() == Some("") {
-        String::new()
-    } else {
-        label_name(at)
-    }
 }
 
 /// Names of Secrets. One without a name is none, as Kubernetes has it.
@@ -391,8 +427,7 @@ fn restart_policy(at: &At<'_>) -> RestartPolicy {
 fn dns_policy(at: &At<'_>) -> Option<DnsPolicy> {
     at.choice(&[
         ("ClusterFirst", DnsPolicy::Cluster),
-        // Without the node's network the two mean the same.
-        ("ClusterFirstWithHostNet", DnsPolicy::Cluster),
+        ("ClusterFirstWithHostNet", DnsPolicy::ClusterWithHostNetwork),
         ("Default", DnsPolicy::Node),
         ("None", DnsPolicy::Own),
         ("", DnsPolicy::Cluster),

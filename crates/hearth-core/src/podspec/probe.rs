@@ -15,10 +15,11 @@ const TO_ITSELF: &str = "a probe goes to the sandbox itself; remove it";
 pub(super) struct Ports(BTreeMap<String, u16>);
 
 impl Ports {
-    pub(super) fn read(at: &At<'_>) -> Self {
+    /// In the node's network a port is the node's as well, and may say so.
+    pub(super) fn read(at: &At<'_>, host_network: bool) -> Self {
         let mut ports = BTreeMap::new();
         at.each_item(|_, at| {
-            let (mut named, mut number) = (String::new(), 0);
+            let (mut named, mut number, mut on_host) = (String::new(), 0, 0);
             at.each_field(|name, at| match name {
                 "containerPort" => number = port_number(&at),
                 "name" => named = at.string(),
@@ -26,11 +27,19 @@ impl Ports {
                     at.choice(&[("TCP", ()), ("UDP", ()), ("SCTP", ())]);
                 }
                 "hostPort" if at.value().as_i64() == Some(0) => {}
+                "hostPort" if host_network => on_host = port_number(&at),
                 "hostPort" | "hostIP" => at.refuse("a sandbox has no ports on its node; remove it"),
                 _ => at.refuse(NOT_YET),
             });
             if number == 0 {
                 at.missing("containerPort");
+            }
+            if on_host != 0 && on_host != number {
+                at.problem(
+                    "hostPort",
+                    &on_host.to_string(),
+                    "must be the same as containerPort, because hostNetwork is true",
+                );
             }
             if !named.is_empty() && ports.insert(named.clone(), number).is_some() {
                 at.problem("name", &format!("{named:?} twice"), "must be unique");
@@ -159,12 +168,15 @@ fn exec_action(at: &At<'_>) -> ProbeAction {
 
 fn http_action(at: &At<'_>, ports: &Ports) -> ProbeAction {
     let (mut port, mut path, mut headers) = (0, String::from("/"), Vec::new());
+    let mut tls = false;
     at.each_field(|name, at| match name {
         "host" => at.refuse(TO_ITSELF),
         "port" => port = ports.resolve(&at),
         "path" => path = request_path(&at),
-        "scheme" if matches!(at.value().as_str(), Some("" | "HTTP")) => {}
-        "scheme" => at.wrong("this node probes over HTTP only"),
+        "scheme" => {
+            let known = [("HTTP", false), ("HTTPS", true), ("", false)];
+            tls = at.choice(&known).unwrap_or_default();
+        }
         "httpHeaders" => headers = at.list(|at| header(&at)),
         _ => at.refuse(NOT_YET),
     });
@@ -172,6 +184,7 @@ fn http_action(at: &At<'_>, ports: &Ports) -> ProbeAction {
         at.missing("port");
     }
     ProbeAction::Http {
+        tls,
         port,
         path,
         headers,

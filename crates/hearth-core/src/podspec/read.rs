@@ -6,6 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::policy::{Grant, Support};
+
 /// Longest piece of a value that a message shows, in characters.
 const SHOWN_VALUE: usize = 60;
 /// Most fields that a message names; a spec with more is shown in parts.
@@ -79,13 +81,23 @@ impl fmt::Display for Path<'_> {
     }
 }
 
-/// Problems found so far.
-#[derive(Default)]
-pub(super) struct Problems(RefCell<Vec<UnsupportedField>>);
+/// What a spec is read against, and the problems found so far.
+pub(super) struct Problems<'s> {
+    support: &'s Support,
+    found: RefCell<Vec<UnsupportedField>>,
+}
 
-impl Problems {
+impl<'s> Problems<'s> {
+    /// None yet.
+    pub(super) fn new(support: &'s Support) -> Self {
+        Self {
+            support,
+            found: RefCell::default(),
+        }
+    }
+
     pub(super) fn push(&self, path: &str, value: &str, remedy: &str) {
-        self.0.borrow_mut().push(UnsupportedField {
+        self.found.borrow_mut().push(UnsupportedField {
             path: path.to_owned(),
             value: value.to_owned(),
             remedy: remedy.to_owned(),
@@ -94,7 +106,7 @@ impl Problems {
 
     /// `value` when there was no problem.
     pub(super) fn conclude<T>(self, value: T) -> Result<T, Refusal> {
-        let fields = self.0.into_inner();
+        let fields = self.found.into_inner();
         if fields.is_empty() {
             Ok(value)
         } else {
@@ -108,11 +120,11 @@ impl Problems {
 pub(super) struct At<'a> {
     path: Path<'a>,
     value: &'a Value,
-    problems: &'a Problems,
+    problems: &'a Problems<'a>,
 }
 
 impl<'a> At<'a> {
-    pub(super) fn root(path: &'static str, value: &'a Value, problems: &'a Problems) -> Self {
+    pub(super) fn root(path: &'static str, value: &'a Value, problems: &'a Problems<'a>) -> Self {
         Self {
             path: Path::Root(path),
             value,
@@ -219,6 +231,20 @@ impl<'a> At<'a> {
 
     pub(super) fn value(&self) -> &'a Value {
         self.value
+    }
+
+    /// What the node can do and its operator allows.
+    pub(super) fn support(&self) -> &'a Support {
+        self.problems.support
+    }
+
+    /// True or false; true only where the node's operator allows it.
+    pub(super) fn granted(&self, grant: &Grant) -> bool {
+        let wanted = self.bool();
+        if wanted && !self.support().policy.allows(grant) {
+            self.wrong(&grant.remedy());
+        }
+        wanted
     }
 
     /// The value is not what it must be: `rule` says what.

@@ -1,7 +1,9 @@
 //! What one runtime honours of a plan and another does not.
 
 use super::plan::PodPlan;
+use super::policy::check_own_kernel;
 use super::read::{Refusal, UnsupportedField};
+use crate::placement::DEFAULT_HANDLER;
 
 /// The CRI handler of gVisor.
 const GVISOR: &str = "runsc";
@@ -11,7 +13,11 @@ const GVISOR: &str = "runsc";
 /// # Errors
 /// Names each field that the runtime would pass over without a word.
 pub fn honoured_by(handler: &str, plan: &PodPlan) -> Result<(), Refusal> {
-    let mut fields = Vec::new();
+    let mut fields = if handler == DEFAULT_HANDLER {
+        Vec::new()
+    } else {
+        check_own_kernel(plan, handler)
+    };
     // gVisor's network stack is its own; runsc reads none of the parameters that Kubernetes calls safe.
     if handler == GVISOR && !plan.security.sysctls.is_empty() {
         let names: Vec<&str> = plan.security.sysctls.keys().map(String::as_str).collect();

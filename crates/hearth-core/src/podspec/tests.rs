@@ -3,6 +3,7 @@ mod claims;
 mod configs;
 mod images;
 mod pods;
+mod policy;
 mod tokens;
 
 use std::collections::BTreeMap;
@@ -22,7 +23,12 @@ fn spec_of(pod: &Value) -> SandboxSpec {
 
 /// Plans in a namespace that asks for nothing.
 fn plan(spec: &SandboxSpec, warmth: Option<Warmth>) -> Result<PodPlan, Refusal> {
-    super::plan(spec, warmth, &Admission::default())
+    super::plan(spec, warmth, &Admission::default(), &Support::default())
+}
+
+/// The same, on a node that can do and allows this.
+fn plan_on(support: &Support, pod: &Value) -> Result<PodPlan, Refusal> {
+    super::plan(&spec_of(pod), None, &Admission::default(), support)
 }
 
 /// Plans with an account that gives its pods a token.
@@ -34,11 +40,16 @@ fn plan_with_token(pod: &Value) -> PodPlan {
         },
         ..Admission::default()
     };
-    super::plan(&spec_of(pod), None, &admission).unwrap_or_else(|refusal| panic!("{refusal}"))
+    super::plan(&spec_of(pod), None, &admission, &Support::default())
+        .unwrap_or_else(|refusal| panic!("{refusal}"))
 }
 
 fn planned(pod: &Value) -> PodPlan {
-    plan(&spec_of(pod), None).unwrap_or_else(|refusal| panic!("{refusal}"))
+    planned_on(&Support::default(), pod)
+}
+
+fn planned_on(support: &Support, pod: &Value) -> PodPlan {
+    plan_on(support, pod).unwrap_or_else(|refusal| panic!("{refusal}"))
 }
 
 /// A pod with one container that has these fields besides name and image.
@@ -75,7 +86,11 @@ fn known(ips: &[String]) -> Known<'_> {
 }
 
 fn refused(pod: &Value) -> Vec<String> {
-    match plan(&spec_of(pod), None) {
+    refused_on(&Support::default(), pod)
+}
+
+fn refused_on(support: &Support, pod: &Value) -> Vec<String> {
+    match plan_on(support, pod) {
         Ok(plan) => panic!("was planned: {plan:?}"),
         Err(refusal) => refusal.fields.iter().map(ToString::to_string).collect(),
     }
@@ -94,7 +109,7 @@ fn a_plain_pod_gets_kubernetes_defaults() {
     );
     assert_eq!(main.pull_policy, PullPolicy::IfNotPresent);
     assert!(main.readiness.is_none() && main.security.allow_privilege_escalation);
-    assert_eq!(main.security.seccomp, Seccomp::RuntimeDefault);
+    assert_eq!(main.security.seccomp, Profile::RuntimeDefault);
 }
 
 #[test]
@@ -155,6 +170,7 @@ fn everything_that_is_done_reaches_the_plan() {
             supplemental_groups: vec![8],
             fs_group: Some(9),
             sysctls: [("net.ipv4.tcp_fin_timeout".to_owned(), "9".to_owned())].into(),
+            ..PodSecurity::default()
         }
     );
     assert_eq!(
@@ -200,6 +216,7 @@ fn everything_that_is_done_reaches_the_plan() {
     assert_eq!(
         probe.action,
         ProbeAction::Http {
+            tls: false,
             port: 8888,
             path: "/ok".into(),
             headers: vec![]
@@ -247,10 +264,6 @@ fn each_field_that_is_not_done_is_refused_by_its_name() {
         (with_pod(&json!({"hostPID": true})), "hostPID"),
         (with_pod(&json!({"hostUsers": false})), "hostUsers"),
         (
-            with_pod(&json!({"activeDeadlineSeconds": 5})),
-            "activeDeadlineSeconds",
-        ),
-        (
             with_pod(&json!({"schedulerName": "other"})),
             "schedulerName",
         ),
@@ -264,7 +277,30 @@ fn each_field_that_is_not_done_is_refused_by_its_name() {
         ),
         (
             with_pod(&json!({"topologySpreadConstraints": [{"maxSkew": 1}]})),
-            "topologySpreadConstraints",
+            "topologySpreadConstraints[0].topologyKey",
+        ),
+        (
+            with_pod(&json!({"affinity": {"podAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": [{
+                "topologyKey": "k", "namespaceSelector": {"matchLabels": {"a": "b"}},
+            }]}}})),
+            "affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].namespaceSelector",
+        ),
+        (
+            with_pod(&json!({"tolerations": [{"key": "k", "operator": "Lt", "value": "5"}]})),
+            "tolerations[0].operator",
+        ),
+        (
+            with_pod(&json!({"schedulingGates": [{"name": "g"}]})),
+            "schedulingGates",
+        ),
+        (
+            with_pod(&json!({"resourceClaims": [{"name": "g"}]})),
+            "resourceClaims",
+        ),
+        (
+            with_pod(&json!({"resources": {"limits": {"hugepages-2Mi": "2Mi"}}})),
+            "resources.limits.hugepages-2Mi",
         ),
         (
             with_pod(&json!({"imagePullSecrets": [{"name": "S"}]})),
@@ -345,7 +381,7 @@ fn each_field_that_is_not_done_is_refused_by_its_name() {
             "containers[0].readinessProbe.grpc.port",
         ),
         (
-            with_container(&json!({"readinessProbe": {"httpGet": {"port": 1, "scheme": "HTTPS"}}})),
+            with_container(&json!({"readinessProbe": {"httpGet": {"port": 1, "scheme": "FTP"}}})),
             "containers[0].readinessProbe.httpGet.scheme",
         ),
         (
@@ -484,7 +520,9 @@ fn fields_that_ask_for_nothing_are_no_reason_to_refuse() {
             "lifecycle": {}, "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
             "ports": [{"containerPort": 1, "hostPort": 0}], "resources": {},
         }],
-        "initContainers": [], "hostNetwork": false, "imagePullSecrets": null, "securityContext": {},
+        "initContainers": [], "hostNetwork": false, "imagePullSecrets": null,
+        "securityContext": {"fsGroupChangePolicy": "OnRootMismatch"}, "priorityClassName": "high", "priority": 5,
+        "preemptionPolicy": "Never",
         "dnsPolicy": "ClusterFirst", "serviceAccountName": "default", "hostUsers": true, "nodeName": "",
     }));
 }
@@ -538,7 +576,8 @@ fn a_message_names_field_value_and_remedy_and_stays_short() {
     let refusal = plan(&spec_of(&with_pod(&json!({"hostNetwork": true}))), None).unwrap_err();
     assert_eq!(
         refusal.to_string(),
-        "spec.podTemplate.spec.hostNetwork is true: a sandbox never shares this with its node; remove it"
+        "spec.podTemplate.spec.hostNetwork is true: this node does not allow it; remove it, or start hearthd with \
+         --allow=hostNetwork"
     );
     let many: Vec<Value> = (0..5000)
         .map(|i| json!({"name": format!("v{i}"), "nfs": {"server": "s".repeat(200)}}))

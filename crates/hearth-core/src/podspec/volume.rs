@@ -3,12 +3,13 @@
 use super::claims;
 use super::container::{default_pull_policy, pull_policy};
 use super::files::{self, FilesPlan};
-use super::plan::{ImageVolume, VolumePlan};
+use super::plan::{HostPathKind, HostPathPlan, ImageVolume, VolumePlan};
 use super::pod::{label_name, unique};
+use super::policy::{Grant, below, plain_path};
 use super::quantity::Quantity;
 use super::read::At;
 
-const NO_SUCH_VOLUME: &str = "this node mounts only emptyDir, configMap, secret, downwardAPI, projected, image and \
+const NO_SUCH_VOLUME: &str = "this node mounts only emptyDir, hostPath, configMap, secret, downwardAPI, projected, image and \
                               persistentVolumeClaim volumes yet; remove it";
 const NO_EPHEMERAL: &str =
     "a claim that goes with its pod would not outlive a suspend; use spec.volumeClaimTemplates";
@@ -45,6 +46,10 @@ fn volume(at: &At<'_>, account: &str) -> VolumePlan {
             plan.claim = Some(claims::claim(&at));
         }
         "ephemeral" => at.wrong(NO_EPHEMERAL),
+        "hostPath" => {
+            sources += 1;
+            plan.host_path = Some(host_path(&at));
+        }
         // A volume without a source is an emptyDir, and so is one whose source was refused, for now.
         _ => at.wrong(NO_SUCH_VOLUME),
     });
@@ -82,6 +87,44 @@ fn image(at: &At<'_>) -> ImageVolume {
         pull_policy: policy.unwrap_or_else(|| default_pull_policy(&reference)),
         reference,
     }
+}
+
+fn host_path(at: &At<'_>) -> HostPathPlan {
+    let mut plan = HostPathPlan::default();
+    let mut given = false;
+    at.each_field(|name, at| match name {
+        "path" => {
+            given = true;
+            let Some(path) = plain_path(&at.string()) else {
+                return at.wrong("must be an absolute path without ..");
+            };
+            let Some(allowed) = at.support().policy.host_path(&path) else {
+                return at.wrong(&Grant::HostPath(path).remedy());
+            };
+            plan.allowed = allowed.to_owned();
+            plan.below = below(&path, allowed).unwrap_or_default().to_owned();
+        }
+        "type" => plan.kind = host_path_kind(&at),
+        _ => at.refuse("unknown"),
+    });
+    if !given {
+        at.missing("path");
+    }
+    plan
+}
+
+fn host_path_kind(at: &At<'_>) -> HostPathKind {
+    let known = [
+        ("", HostPathKind::Any),
+        ("DirectoryOrCreate", HostPathKind::DirectoryOrCreate),
+        ("Directory", HostPathKind::Directory),
+        ("FileOrCreate", HostPathKind::FileOrCreate),
+        ("File", HostPathKind::File),
+        ("Socket", HostPathKind::Socket),
+        ("CharDevice", HostPathKind::CharDevice),
+        ("BlockDevice", HostPathKind::BlockDevice),
+    ];
+    at.choice(&known).unwrap_or_default()
 }
 
 fn empty_dir(at: &At<'_>, plan: &mut VolumePlan) {

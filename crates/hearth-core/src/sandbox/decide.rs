@@ -15,7 +15,7 @@ use crate::probe::ProbeKind;
 pub(super) struct Now<'a> {
     pub(super) residency: Residency,
     pub(super) desired: &'a Desired,
-    time: Duration,
+    pub(super) time: Duration,
 }
 
 impl Now<'_> {
@@ -107,7 +107,7 @@ impl State {
     }
 
     /// The operation, or what must come before it; nothing while its last failure is too fresh.
-    fn ready_to(&mut self, op: Op, now: &Now<'_>) -> Option<Op> {
+    pub(super) fn ready_to(&mut self, op: Op, now: &Now<'_>) -> Option<Op> {
         if let Some(failure) = &self.failure
             && failure.is_of(&op)
             && now.time < failure.retry_at
@@ -126,7 +126,7 @@ impl State {
         Some(op)
     }
 
-    fn wake_at(&mut self, at: Duration) {
+    pub(super) fn wake_at(&mut self, at: Duration) {
         self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
     }
 
@@ -219,6 +219,16 @@ impl State {
         let pod = self.pod.as_ref()?;
         if let Some(ended) = pod.ended {
             return self.choose_after_end(ended, now);
+        }
+        if let Some(op) = self.choose_for_deadline(now) {
+            return Some(op);
+        }
+        let pod = self.pod.as_ref()?;
+        if let Some(ended) = pod.ended {
+            return self.choose_after_end(ended, now);
+        }
+        if pod.is_overdue() {
+            return None;
         }
         let up = matches!(pod.sandbox, SandboxFact::Up(_));
         let may_make = match now.desired.goal {
@@ -447,6 +457,7 @@ impl State {
             && !still
             && !pod.ending
             && pod.ended.is_none()
+            && !pod.is_overdue()
         {
             for (index, container) in pod.containers.iter_mut().enumerate() {
                 if container.doomed.is_some() || !matches!(container.life, Life::Running(_)) {
@@ -504,6 +515,7 @@ impl State {
         self.pod.as_ref().is_some_and(|pod| {
             !pod.ending
                 && pod.ended.is_none()
+                && !pod.is_overdue()
                 && self.unsettled != Some(Unsettled::Adoption)
                 && pod.all_ready()
         })
@@ -541,7 +553,7 @@ impl Pod {
     }
 
     /// The ids of what runs: first what is stopped at once, then the sidecars, the last one first.
-    fn running_ids(&self) -> (Vec<String>, Vec<String>) {
+    pub(super) fn running_ids(&self) -> (Vec<String>, Vec<String>) {
         let ids = |sidecars: bool| {
             self.with_roles()
                 .filter(move |(role, _)| (*role == Role::Sidecar) == sidecars)

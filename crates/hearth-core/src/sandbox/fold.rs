@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::op::{Event, Learned, Op, Outcome, Step, Stray};
+use super::op::{Event, Learned, NewPod, Op, Outcome, Step, Stray};
 use super::state::{
     Desired, Doom, Ended, Failure, HookState, Life, Pod, Prepared, Residency, SandboxFact, Stage,
     State, Unsettled,
@@ -42,6 +42,24 @@ impl State {
             unsettled,
             ..Self::default()
         }
+    }
+
+    /// The same, of a pod that had been active for so long.
+    #[must_use]
+    pub fn with_active(mut self, total: Duration) -> Self {
+        if let Some(pod) = &mut self.pod {
+            (pod.active.total, pod.active.recorded) = (total, total);
+        }
+        self
+    }
+
+    /// The same, of a pod that has these ids of the node.
+    #[must_use]
+    pub fn with_first_id(mut self, first_id: Option<u32>) -> Self {
+        if let Some(pod) = &mut self.pod {
+            pod.first_id = first_id;
+        }
+        self
     }
 
     /// Probes wait while the processes stand still.
@@ -173,11 +191,12 @@ impl State {
         now: Duration,
     ) {
         match (op, learned) {
-            (Op::Admit(_), Learned::Admitted(uid)) => self.admitted(uid, desired),
+            (Op::Admit(_), Learned::Admitted(new)) => self.admitted(new, desired),
             (Op::Record(stage), _) => {
                 self.recorded = Some(*stage);
                 if let Some(pod) = &mut self.pod {
                     pod.recorded = Some(pod.attempt);
+                    pod.active.recorded = pod.active.total;
                 }
             }
             (Op::Forget, _) => self.recorded = None,
@@ -196,10 +215,12 @@ impl State {
     }
 
     /// A slot is there. The pod is made up now, and recorded before anything is made under its uid.
-    fn admitted(&mut self, uid: &PodUid, desired: &Desired) {
+    fn admitted(&mut self, new: &NewPod, desired: &Desired) {
         self.slot = true;
         if let (None, false, Some(Ok(plan))) = (&self.pod, desired.goal.ends_pod(), &desired.plan) {
-            self.pod = Some(Pod::new(uid.clone(), plan.clone()));
+            let mut pod = Pod::new(new.uid.clone(), plan.clone());
+            pod.first_id = new.first_id;
+            self.pod = Some(pod);
         }
     }
 

@@ -14,8 +14,10 @@
 //! * A pod is frozen only while nobody holds it and no probe runs, and is reported frozen only when it was confirmed.
 //! * No ordinary container starts before each init container has ended well in the same CRI sandbox.
 //! * A pod that was bound with variables is not ready before each container that they are for was made with them.
+//! * The time that counts for a pod's deadline is the time in which it was claimed and its processes ran, and no other.
 //! * Once a pod is being stopped it is never used again: a resume makes a new incarnation.
 
+mod deadline;
 mod decide;
 mod derive;
 mod env;
@@ -35,11 +37,11 @@ mod world;
 use std::time::Duration;
 
 pub use look::{SeenContainer, SeenLife, SeenSandbox, Sighting};
-pub use op::{Effect, Event, Learned, Op, Outcome, Priority, Step, Stray};
+pub use op::{Effect, Event, Learned, NewPod, Op, Outcome, Priority, Step, Stray};
 pub use phase::{CreateStep, Phase, StopStep};
 pub use state::{
-    Container, Contents, Desired, Doom, Ended, Failure, Goal, HookState, Life, Observed, Pod,
-    Prepared, Residency, SandboxFact, Stage, State, Unsettled,
+    ActiveTime, Container, Contents, Desired, Doom, Ended, Failure, Goal, HookState, Life,
+    Observed, Pod, Prepared, Residency, SandboxFact, Stage, State, Unsettled,
 };
 
 /// Takes in what was observed and says what to do next. `now` is the time since any fixed moment of this process.
@@ -52,6 +54,7 @@ pub fn step(
 ) -> (State, Vec<Effect>) {
     let mut next = state.clone();
     next.keep_time(observed.residency, now);
+    next.keep_active_time(observed.residency, desired, now);
     next.fold(&observed.event, desired, observed.residency, now);
     let effects = next.act(observed.residency, desired, now);
     (next, effects)

@@ -63,8 +63,8 @@ pub enum Outcome {
 pub enum Learned {
     /// Nothing more.
     Nothing,
-    /// A slot, and a uid in case a pod is made.
-    Admitted(PodUid),
+    /// A slot, and what a pod is to have in case one is made.
+    Admitted(NewPod),
     /// The CRI sandbox.
     Sandbox {
         /// Its id.
@@ -78,6 +78,15 @@ pub enum Learned {
     Container(String),
     /// What the runtime has of this sandbox.
     Seen(Sighting),
+}
+
+/// What is the node's to give to a new incarnation of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewPod {
+    /// Its uid.
+    pub uid: PodUid,
+    /// The node's id of its root, if it has a user namespace of its own.
+    pub first_id: Option<u32>,
 }
 
 /// Something to do.

@@ -53,6 +53,8 @@ pub struct Pod {
     pub plan: Arc<PodPlan>,
     /// The variables that came with its bind, once they are in the plan. Containers that were made before are made anew.
     pub env: Option<Arc<BoundEnv>>,
+    /// The node's id of its root, if it has a user namespace of its own.
+    pub first_id: Option<u32>,
     /// Attempt of the CRI sandbox.
     pub attempt: u32,
     /// Directories and mounts of its volumes.
@@ -73,6 +75,8 @@ pub struct Pod {
     pub ended: Option<Ended>,
     /// Why its node ended it, if that is how it ended. Nothing is kept of one that took too much but what it said.
     pub evicted: Option<String>,
+    /// How long it has been active, as far as it has a deadline for that.
+    pub active: ActiveTime,
     /// Whether it is being stopped, for whatever reason.
     pub ending: bool,
     /// Whether the containers were told to stop.
@@ -91,6 +95,7 @@ impl Pod {
             uid,
             plan,
             env: None,
+            first_id: None,
             attempt: 0,
             volumes: Prepared::No,
             contents: None,
@@ -101,6 +106,7 @@ impl Pod {
             initialised: false,
             ended: None,
             evicted: None,
+            active: ActiveTime::default(),
             ending: false,
             told_to_stop: false,
             recorded: None,
@@ -143,6 +149,17 @@ impl Pod {
             .iter()
             .any(|container| matches!(container.life, Life::Running(_)))
     }
+}
+
+/// How long a pod has been active: claimed, or never anybody's stock, and with its processes running.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ActiveTime {
+    /// In all, up to the last step.
+    pub total: Duration,
+    /// How much of it the journal knows of.
+    pub recorded: Duration,
+    /// When it was counted last; `None` while it does not count.
+    pub(super) counted_at: Option<Duration>,
 }
 
 /// Whether something on the host was prepared.

@@ -1,6 +1,7 @@
 mod containers;
 mod contents;
 mod env;
+mod deadline;
 mod evict;
 
 use proptest::prelude::*;

@@ -344,6 +344,10 @@ impl World {
         }
     }
 
+    pub(super) fn doing_something(&self) -> bool {
+        self.doing.is_some()
+    }
+
     /// Ends the operation under way.
     pub(super) fn end(&mut self, ending: Ending) {
         let Some(op) = self.doing.take() else { return };
@@ -397,7 +401,11 @@ impl World {
             Op::Admit(_) => {
                 self.slot = true;
                 self.minted += 1;
-                return Learned::Admitted(PodUid(format!("pod{}", self.minted)));
+                let uid = PodUid(format!("pod{}", self.minted));
+                return Learned::Admitted(NewPod {
+                    uid,
+                    first_id: None,
+                });
             }
             Op::Record(stage) => {
                 let pod = self

@@ -200,6 +200,8 @@ mod tests {
             max_parallel_creates: 2,
             min_parallel_creates: 1,
             pids_limit: 0,
+            allow: Vec::new(),
+            first_user_id: crate::config::FIRST_USER_ID,
             cluster_dns: Vec::new(),
             cluster_domain: String::new(),
             kubernetes_service: None,

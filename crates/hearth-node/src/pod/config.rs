@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hearth_api::HandlerStatus;
-use hearth_core::podspec::ClusterDns;
+use hearth_core::podspec::{ClusterDns, Support};
 
 use super::logs::LogLimits;
 
@@ -20,6 +20,12 @@ pub struct PodConfig {
     pub host_ip: String,
     /// Runtime handlers of the node, by name.
     pub handlers: BTreeMap<String, Handler>,
+    /// What the node can do for pods and allows them.
+    pub support: Support,
+    /// The first of the node's ids that pods with user namespaces of their own have.
+    pub first_user_id: u32,
+    /// Directory of seccomp profiles that pods may name.
+    pub seccomp_dir: PathBuf,
     /// Container logs are made below: `<logs_dir>/<namespace>_<name>_<Sandbox uid>/<container>/<start>.log`.
     pub logs_dir: PathBuf,
     /// Most processes and threads in one sandbox; 0: no limit.
@@ -30,8 +36,12 @@ pub struct PodConfig {
     pub machine_memory: u64,
     /// The cluster's resolver, where there is one.
     pub cluster_dns: Option<ClusterDns>,
+    /// Domain of the cluster: pods with a subdomain are called by it.
+    pub cluster_domain: String,
     /// The node's `resolv.conf`.
     pub resolv_conf: PathBuf,
+    /// The node's `/etc/hosts`: what pods in its network have.
+    pub etc_hosts: PathBuf,
     /// Variables that every container has: where the API server is.
     pub services: Vec<(String, String)>,
     /// How many pods are made or torn down at once, at most.
@@ -73,12 +83,17 @@ impl PodConfig {
             node_name: node_name.to_owned(),
             host_ip: String::new(),
             handlers: BTreeMap::from([("runc".to_owned(), runc)]),
+            support: Support::default(),
+            first_user_id: crate::config::FIRST_USER_ID,
+            seccomp_dir: PathBuf::from("/nonexistent/seccomp"),
             logs_dir,
             pids_limit: 0,
             machine_cpu_millis: 0,
             machine_memory: 0,
             cluster_dns: None,
+            cluster_domain: "cluster.local".to_owned(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            etc_hosts: PathBuf::from("/etc/hosts"),
             services: Vec::new(),
             max_parallel_creates: 2,
             min_parallel_creates: 1,

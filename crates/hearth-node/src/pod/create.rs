@@ -1,6 +1,6 @@
 //! Making a container: from its plan to the runtime's call.
 
-use hearth_core::podspec::{ContainerPlan, Known, MountPlan, SubPath};
+use hearth_core::podspec::{ContainerPlan, Known, MountPlan, Profile, SubPath};
 use hearth_core::sandbox::{Learned, Pod};
 use hearth_cri::v1;
 
@@ -19,6 +19,7 @@ impl Subject {
         with_env: bool,
     ) -> Result<Learned> {
         self.check_user(container).await?;
+        self.check_profile(container).await?;
         let pod = self.pod()?;
         let Some(sandbox_id) = pod.sandbox.id() else {
             return Err(Problem::Failed(
@@ -56,6 +57,7 @@ impl Subject {
             .mounts
             .push(self.last_words(container, attempt).await?);
         config.log_path = self.next_log(container).await?;
+        cri_config::map_ids(&mut config.mounts, pod.first_id);
         let sandbox = self.sandbox_config(pod.attempt)?;
         let created = self
             .shared
@@ -134,15 +136,32 @@ impl Subject {
         }
     }
 
+    /// A profile that is not there is named before the runtime stumbles over it.
+    async fn check_profile(&self, container: &ContainerPlan) -> Result<()> {
+        let Profile::Localhost(path) = &container.security.seccomp else {
+            return Ok(());
+        };
+        let directory = &self.shared.config.seccomp_dir;
+        match tokio::fs::metadata(directory.join(path)).await {
+            Ok(found) if found.is_file() => Ok(()),
+            _ => Err(Problem::Failed(format!(
+                "seccompProfile.localhostProfile is {path:?}: there is no such file in {} of this node",
+                directory.display()
+            ))),
+        }
+    }
+
     async fn hosts(&self, container: &ContainerPlan) -> Result<v1::Mount> {
         let pod = self.pod()?;
         let uid = pod.uid.clone();
-        let name = if pod.plan.hostname.is_empty() {
-            &self.key.name
+        let content = if pod.plan.host.network {
+            // What the node knows by name its pods know as well.
+            let own = tokio::fs::read_to_string(&self.shared.config.etc_hosts).await;
+            own.map_err(|error| Problem::of(&error))?
         } else {
-            &pod.plan.hostname
+            hosts_file(&pod.ips, &self.names(pod)?.in_hosts.join("\t"))
         };
-        let content = hosts_file(&pod.ips, name, &pod.plan.host_aliases);
+        let content = with_aliases(content, &pod.plan.host_aliases);
         let path = blocking(&self.shared, move |host| host.write_hosts(&uid, &content)).await?;
         Ok(v1::Mount {
             container_path: ETC_HOSTS.to_owned(),
@@ -166,16 +185,24 @@ fn part(pod: &Pod, container: &ContainerPlan, index: usize) -> Option<Part> {
         path: path.clone(),
         place: format!("{}-{index}", container.name),
         make: volume.files.is_none()
+            && volume.host_path.is_none()
             && !mount.read_only
             && volume.claim.as_ref().is_none_or(|claim| !claim.read_only),
     })
 }
 
-fn hosts_file(ips: &[String], name: &str, aliases: &[(String, Vec<String>)]) -> String {
+fn hosts_file(ips: &[String], names: &str) -> String {
     let mut content =
         String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for ip in ips {
-        content.push_str(&format!("{ip}\t{name}\n"));
+        content.push_str(&format!("{ip}\t{names}\n"));
+    }
+    content
+}
+
+fn with_aliases(mut content: String, aliases: &[(String, Vec<String>)]) -> String {
+    if !content.ends_with('\n') {
+        content.push('\n');
     }
     for (ip, names) in aliases {
         content.push_str(&format!("{ip}\t{}\n", names.join(" ")));
@@ -193,7 +220,7 @@ mod tests {
             "10.1.1.1".to_owned(),
             vec!["db".to_owned(), "db.local".to_owned()],
         )];
-        let content = hosts_file(&["10.88.0.2".to_owned()], "box", &aliases);
+        let content = with_aliases(hosts_file(&["10.88.0.2".to_owned()], "box"), &aliases);
         let lines: Vec<&str> = content.lines().collect();
         assert_eq!(lines[0], "127.0.0.1\tlocalhost");
         assert_eq!(lines[2..], ["10.88.0.2\tbox", "10.1.1.1\tdb db.local"]);

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use hearth_core::ids::{Key, PodUid, SandboxUid};
-use hearth_core::podspec::{ContainerPlan, PodPlan, Resolver, Resources, Seccomp};
+use hearth_core::podspec::{
+    ContainerPlan, ContainerSecurity, PodPlan, Profile, Resolver, Resources,
+};
 use k8s_cri::v1;
 
 /// Label on everything we make at the runtime: the UID of the Sandbox object.
@@ -26,6 +28,8 @@ pub(super) const ANNOTATION_TTY: &str = "hearth.dev/tty";
 /// Label on containers that were made with the variables of their bind.
 pub(super) const LABEL_BOUND_ENV: &str = "hearth.dev/bound-env";
 
+/// How many user and group ids a pod with a user namespace of its own has, by Kubernetes' rule.
+pub(crate) const IDS_PER_POD: u32 = 65_536;
 /// Period of CPU quotas in microseconds, as kubelet sets it.
 const CPU_PERIOD_US: i64 = 100_000;
 /// The least CPU shares that the kernel takes.
@@ -57,6 +61,12 @@ pub(super) struct PodPlaces<'a> {
     pub(super) volumes: &'a Path,
     /// Memory of the machine in bytes: whom the kernel kills first is a share of it.
     pub(super) machine_memory: u64,
+    /// The kernel's host name of the pod.
+    pub(super) hostname: &'a str,
+    /// Directory of the node's seccomp profiles.
+    pub(super) seccomp: &'a Path,
+    /// The node's id of the pod's root, where it has a user namespace of its own.
+    pub(super) first_id: Option<u32>,
     /// The pod's resolver, unless it is the node's.
     pub(super) resolver: Option<&'a Resolver>,
 }
@@ -69,11 +79,6 @@ pub(super) fn pod_sandbox(
     places: PodPlaces<'_>,
     attempt: u32,
 ) -> v1::PodSandboxConfig {
-    let hostname = if plan.hostname.is_empty() {
-        &identity.key.name
-    } else {
-        &plan.hostname
-    };
     let resources = plan.resources();
     v1::PodSandboxConfig {
         metadata: Some(v1::PodSandboxMetadata {
@@ -82,8 +87,12 @@ pub(super) fn pod_sandbox(
             namespace: identity.key.namespace.clone(),
             attempt,
         }),
-        // The kernel takes 64 bytes at most.
-        hostname: hostname.chars().take(63).collect(),
+        // Who is in the node's network is called as the node is.
+        hostname: if plan.host.network {
+            String::new()
+        } else {
+            places.hostname.to_owned()
+        },
         log_directory: text(places.log_directory),
         // Without one the runtime takes the node's.
         dns_config: places.resolver.map(|resolver| v1::DnsConfig {
@@ -100,12 +109,16 @@ pub(super) fn pod_sandbox(
         linux: Some(v1::LinuxPodSandboxConfig {
             cgroup_parent: places.cgroup_parent.to_owned(),
             security_context: Some(v1::LinuxSandboxSecurityContext {
-                namespace_options: Some(namespaces(plan)),
+                namespace_options: Some(namespaces(plan, places)),
                 supplemental_groups: plan.security.supplemental_groups.clone(),
-                seccomp: Some(seccomp(Seccomp::RuntimeDefault)),
+                supplemental_groups_policy: groups_policy(plan),
+                seccomp: Some(profile(&Profile::RuntimeDefault, None)),
+                // A privileged container needs a pod that is.
+                privileged: plan.containers.iter().any(|c| c.security.privileged),
                 ..Default::default()
             }),
-            resources: Some(linux_resources(&resources, places.machine_memory)),
+            // The runtime has a figure of its own for the process that holds the pod together.
+            resources: Some(linux_resources(&resources, 0)),
             sysctls: plan
                 .security
                 .sysctls
@@ -128,6 +141,11 @@ pub(super) fn container(
     attempt: u32,
 ) -> v1::ContainerConfig {
     let mut container_labels = labels(plan, identity);
+    let index = plan
+        .containers
+        .iter()
+        .position(|c| c.name == container.name);
+    let oom_score_adj = plan.oom_score_adj(index.unwrap_or(0), places.machine_memory);
     container_labels.insert(LABEL_CONTAINER_NAME.to_owned(), container.name.clone());
     v1::ContainerConfig {
         metadata: Some(v1::ContainerMetadata {
@@ -146,15 +164,15 @@ pub(super) fn container(
                 value: value.clone(),
             })
             .collect(),
-        mounts: mounts(plan, container, places.volumes),
+        mounts: mounts(plan, container, places),
         labels: container_labels,
         annotations: console(container),
         stdin: container.stdin,
         stdin_once: container.stdin_once,
         tty: container.tty,
         linux: Some(v1::LinuxContainerConfig {
-            resources: Some(linux_resources(&container.resources, places.machine_memory)),
-            security_context: Some(security(plan, container)),
+            resources: Some(linux_resources(&container.resources, oom_score_adj)),
+            security_context: Some(security(plan, container, places)),
         }),
         ..Default::default()
     }
@@ -170,6 +188,15 @@ fn console(container: &ContainerPlan) -> HashMap<String, String> {
     .filter(|(_, is_set)| *is_set)
     .map(|(name, _)| (name.to_owned(), "true".to_owned()))
     .collect()
+}
+
+/// Files of the node look in a pod with a user namespace of its own as if its ids were the node's.
+pub(super) fn map_ids(mounts: &mut [v1::Mount], first_id: Option<u32>) {
+    // What an image shows is the runtime's to map.
+    for mount in mounts.iter_mut().filter(|mount| mount.image.is_none()) {
+        mount.uid_mappings = id_mappings(first_id);
+        mount.gid_mappings = id_mappings(first_id);
+    }
 }
 
 /// An image by reference.
@@ -201,21 +228,30 @@ fn labels(plan: &PodPlan, identity: PodIdentity<'_>) -> HashMap<String, String> 
     labels
 }
 
-fn namespaces(plan: &PodPlan) -> v1::NamespaceOption {
-    let pid = if plan.share_processes {
+fn namespaces(plan: &PodPlan, places: PodPlaces<'_>) -> v1::NamespaceOption {
+    let of_node = |shared: bool, own| match shared {
+        true => v1::NamespaceMode::Node.into(),
+        false => i32::from(own),
+    };
+    let own_pid = if plan.share_processes {
         v1::NamespaceMode::Pod
     } else {
         v1::NamespaceMode::Container
     };
     v1::NamespaceOption {
-        network: v1::NamespaceMode::Pod.into(),
-        pid: pid.into(),
-        ipc: v1::NamespaceMode::Pod.into(),
+        network: of_node(plan.host.network, v1::NamespaceMode::Pod),
+        pid: of_node(plan.host.pid, own_pid),
+        ipc: of_node(plan.host.ipc, v1::NamespaceMode::Pod),
+        userns_options: places.first_id.map(|_| v1::UserNamespace {
+            mode: v1::NamespaceMode::Pod.into(),
+            uids: id_mappings(places.first_id),
+            gids: id_mappings(places.first_id),
+        }),
         ..Default::default()
     }
 }
 
-fn mounts(plan: &PodPlan, container: &ContainerPlan, volumes: &Path) -> Vec<v1::Mount> {
+fn mounts(plan: &PodPlan, container: &ContainerPlan, places: PodPlaces<'_>) -> Vec<v1::Mount> {
     // Files of the pod's making are the daemon's to change.
     let only_read = |name: &str| {
         let volume = plan.volumes.iter().find(|volume| volume.name == name);
@@ -238,7 +274,7 @@ fn mounts(plan: &PodPlan, container: &ContainerPlan, volumes: &Path) -> Vec<v1::
         },
         None => v1::Mount {
             container_path: mount.path.clone(),
-            host_path: text(&volumes.join(&mount.volume)),
+            host_path: text(&places.volumes.join(&mount.volume)),
             readonly: mount.read_only || only_read(&mount.volume),
             propagation: if mount.from_host {
                 v1::MountPropagation::PropagationHostToContainer.into()
@@ -251,7 +287,11 @@ fn mounts(plan: &PodPlan, container: &ContainerPlan, volumes: &Path) -> Vec<v1::
     container.mounts.iter().map(mount).collect()
 }
 
-fn security(plan: &PodPlan, container: &ContainerPlan) -> v1::LinuxContainerSecurityContext {
+fn security(
+    plan: &PodPlan,
+    container: &ContainerPlan,
+    places: PodPlaces<'_>,
+) -> v1::LinuxContainerSecurityContext {
     let security = &container.security;
     let id = |value| v1::Int64Value { value };
     let mut groups = plan.security.supplemental_groups.clone();
@@ -262,18 +302,32 @@ fn security(plan: &PodPlan, container: &ContainerPlan) -> v1::LinuxContainerSecu
             drop_capabilities: security.capabilities.drop.clone(),
             ..Default::default()
         }),
-        namespace_options: Some(namespaces(plan)),
+        namespace_options: Some(namespaces(plan, places)),
+        privileged: security.privileged,
         run_as_user: security.run_as_user.map(id),
         // CRI takes a group only together with a user.
         run_as_group: security.run_as_user.and(security.run_as_group).map(id),
         readonly_rootfs: security.read_only_root,
         supplemental_groups: groups,
         no_new_privs: !security.allow_privilege_escalation,
-        masked_paths: MASKED_PATHS.map(str::to_owned).to_vec(),
-        readonly_paths: READONLY_PATHS.map(str::to_owned).to_vec(),
-        seccomp: Some(seccomp(security.seccomp)),
+        masked_paths: hidden(security, &MASKED_PATHS),
+        readonly_paths: hidden(security, &READONLY_PATHS),
+        seccomp: Some(match security.privileged {
+            true => profile(&Profile::Unconfined, None),
+            false => profile(&security.seccomp, Some(places.seccomp)),
+        }),
+        apparmor: security.app_armor.as_ref().map(|of| profile(of, None)),
+        supplemental_groups_policy: groups_policy(plan),
         ..Default::default()
     }
+}
+
+/// Nothing is hidden from a container that is privileged, or shows its own root the kernel.
+fn hidden(security: &ContainerSecurity, paths: &[&str]) -> Vec<String> {
+    if security.privileged || security.unmasked_proc {
+        return Vec::new();
+    }
+    paths.iter().map(|path| (*path).to_owned()).collect()
 }
 
 /// What Kubernetes hides of `/proc` and `/sys` from a container with `procMount: Default`.
@@ -300,19 +354,42 @@ const READONLY_PATHS: [&str; 5] = [
     "/proc/sysrq-trigger",
 ];
 
-fn seccomp(profile: Seccomp) -> v1::SecurityProfile {
-    let profile_type = match profile {
-        Seccomp::RuntimeDefault => v1::security_profile::ProfileType::RuntimeDefault,
-        Seccomp::Unconfined => v1::security_profile::ProfileType::Unconfined,
+/// A profile as CRI takes it; those of seccomp are files in `directory`.
+fn profile(profile: &Profile, directory: Option<&Path>) -> v1::SecurityProfile {
+    use v1::security_profile::ProfileType;
+    let (profile_type, localhost_ref) = match (profile, directory) {
+        (Profile::RuntimeDefault, _) => (ProfileType::RuntimeDefault, String::new()),
+        (Profile::Unconfined, _) => (ProfileType::Unconfined, String::new()),
+        (Profile::Localhost(name), None) => (ProfileType::Localhost, name.clone()),
+        (Profile::Localhost(path), Some(directory)) => {
+            (ProfileType::Localhost, text(&directory.join(path)))
+        }
     };
     v1::SecurityProfile {
         profile_type: profile_type.into(),
-        ..Default::default()
+        localhost_ref,
     }
 }
 
+fn groups_policy(plan: &PodPlan) -> i32 {
+    match plan.security.own_groups_only {
+        true => v1::SupplementalGroupsPolicy::Strict.into(),
+        false => v1::SupplementalGroupsPolicy::Merge.into(),
+    }
+}
+
+/// The pod's ids on the node, where it has a user namespace of its own.
+fn id_mappings(first_id: Option<u32>) -> Vec<v1::IdMapping> {
+    let mapping = |host_id| v1::IdMapping {
+        host_id,
+        container_id: 0,
+        length: IDS_PER_POD,
+    };
+    first_id.map(mapping).into_iter().collect()
+}
+
 /// Limits of one container, or of all of a pod together, by kubelet's rules.
-fn linux_resources(resources: &Resources, machine_memory: u64) -> v1::LinuxContainerResources {
+fn linux_resources(resources: &Resources, oom_score_adj: i64) -> v1::LinuxContainerResources {
     // Without a request the limit counts as one, as the API server defaults it.
     let request = match resources.cpu_request_millis {
         0 => resources.cpu_limit_millis.unwrap_or(0),
@@ -329,26 +406,9 @@ fn linux_resources(resources: &Resources, machine_memory: u64) -> v1::LinuxConta
         cpu_shares: (signed(request) * 1024 / 1000).clamp(MIN_SHARES, MAX_SHARES),
         memory_limit_in_bytes: memory,
         memory_swap_limit_in_bytes: memory,
-        oom_score_adj: oom_score_adj(resources, machine_memory),
+        oom_score_adj,
         ..Default::default()
     }
-}
-
-/// kubelet's figure: who asked for more of the machine's memory is killed later.
-fn oom_score_adj(resources: &Resources, machine_memory: u64) -> i64 {
-    let request = resources
-        .memory_request
-        .max(if resources.memory_request == 0 {
-            resources.memory_limit.unwrap_or(0)
-        } else {
-            0
-        });
-    if request == 0 || machine_memory == 0 {
-        return 1000;
-    }
-    let share = u128::from(request) * 1000 / u128::from(machine_memory);
-    let share = i64::try_from(share).unwrap_or(1000);
-    (1000 - share).clamp(3, 999)
 }
 
 fn signed(value: u64) -> i64 {
@@ -384,6 +444,9 @@ mod tests {
             log_directory: Path::new("/logs/n_box_p-1"),
             volumes: Path::new("/vols"),
             machine_memory: 16 * GIB,
+            hostname: "box",
+            seccomp: Path::new("/root/seccomp"),
+            first_id: None,
             resolver: None,
         };
         f(plan, identity, places)
@@ -410,8 +473,8 @@ mod tests {
 
     #[test]
     fn cpu_and_memory_follow_kubelet_s_rules() {
-        let check = |resources: Resources, shares, quota, memory, oom| {
-            let linux = linux_resources(&resources, 16 * GIB);
+        let check = |resources: Resources, shares, quota, memory| {
+            let linux = linux_resources(&resources, 938);
             assert_eq!(
                 (
                     linux.cpu_shares,
@@ -419,29 +482,29 @@ mod tests {
                     linux.memory_limit_in_bytes,
                     linux.oom_score_adj
                 ),
-                (shares, quota, memory, oom),
+                (shares, quota, memory, 938),
                 "{resources:?}"
             );
         };
-        check(Resources::default(), 2, 0, 0, 1000);
+        check(Resources::default(), 2, 0, 0);
         let request = Resources {
             cpu_request_millis: 250,
             memory_request: GIB,
             ..Resources::default()
         };
-        check(request, 256, 0, 0, 938);
+        check(request, 256, 0, 0);
         let limit = Resources {
             cpu_limit_millis: Some(500),
             memory_limit: Some(8 * GIB),
             ..Resources::default()
         };
-        check(limit, 512, 50_000, 8 << 30, 500);
+        check(limit, 512, 50_000, 8 << 30);
         let tiny = Resources {
             cpu_limit_millis: Some(1),
             memory_request: 64 * GIB,
             ..Resources::default()
         };
-        check(tiny, 2, 1000, 0, 3);
+        check(tiny, 2, 1000, 0);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::config::PodConfig;
 use crate::configs::ConfigStore;
 
 /// What the API wants of a sandbox of this node: the newest one counts, intermediate ones may be skipped.
@@ -88,14 +89,18 @@ impl Asked {
     }
 
     /// The plan by what is known now. The members of a pool share one.
-    pub(super) fn plan(&self, configs: &ConfigStore) -> Result<Arc<PodPlan>, NoPlan> {
+    pub(super) fn plan(
+        &self,
+        configs: &ConfigStore,
+        config: &PodConfig,
+    ) -> Result<Arc<PodPlan>, NoPlan> {
         let known = configs.known(&self.namespace, &self.needs);
         let admission = Admission::read(&self.account, &known)
             .map_err(|lacking| NoPlan::Lacking(lacking.to_string()))?;
         let mut planned = self.planned.lock();
         let last = planned.take().filter(|last| last.by == admission);
         let planned = planned.insert(last.unwrap_or_else(|| {
-            let plan = podspec::plan(&self.spec, self.member, &admission);
+            let plan = podspec::plan(&self.spec, self.member, &admission, &config.support);
             Planned {
                 by: admission,
                 plan: plan.map(Arc::new).map_err(Arc::new),
@@ -113,7 +118,12 @@ pub(super) struct Plans {
 }
 
 impl Plans {
-    pub(super) fn desired(&self, sandbox: &Sandbox, configs: &ConfigStore) -> DesiredSandbox {
+    pub(super) fn desired(
+        &self,
+        sandbox: &Sandbox,
+        configs: &ConfigStore,
+        config: &PodConfig,
+    ) -> DesiredSandbox {
         let meta = &sandbox.metadata;
         let pool = pool(sandbox);
         let member = pool.is_some().then(|| warmth(sandbox));
@@ -129,7 +139,7 @@ impl Plans {
             member,
             pool,
             shutdown_time: sandbox.spec.shutdown_time.as_ref().map(|time| time.0),
-            plan: asked.plan(configs),
+            plan: asked.plan(configs, config),
             asked,
         }
     }
@@ -212,6 +222,8 @@ fn digest(namespace: &str, spec: &SandboxSpec, member: Option<Warmth>) -> [u8; 3
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use hearth_api::PodSpecJson;
     use serde_json::json;
@@ -228,7 +240,11 @@ mod tests {
     }
 
     fn desired(plans: &Plans, sandbox: &Sandbox) -> DesiredSandbox {
-        plans.desired(sandbox, &ConfigStore::open(&["n"]))
+        plans.desired(
+            sandbox,
+            &ConfigStore::open(&["n"]),
+            &PodConfig::new("t", "n", PathBuf::new()),
+        )
     }
 
     #[test]
@@ -249,22 +265,23 @@ mod tests {
     #[test]
     fn a_plan_waits_for_what_the_namespace_says_and_follows_it() {
         let (plans, configs) = (Plans::default(), ConfigStore::default());
-        let asked = plans.desired(&plain(), &configs).asked;
+        let config = PodConfig::new("t", "n", PathBuf::new());
+        let asked = plans.desired(&plain(), &configs, &config).asked;
         let lacking = |text: &str| Err(NoPlan::Lacking(text.to_owned()));
         assert_eq!(
-            asked.plan(&configs),
+            asked.plan(&configs, &config),
             lacking("what the namespace enforces has not been sent by the controller yet")
         );
         let open = ConfigStore::open(&["n"]);
-        let plan = asked.plan(&open).unwrap();
-        assert!(Arc::ptr_eq(&plan, &asked.plan(&open).unwrap()));
+        let plan = asked.plan(&open, &config).unwrap();
+        assert!(Arc::ptr_eq(&plan, &asked.plan(&open, &config).unwrap()));
         open.enforce("n", "restricted");
-        let refused = asked.plan(&open).unwrap_err();
+        let refused = asked.plan(&open, &config).unwrap_err();
         let text = refused.refusal().unwrap().to_string();
         let expected = "the pod is forbidden: violates PodSecurity \"restricted:latest\": allowPrivilegeEscalation";
         assert!(text.starts_with(expected), "{text}");
         open.enforce("n", "privileged");
-        assert_eq!(asked.plan(&open), Ok(plan));
+        assert_eq!(asked.plan(&open, &config), Ok(plan));
     }
 
     #[test]

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_core::ids::PodUid;
-use hearth_core::podspec::{Files, PodPlan, VolumePlan};
+use hearth_core::podspec::{Files, HostPathKind, HostPathPlan, PodPlan, VolumePlan};
+use hearth_sys::host_path::{Expect, Missing, bind_host_path};
 use hearth_sys::mount::MountError;
 use hearth_sys::tree::{self, TreeError};
 use hearth_sys::{CgroupError, CgroupTree, FreezeError, Freezer, Limits, Usage, mount};
@@ -243,6 +244,10 @@ impl PodHost for SysHost {
         };
         for volume in plan.volumes.iter().filter(|volume| volume.image.is_none()) {
             let path = volumes.join(&volume.name);
+            if let Some(host_path) = &volume.host_path {
+                mount_host_path(host_path, &path).map_err(failed)?;
+                continue;
+            }
             make_dir(&path)?;
             if let Some(claim) = &volume.claim {
                 let wanted = Wanted {
@@ -468,6 +473,25 @@ fn share(path: &Path, volume: &str, plan: &PodPlan) -> Result<(), MountError> {
     let mounts = plan.containers.iter().flat_map(|c| &c.mounts);
     let mut wanted = mounts.filter(|mount| mount.volume == volume && mount.from_host);
     wanted.next().map_or(Ok(()), |_| mount::make_shared(path))
+}
+
+/// Mounts what of the node a volume is, unless it is mounted already.
+fn mount_host_path(plan: &HostPathPlan, at: &Path) -> Result<(), MountError> {
+    if at.exists() && mount::is_mount_point(at)? {
+        return Ok(());
+    }
+    let (expect, missing) = match plan.kind {
+        HostPathKind::Any => (Expect::Anything, Missing::MakeDirectory),
+        HostPathKind::DirectoryOrCreate => (Expect::Directory, Missing::MakeDirectory),
+        HostPathKind::Directory => (Expect::Directory, Missing::Fail),
+        HostPathKind::FileOrCreate => (Expect::File, Missing::MakeFile),
+        HostPathKind::File => (Expect::File, Missing::Fail),
+        HostPathKind::Socket => (Expect::Socket, Missing::Fail),
+        HostPathKind::CharDevice => (Expect::CharDevice, Missing::Fail),
+        HostPathKind::BlockDevice => (Expect::BlockDevice, Missing::Fail),
+    };
+    let (allowed, below) = (Path::new(&plan.allowed), Path::new(&plan.below));
+    bind_host_path(allowed, below, at, expect, missing)
 }
 
 fn make_dir(path: &Path) -> Result<(), HostError> {

@@ -31,6 +31,7 @@ use super::record::{PodRecord, RecordStore};
 use super::runner::{Origin, Runner};
 use super::show;
 use super::slots::Slots;
+use super::user_ids::UserIds;
 use super::view::PodView;
 use super::{ClaimActivity, follow, logs, stalls, storage};
 use crate::configs::ConfigStore;
@@ -93,6 +94,7 @@ pub(super) struct Shared {
     pub(super) no_room: RwLock<Option<String>>,
     pub(super) locations: LocationStore,
     pub(super) volumes: OwnVolumes,
+    pub(super) user_ids: UserIds,
     hub: Hub,
     plans: Plans,
 }
@@ -205,6 +207,7 @@ impl PodManager {
         let slots = Slots::new(claims, &config);
         let creates = config.cores.min(config.max_parallel_creates).max(1);
         let stops = Semaphore::new(creates * STOPS_PER_CREATE);
+        let user_ids = UserIds::new(config.first_user_id);
         Self {
             shared: Arc::new(Shared {
                 runtime,
@@ -227,6 +230,7 @@ impl PodManager {
                 no_room: RwLock::default(),
                 locations: LocationStore::default(),
                 volumes,
+                user_ids,
                 hub: Hub::default(),
                 plans: Plans::default(),
             }),
@@ -251,13 +255,18 @@ impl PodManager {
             } = record;
             owners.insert(uid.clone());
             let (mut why, mut made_on) = (None, None);
+            let (mut active, mut first_id) = (Duration::ZERO, None);
             let pod = pod.map(|pod| {
                 pods.insert(pod.uid.clone());
                 why = pod.evicted;
                 made_on = Some((pod.uid.clone(), pod.handler)).filter(|(_, name)| !name.is_empty());
+                active = Duration::from_millis(pod.active_ms);
+                first_id = pod.first_id;
                 (pod.uid, pod.attempt, self.shared.plans.share(pod.plan))
             });
-            let mut state = State::adopted(stage, pod);
+            let mut state = State::adopted(stage, pod)
+                .with_active(active)
+                .with_first_id(first_id);
             if let Some(pod) = &mut state.pod {
                 pod.evicted = why;
             }
@@ -351,8 +360,13 @@ impl PodManager {
     /// What an API object wants of its sandbox.
     #[must_use]
     pub fn desired(&self, sandbox: &Sandbox) -> DesiredSandbox {
-        let Shared { plans, configs, .. } = &*self.shared;
-        plans.desired(sandbox, configs)
+        let Shared {
+            plans,
+            configs,
+            config,
+            ..
+        } = &*self.shared;
+        plans.desired(sandbox, configs, config)
     }
 
     /// Sets what the API wants of a sandbox. Ignored while the sandbox is being removed.

@@ -45,6 +45,8 @@ mod slots;
 mod stalls;
 mod stop;
 mod storage;
+mod tls;
+mod user_ids;
 mod view;
 mod words;
 mod work;

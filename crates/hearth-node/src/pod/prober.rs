@@ -14,9 +14,12 @@ use hyper::client::conn::http1;
 use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tonic::transport::Endpoint;
+
+use super::tls;
 
 /// Sent as kubelet sends it, so that servers which treat probes specially do.
 const USER_AGENT: &str = "kube-probe/1.36";
@@ -39,6 +42,15 @@ pub(super) enum ProbeError {
     /// Nobody listens.
     #[error("connect to {address}")]
     Connect {
+        /// Where.
+        address: SocketAddr,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It does not speak TLS.
+    #[error("TLS with {address}")]
+    Tls {
         /// Where.
         address: SocketAddr,
         /// The cause.
@@ -127,10 +139,11 @@ pub(super) async fn probe(
         match action {
             ProbeAction::Exec { command } => exec(target, command, deadline).await,
             ProbeAction::Http {
+                tls,
                 port,
                 path,
                 headers,
-            } => http(target.ip, *port, path, headers).await,
+            } => http(SocketAddr::new(target.ip, *port), *tls, path, headers).await,
             ProbeAction::Tcp { port } => connect(SocketAddr::new(target.ip, *port)).await.map(drop),
             ProbeAction::Grpc { port, service } => {
                 grpc(SocketAddr::new(target.ip, *port), service).await
@@ -164,19 +177,39 @@ async fn connect(address: SocketAddr) -> Result<TcpStream, ProbeError> {
         .map_err(|source| ProbeError::Connect { address, source })
 }
 
-async fn http(ip: IpAddr, port: u16, path: &str, headers: &[HttpHeader]) -> Result<(), ProbeError> {
-    let address = SocketAddr::new(ip, port);
+async fn http(
+    address: SocketAddr,
+    tls: bool,
+    path: &str,
+    headers: &[HttpHeader],
+) -> Result<(), ProbeError> {
     let path = if path.starts_with('/') {
         path.to_owned()
     } else {
         format!("/{path}")
     };
-    let url = format!("http://{address}{path}");
+    let scheme = if tls { "https" } else { "http" };
+    let url = format!("{scheme}://{address}{path}");
     let request = request(address, &path, headers).map_err(|source| ProbeError::Request {
         url: url.clone(),
         source,
     })?;
     let stream = connect(address).await?;
+    if tls {
+        let stream = tls::with_anyone(stream, address.ip()).await;
+        let stream = stream.map_err(|source| ProbeError::Tls { address, source })?;
+        ask(stream, request, url).await
+    } else {
+        ask(stream, request, url).await
+    }
+}
+
+/// Sends the request; the status is all that counts of the answer.
+async fn ask(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Empty<Bytes>>,
+    url: String,
+) -> Result<(), ProbeError> {
     let failed = |source| ProbeError::Http {
         url: url.clone(),
         source,
@@ -298,6 +331,7 @@ mod tests {
             value: "example".into(),
         }];
         let action = ProbeAction::Http {
+            tls: false,
             port,
             path: "healthz?a=b".into(),
             headers,
@@ -332,6 +366,64 @@ mod tests {
             matches!(result, Err(ProbeError::Status { status: 503, .. })),
             "{result:?}"
         );
+    }
+
+    #[tokio::test]
+    async fn over_tls_any_certificate_will_do() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let acceptor = tls::testing::acceptor();
+        let serve = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = acceptor.accept(stream).await.unwrap();
+            let mut request = [0; 4096];
+            let read = stream.read(&mut request).await.unwrap();
+            assert!(request[..read].starts_with(b"GET /ok HTTP/1.1\r\n"));
+            let response = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+            stream.write_all(response).await.unwrap();
+            stream.shutdown().await.unwrap();
+        };
+        let runtime = FakeRuntime::default();
+        let target = Target {
+            runtime: &runtime,
+            container_id: "c",
+            ip: IpAddr::from([127, 0, 0, 1]),
+        };
+        let action = ProbeAction::Http {
+            tls: true,
+            port,
+            path: "/ok".into(),
+            headers: Vec::new(),
+        };
+        let (result, ()) = tokio::join!(probe(&action, target, DEADLINE), serve);
+        result.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_speaks_no_tls_fails_a_probe_over_tls() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let plain = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream
+                .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                .await
+                .unwrap();
+        };
+        let runtime = FakeRuntime::default();
+        let target = Target {
+            runtime: &runtime,
+            container_id: "c",
+            ip: IpAddr::from([127, 0, 0, 1]),
+        };
+        let action = ProbeAction::Http {
+            tls: true,
+            port,
+            path: "/".into(),
+            headers: Vec::new(),
+        };
+        let (result, ()) = tokio::join!(probe(&action, target, DEADLINE), plain);
+        assert!(matches!(result, Err(ProbeError::Tls { .. })), "{result:?}");
     }
 
     /// Says that "up" serves and nothing else.

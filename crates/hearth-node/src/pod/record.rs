@@ -37,6 +37,12 @@ pub struct PodIncarnation {
     /// The CRI handler that it runs on; empty in records of before this was kept.
     #[serde(default)]
     pub handler: String,
+    /// The node's id of its root, if it has a user namespace of its own.
+    #[serde(default)]
+    pub first_id: Option<u32>,
+    /// How long it had been active, in milliseconds, as far as it has a deadline for that.
+    #[serde(default)]
+    pub active_ms: u64,
     /// What it was made from. A template that is edited reaches only the next one.
     pub plan: Arc<PodPlan>,
     /// Why the node ended it, if it did.

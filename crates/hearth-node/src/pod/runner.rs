@@ -31,6 +31,7 @@ use super::manager::{RemoveReason, Shared};
 use super::settle::settle;
 use super::show;
 use super::slots::{Group, Slot};
+use super::user_ids::IdRange;
 use super::work::{self, Done, Subject};
 use crate::configs;
 
@@ -51,6 +52,8 @@ pub(super) struct Runner {
     doing: Option<Doing>,
     errands: Vec<Errand>,
     slot: Option<Slot>,
+    /// The pod's ids of the node, where it has any to itself.
+    ids: Option<IdRange>,
     phases: PhaseTimes,
     started_at: Option<Instant>,
     /// Since when containers are being made anew for the variables of a bind.
@@ -95,7 +98,9 @@ impl Runner {
             made_on,
             adopting,
         } = origin;
+        let first_id = state.pod.as_ref().and_then(|pod| pod.first_id);
         Self {
+            ids: first_id.map(|first| shared.user_ids.keep(first)),
             shared,
             cell,
             key,
@@ -225,7 +230,10 @@ impl Runner {
     /// Plans by what is known now of the namespace, which may be more than when the wish came.
     fn plan(&mut self) {
         if let Some(desired) = &mut self.desired {
-            desired.plan = desired.asked.plan(&self.shared.configs);
+            let Shared {
+                configs, config, ..
+            } = &*self.shared;
+            desired.plan = desired.asked.plan(configs, config);
         }
     }
 
@@ -262,6 +270,7 @@ impl Runner {
         };
         self.last_change = Instant::now();
         self.slot = done.slot.or_else(|| self.slot.take());
+        self.ids = done.ids.or_else(|| self.ids.take());
         let took = doing.since.elapsed();
         match &done.outcome {
             Outcome::Done(_) => {
@@ -334,6 +343,9 @@ impl Runner {
         self.note(&next, &desired);
         self.state = next;
         self.note_handler();
+        if self.state.pod.is_none() {
+            self.ids = None;
+        }
         self.errands.retain(|errand| errand.is_wanted(&self.state));
         for effect in effects {
             match effect {
@@ -536,6 +548,7 @@ impl Runner {
             group: self.group(desired),
             handler: self.handler(),
             pod: self.state.pod.clone(),
+            wants_ids: self.state.pod.is_none() && wants_ids(desired),
             asked,
             ahead: self.ahead(&op, desired),
         };
@@ -625,4 +638,10 @@ impl Runner {
         };
         self.cell.publish(view, offer, inside);
     }
+}
+
+/// Whether the pod that would be made has a user namespace of its own.
+fn wants_ids(desired: &Desired) -> bool {
+    let plan = desired.plan.as_ref().and_then(|plan| plan.as_ref().ok());
+    plan.is_some_and(|plan| plan.security.user_namespace)
 }

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use hearth_core::ids::{Key, PodUid, SandboxUid};
 use hearth_core::placement::DEFAULT_HANDLER;
-use hearth_core::podspec::{ContainerPlan, PodPlan, Resolver};
-use hearth_core::sandbox::{Learned, Life, Op, Outcome, Pod, Residency, Stage, Stray};
+use hearth_core::podspec::{ContainerPlan, PodNames, PodPlan, Resolver};
+use hearth_core::sandbox::{
+    Learned, Life, NewPod, Op, Outcome, Pod, Priority, Residency, Stage, Stray,
+};
 use hearth_cri::{CriError, ErrorKind, v1};
 use hearth_sys::Limits;
 use hearth_telemetry::ErrorChain;
@@ -21,6 +23,7 @@ use super::record::{PodIncarnation, PodRecord};
 use super::sight;
 use super::slots::{Group, Slot};
 use super::stop::Grace;
+use super::user_ids::IdRange;
 use crate::freezers::{self, FreezeTarget};
 use crate::log_files;
 
@@ -35,6 +38,8 @@ pub(super) struct Subject {
     pub(super) group: Group,
     pub(super) handler: Handler,
     pub(super) pod: Option<Pod>,
+    /// Whether the pod that is to be made has ids of the node to itself.
+    pub(super) wants_ids: bool,
     /// How often the pod's processes had been asked for when this was decided.
     pub(super) asked: u64,
     /// What a pod is to be made from for stock, of which there is nothing yet.
@@ -46,6 +51,8 @@ pub(super) struct Subject {
 pub(super) struct Done {
     pub(super) outcome: Outcome,
     pub(super) slot: Option<Slot>,
+    /// Ids of the node for the pod that is to be made.
+    pub(super) ids: Option<IdRange>,
 }
 
 /// Why an operation failed.
@@ -94,13 +101,7 @@ pub(super) async fn perform(subject: Subject, op: Op) -> Done {
         if let Some(plan) = &subject.ahead {
             subject.pull_ahead(plan).await;
         }
-        let group = subject.group.clone();
-        let slot = subject.shared.slots.acquire(priority, group).await;
-        let uid = PodUid(Uuid::new_v4().to_string());
-        return Done {
-            outcome: Outcome::Done(Learned::Admitted(uid)),
-            slot: Some(slot),
-        };
+        return subject.admit(priority).await;
     }
     let outcome = match subject.perform(op).await {
         Ok(learned) => Outcome::Done(learned),
@@ -110,10 +111,35 @@ pub(super) async fn perform(subject: Subject, op: Op) -> Done {
     Done {
         outcome,
         slot: None,
+        ids: None,
     }
 }
 
 impl Subject {
+    /// Waits for a turn, and gives a pod that is to be made what is the node's to give.
+    async fn admit(&self, priority: Priority) -> Done {
+        let slot = self.shared.slots.acquire(priority, self.group.clone()).await;
+        let ids = self.wants_ids.then(|| self.shared.user_ids.take());
+        if let Some(None) = ids {
+            let error = "the node has no user ids left for another pod with hostUsers: false";
+            return Done {
+                outcome: Outcome::Failed(error.to_owned()),
+                slot: None,
+                ids: None,
+            };
+        }
+        let ids = ids.flatten();
+        let new = NewPod {
+            uid: PodUid(Uuid::new_v4().to_string()),
+            first_id: ids.as_ref().map(IdRange::first),
+        };
+        Done {
+            outcome: Outcome::Done(Learned::Admitted(new)),
+            slot: Some(slot),
+            ids,
+        }
+    }
+
     async fn perform(&self, op: Op) -> Result<Learned> {
         let runtime = &self.shared.runtime;
         match op {
@@ -211,6 +237,8 @@ impl Subject {
             uid: pod.uid.clone(),
             attempt: pod.attempt,
             handler: self.handler.name.clone(),
+            first_id: pod.first_id,
+            active_ms: u64::try_from(pod.active.total.as_millis()).unwrap_or(u64::MAX),
             plan: Arc::clone(&pod.plan),
             evicted: pod.evicted.clone(),
         });
@@ -277,9 +305,32 @@ impl Subject {
             log_directory: &log_files::directory(&config.logs_dir, &self.key, &self.cell.uid),
             volumes: &self.shared.host.volumes(&pod.uid),
             machine_memory: config.machine_memory,
+            hostname: &self.names(pod)?.host,
+            seccomp: &config.seccomp_dir,
+            first_id: pod.first_id,
             resolver: None,
         };
         Ok(make(pod, identity, places))
+    }
+
+    /// What the pod is called.
+    pub(super) fn names(&self, pod: &Pod) -> Result<PodNames> {
+        let Key { namespace, name } = &self.key;
+        let names = pod
+            .plan
+            .names(name, namespace, &self.shared.config.cluster_domain);
+        names.map_err(|error| Problem::of(&error))
+    }
+
+    /// The pod's addresses, given those that the runtime has made for it: in the node's network it has the node's.
+    fn addresses(&self, ips: Vec<String>) -> Vec<String> {
+        let in_node_s = self.pod.as_ref().is_some_and(|pod| pod.plan.host.network);
+        let host_ip = &self.shared.config.host_ip;
+        if in_node_s && ips.is_empty() && !host_ip.is_empty() {
+            vec![host_ip.clone()]
+        } else {
+            ips
+        }
     }
 
     pub(super) fn sandbox_config(&self, attempt: u32) -> Result<v1::PodSandboxConfig> {
@@ -318,6 +369,7 @@ impl Subject {
         let ips = sight::addresses(runtime.as_ref(), &id)
             .await
             .unwrap_or_default();
+        let ips = self.addresses(ips);
         Ok(Learned::Sandbox { id, ips })
     }
 
@@ -394,6 +446,9 @@ impl Subject {
         .await;
         drop(permit);
         let mut seen = seen.map_err(|error| Problem::of(&error))?;
+        for sandbox in seen.sandboxes.iter_mut().filter(|sandbox| sandbox.ready) {
+            sandbox.ips = self.addresses(std::mem::take(&mut sandbox.ips));
+        }
         self.hear_last_words(&mut seen).await?;
         Ok(Learned::Seen(seen))
     }

@@ -92,7 +92,13 @@ mod tests {
         let mut template = PersistentVolumeClaimTemplate::default();
         template.metadata.name = "data".to_owned();
         spec.volume_claim_templates = vec![template];
-        let plan = podspec::plan(&spec, None, &podspec::Admission::default()).unwrap();
+        let plan = podspec::plan(
+            &spec,
+            None,
+            &podspec::Admission::default(),
+            &podspec::Support::default(),
+        )
+        .unwrap();
         let sandbox = Key::new("ns", "box");
         let store = LocationStore::default();
         let says = |claim: &str, text: &str| {

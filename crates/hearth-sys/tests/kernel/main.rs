@@ -4,6 +4,7 @@
 mod cgroups;
 mod daemons;
 mod freezers;
+mod host_paths;
 mod mounts;
 mod network;
 mod support;

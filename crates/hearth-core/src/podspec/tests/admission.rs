@@ -35,7 +35,7 @@ fn sent(level: &str, ranges: &[(&str, Value)]) -> Configs {
 
 fn said(spec: &SandboxSpec, configs: &Configs) -> Vec<String> {
     let admission = Admission::read("robot", configs).unwrap();
-    match super::super::plan(spec, None, &admission) {
+    match super::super::plan(spec, None, &admission, &Support::default()) {
         Ok(_) => Vec::new(),
         Err(refusal) => refusal.fields.iter().map(ToString::to_string).collect(),
     }
@@ -136,7 +136,13 @@ fn limit_ranges_give_and_forbid() {
     }]});
     let configs = sent("privileged", &[("small", limits)]);
     let admission = Admission::read("robot", &configs).unwrap();
-    let plan = super::super::plan(&spec_of(&with_pod(&json!({}))), None, &admission).unwrap();
+    let plan = super::super::plan(
+        &spec_of(&with_pod(&json!({}))),
+        None,
+        &admission,
+        &Support::default(),
+    )
+    .unwrap();
     assert_eq!(
         plan.containers[0].resources,
         Resources {

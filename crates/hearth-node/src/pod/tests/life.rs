@@ -214,8 +214,8 @@ async fn a_refused_field_is_named_and_nothing_is_made() {
         .await;
     assert_eq!(
         node.conditions(&view)[1],
-        "Ready False InvalidConfiguration: spec.podTemplate.spec.hostNetwork is true: a sandbox never shares this with \
-         its node; remove it"
+        "Ready False InvalidConfiguration: spec.podTemplate.spec.hostNetwork is true: this node does not allow \
+         it; remove it, or start hearthd with --allow=hostNetwork"
     );
     assert_eq!(node.changes_made(), 0);
     node.want(&bare("a"));

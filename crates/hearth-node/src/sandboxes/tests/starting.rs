@@ -19,6 +19,8 @@ fn record() -> PodRecord {
         stage: Stage::Ready,
         member: true,
         pod: Some(PodIncarnation {
+            first_id: None,
+            active_ms: 0,
             uid: PodUid("pod-1".to_owned()),
             attempt: 0,
             handler: "runc".to_owned(),
