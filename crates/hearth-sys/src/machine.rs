@@ -105,6 +105,24 @@ pub fn disk_free_bytes(path: &Path) -> io::Result<u64> {
     Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
+/// Swap of the machine, zram included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Swap {
+    /// In all, in bytes.
+    pub total_bytes: u64,
+    /// Not used, in bytes.
+    pub free_bytes: u64,
+}
+
+/// Swap of the machine; nothing where there is none.
+pub fn swap() -> io::Result<Swap> {
+    let memory = Meminfo::current().map_err(proc_error)?;
+    Ok(Swap {
+        total_bytes: memory.swap_total,
+        free_bytes: memory.swap_free,
+    })
+}
+
 /// Cores that this process may use.
 #[must_use]
 pub fn cpu_count() -> usize {
@@ -122,6 +140,8 @@ mod tests {
         assert!((1..=total).contains(&memory_available_bytes().unwrap()));
         assert!(cpu_count() >= 1);
         assert!(disk_free_bytes(Path::new("/")).unwrap() > 0);
+        let swap = swap().unwrap();
+        assert!(swap.free_bytes <= swap.total_bytes, "{swap:?}");
         for resource in [Resource::Cpu, Resource::Memory, Resource::Io] {
             if let Some(pressure) = pressure(resource).unwrap() {
                 assert!(

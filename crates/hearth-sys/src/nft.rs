@@ -1,6 +1,7 @@
 //! The node's base packet filter, through the `nft` tool.
 //!
-//! One table `inet hearth-<instance>` holds everything, is replaced in one transaction and goes in one piece.
+//! One table `inet hearth-<instance>` holds everything, is replaced in one transaction and goes in one piece. Another,
+//! `bridge hearth-<instance>`, is [`crate::traffic`]'s.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -51,7 +52,7 @@ impl NodePolicy {
             bridge,
             pod_cidr,
         } = self;
-        let delete = deletion(instance);
+        let delete = deletion("inet", instance);
         format!(
             r#"{delete}table inet {PREFIX}{instance} {{
     chain input {{
@@ -74,8 +75,24 @@ impl NodePolicy {
 }
 
 /// A deletion that succeeds when there is no table: it makes an empty one first.
-fn deletion(instance: &str) -> String {
-    format!("table inet {PREFIX}{instance} {{}}\ndelete table inet {PREFIX}{instance}\n")
+fn deletion(family: &str, instance: &str) -> String {
+    let table = format!("table {family} {PREFIX}{instance}");
+    format!("{table} {{}}\ndelete {table}\n")
+}
+
+/// Family and name of a table of the instance.
+///
+/// # Errors
+/// [`CommandError::Invalid`] for what cannot be part of one.
+pub(crate) fn table_name(family: &str, instance: &str) -> Result<String, CommandError> {
+    if is_name(instance) {
+        Ok(format!("{family} {PREFIX}{instance}"))
+    } else {
+        Err(CommandError::Invalid {
+            what: "instance id",
+            value: instance.to_owned(),
+        })
+    }
 }
 
 fn is_name(name: &str) -> bool {
@@ -117,32 +134,47 @@ impl Nft {
         self.load(&policy.ruleset())
     }
 
-    /// Removes the instance's table. Success when there is none.
+    /// Removes the instance's tables. Success when there are none.
     pub fn delete(&self, instance: &str) -> Result<(), CommandError> {
-        if !is_name(instance) {
-            return Err(CommandError::Invalid {
-                what: "instance id",
-                value: instance.to_owned(),
-            });
+        table_name("inet", instance)?;
+        self.load(&deletion("inet", instance))?;
+        match self.load(&deletion("bridge", instance)) {
+            // A kernel without tables for bridges has none to delete.
+            Err(CommandError::Failed { .. }) if !self.list_tables()?.contains("table bridge ") => {
+                Ok(())
+            }
+            deleted => deleted,
         }
-        self.load(&deletion(instance))
     }
 
     /// Ids of all instances that have a table.
     pub fn instances(&self) -> Result<Vec<String>, CommandError> {
-        let listed = command::run(&self.binary, &["list", "tables"], "", self.within)?;
+        let listed = self.list_tables()?;
         let instance = |line: &str| {
-            Some(
-                line.trim()
-                    .strip_prefix("table inet ")?
-                    .strip_prefix(PREFIX)?
-                    .to_owned(),
-            )
+            let (family, name) = line.trim().strip_prefix("table ")?.split_once(' ')?;
+            let ours = matches!(family, "inet" | "bridge");
+            Some(name.strip_prefix(PREFIX).filter(|_| ours)?.to_owned())
         };
-        Ok(listed.lines().filter_map(instance).collect())
+        let mut instances: Vec<String> = listed.lines().filter_map(instance).collect();
+        instances.sort();
+        instances.dedup();
+        Ok(instances)
     }
 
-    fn load(&self, ruleset: &str) -> Result<(), CommandError> {
+    fn list_tables(&self) -> Result<String, CommandError> {
+        command::run(&self.binary, &["list", "tables"], "", self.within)
+    }
+
+    /// What a table holds, as the tool prints it.
+    pub(crate) fn list_table(&self, table: &str) -> Result<String, CommandError> {
+        let args: Vec<&str> = ["list", "table"]
+            .into_iter()
+            .chain(table.split(' '))
+            .collect();
+        command::run(&self.binary, &args, "", self.within)
+    }
+
+    pub(crate) fn load(&self, ruleset: &str) -> Result<(), CommandError> {
         command::run(&self.binary, &["-f", "-"], ruleset, self.within).map(|_| ())
     }
 }

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 pub use layout::{Hierarchy, Layout, Version};
 pub use limits::Limits;
 pub use tree::{Cgroup, CgroupTree};
-pub use usage::Usage;
+pub use usage::{HeldMemory, Usage};
 
 /// A failed operation on a cgroup.
 #[derive(Debug, thiserror::Error)]

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{CgroupError, Hierarchy, Layout, Limits, Usage, Version, file, limits, remove, usage};
+use super::{
+    CgroupError, HeldMemory, Hierarchy, Layout, Limits, Usage, Version, file, limits, remove, usage,
+};
 use crate::freezer::{self, FreezeError, Freezer};
 use crate::wait::Deadline;
 
@@ -168,6 +170,16 @@ impl Cgroup {
     /// Reads what the cgroup and all below it use.
     pub fn usage(&self) -> Result<Usage, CgroupError> {
         usage::read(self)
+    }
+
+    /// Reads what the cgroup and all below it hold in memory and in swap.
+    pub fn held_memory(&self) -> Result<HeldMemory, CgroupError> {
+        usage::held(self)
+    }
+
+    /// Reads the CPU time that the cgroup and all below it have used since it was made.
+    pub fn cpu_time(&self) -> Result<Duration, CgroupError> {
+        usage::cpu_micros(self).map(Duration::from_micros)
     }
 
     /// Moves a process into the cgroup in every hierarchy.

@@ -10,10 +10,42 @@ pub struct Usage {
     pub memory_bytes: u64,
     /// Memory that cannot be dropped at once: charged memory without inactive file pages, in bytes.
     pub working_set_bytes: u64,
+    /// Memory in swap, in bytes; 0 where the kernel does not count it.
+    pub swap_bytes: u64,
     /// CPU time used since the cgroup was made, in microseconds.
     pub cpu_micros: u64,
     /// Processes and threads.
     pub pids: u64,
+}
+
+/// Memory that a cgroup and all below it hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HeldMemory {
+    /// In memory, page cache included, in bytes.
+    pub resident_bytes: u64,
+    /// In swap, in bytes; 0 where the kernel does not count it.
+    pub swapped_bytes: u64,
+}
+
+/// Reads what is held in memory and in swap: two files, so that it can be read of many.
+pub(super) fn held(cgroup: &Cgroup) -> Result<HeldMemory, CgroupError> {
+    let (version, memory) = place(cgroup, "memory")?;
+    let unless_missing = |name: &str| file::unless_gone(file::number(&memory.join(name)));
+    Ok(match version {
+        Version::V1 => {
+            let resident_bytes = file::number(&memory.join("memory.usage_in_bytes"))?;
+            // Both together; swap that was read back but not let go of yet counts once.
+            let both = unless_missing("memory.memsw.usage_in_bytes")?;
+            HeldMemory {
+                resident_bytes,
+                swapped_bytes: both.map_or(0, |both| both.saturating_sub(resident_bytes)),
+            }
+        }
+        Version::V2 => HeldMemory {
+            resident_bytes: file::number(&memory.join("memory.current"))?,
+            swapped_bytes: unless_missing("memory.swap.current")?.unwrap_or(0),
+        },
+    })
 }
 
 /// Reads each figure where its controller works.
@@ -33,6 +65,7 @@ pub(super) fn read(cgroup: &Cgroup) -> Result<Usage, CgroupError> {
     Ok(Usage {
         memory_bytes,
         working_set_bytes: memory_bytes.saturating_sub(inactive_file),
+        swap_bytes: held(cgroup)?.swapped_bytes,
         cpu_micros: cpu_micros(cgroup)?,
         pids: file::number(&pids.join("pids.current"))?,
     })
@@ -40,7 +73,7 @@ pub(super) fn read(cgroup: &Cgroup) -> Result<Usage, CgroupError> {
 
 /// v1 accounts for CPU time in a controller of its own, v2 in every cgroup without any. Where both are there v1 is
 /// right: every runtime puts its tasks into the v1 hierarchies, not every one into v2 beside them.
-fn cpu_micros(cgroup: &Cgroup) -> Result<u64, CgroupError> {
+pub(super) fn cpu_micros(cgroup: &Cgroup) -> Result<u64, CgroupError> {
     if cgroup.layout().controller("cpuacct").is_some() {
         let (_, cpuacct) = place(cgroup, "cpuacct")?;
         return Ok(file::number(&cpuacct.join("cpuacct.usage"))? / 1000);
@@ -73,6 +106,7 @@ mod tests {
     const EXPECTED: Usage = Usage {
         memory_bytes: 5000,
         working_set_bytes: 3000,
+        swap_bytes: 700,
         cpu_micros: 42,
         pids: 7,
     };
@@ -82,6 +116,7 @@ mod tests {
         let root = fixture::pure_v2();
         let pod = root.path().join("hearth-t/pods/poda");
         put(&pod.join("memory.current"), "5000\n");
+        put(&pod.join("memory.swap.current"), "700\n");
         put(
             &pod.join("memory.stat"),
             "anon 1\ninactive_file_other 9\ninactive_file 2000\n",
@@ -96,6 +131,7 @@ mod tests {
         let root = fixture::hybrid();
         let pod = |name: &str| root.path().join(name).join("hearth-t/pods/poda");
         put(&pod("memory").join("memory.usage_in_bytes"), "5000\n");
+        put(&pod("memory").join("memory.memsw.usage_in_bytes"), "5700\n");
         put(
             &pod("memory").join("memory.stat"),
             "inactive_file 1\ntotal_inactive_file 2000\n",

@@ -7,5 +7,6 @@ mod freezers;
 mod host_paths;
 mod mounts;
 mod network;
+mod reclaim;
 mod support;
 mod trees;

@@ -1,11 +1,14 @@
 //! Links and the node's packet filter.
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use hearth_sys::nft::{Nft, NodePolicy};
+use hearth_sys::traffic::{Change, Counts, Heard, PacketLog, TrafficTable, mark_as_own};
 use hearth_sys::{link, netns};
 
 use crate::support::{LONG, assert_root, instance};
@@ -89,6 +92,133 @@ fn a_pod_does_not_reach_the_node_and_the_node_reaches_the_pod() {
     );
 }
 
+#[test]
+fn packets_to_an_armed_address_are_told_and_counted_and_others_are_not() {
+    assert_root();
+    let network = PodNetwork::new();
+    let nft = Nft::new("nft", LONG);
+    let table = TrafficTable::new(nft.clone(), &network.instance);
+    let log = PacketLog::open(0x2000).unwrap();
+    table.create(log.group()).unwrap();
+    let silent = || log.hear().unwrap_err().kind() == ErrorKind::WouldBlock;
+    // Nobody listens in the pod; the refusal shows that the packet was there.
+    let connect = || {
+        let answer = TcpStream::connect_timeout(&(network.pod, 1).into(), LONG);
+        assert_eq!(answer.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    };
+    let address = || BTreeSet::from([network.pod]);
+
+    connect();
+    assert!(silent(), "it was not armed");
+    table
+        .change(&Change {
+            arm: address(),
+            count: address(),
+            ..Change::default()
+        })
+        .unwrap();
+    // Both go to every port of the bridge.
+    let socket = UdpSocket::bind((network.node, 0)).unwrap();
+    socket.set_broadcast(true).unwrap();
+    for everybody in [255, 77] {
+        // The second is nobody, whose address is asked of everybody.
+        socket.send_to(b"x", (network.other(everybody), 9)).unwrap();
+    }
+    assert!(
+        silent(),
+        "neither ARP nor a broadcast is a packet to the pod"
+    );
+    let counts = table.counts().unwrap();
+    assert_eq!(
+        (counts.armed[&network.pod], counts.counted[&network.pod]),
+        (0, 0)
+    );
+
+    connect();
+    assert_eq!(log.hear().unwrap(), Heard::Packets(vec![network.pod]));
+    let probe = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    mark_as_own(&probe).unwrap();
+    let refused = probe.connect(&std::net::SocketAddr::from((network.pod, 1)).into());
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    assert!(silent(), "the daemon's own");
+    assert_eq!(table.counts().unwrap().armed[&network.pod], 1);
+
+    // The daemon ends; packets go on. Another one takes another group and finds what was counted.
+    let group = log.group();
+    drop(log);
+    connect();
+    let taken = PacketLog::open(group).unwrap();
+    let log = PacketLog::open(group).unwrap();
+    assert_ne!(log.group(), taken.group(), "each has its own");
+    table.create(log.group()).unwrap();
+    assert_eq!(table.counts().unwrap().armed[&network.pod], 2);
+    connect();
+    assert_eq!(log.hear().unwrap(), Heard::Packets(vec![network.pod]));
+
+    // Armed anew, it begins at nothing; disarmed, it is silent. Neither needs it to have been there.
+    let rearm = Change {
+        arm: address(),
+        forget: address(),
+        ..Change::default()
+    };
+    table.change(&rearm).unwrap();
+    let counts = table.counts().unwrap();
+    assert_eq!(counts.armed[&network.pod], 0);
+    assert!(counts.counted.is_empty());
+    for _ in 0..2 {
+        let disarm = Change {
+            disarm: address(),
+            ..Change::default()
+        };
+        table.change(&disarm).unwrap();
+    }
+    connect();
+    assert_eq!(table.counts().unwrap(), Counts::default());
+
+    let listed = nft.instances().unwrap();
+    nft.delete(&network.instance).unwrap();
+    nft.delete(&network.instance).unwrap();
+    assert!(listed.contains(&network.instance));
+    assert!(!nft.instances().unwrap().contains(&network.instance));
+}
+
+#[test]
+fn a_log_that_nobody_reads_says_that_it_has_lost_some() {
+    assert_root();
+    let network = PodNetwork::new();
+    let nft = Nft::new("nft", LONG);
+    let table = TrafficTable::new(nft.clone(), &network.instance);
+    let log = PacketLog::open(0x3000).unwrap();
+    table.create(log.group()).unwrap();
+    let arm = Change {
+        arm: [network.pod].into(),
+        ..Change::default()
+    };
+    table.change(&arm).unwrap();
+    let socket = UdpSocket::bind((network.node, 0)).unwrap();
+    for _ in 0..30_000 {
+        // Refusals come back; what counts is that it goes.
+        let _ = socket.send_to(b"x", (network.pod, 9));
+    }
+    let mut lost = 0;
+    let mut told = 0;
+    loop {
+        match log.hear() {
+            Ok(Heard::Packets(packets)) => told += packets.len(),
+            Ok(Heard::Lost) => lost += 1,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let counted = table.counts().unwrap().armed[&network.pod];
+    nft.delete(&network.instance).unwrap();
+    assert!(lost > 0 && told > 0, "{told} told, {lost} times lost");
+    assert!(
+        counted > u64::try_from(told).unwrap(),
+        "{counted} counted, {told} told"
+    );
+}
+
 /// A bridge of the node with one pod's network namespace on it.
 struct PodNetwork {
     instance: String,
@@ -101,7 +231,10 @@ struct PodNetwork {
 impl PodNetwork {
     fn new() -> Self {
         let instance = instance();
-        let third = u8::try_from(std::process::id() % 250).unwrap();
+        // Of another process's tests, and of this one's at the same time, it is to differ.
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let third = u8::try_from((std::process::id() * 8 + count) % 250).unwrap();
         let network = Self {
             bridge: format!("hth-{instance}"),
             namespace: format!("hearth-{instance}"),
@@ -127,6 +260,12 @@ impl PodNetwork {
         ip(&format!("-n {namespace} addr add {pod}/24 dev eth0"));
         ip(&format!("-n {namespace} link set eth0 up"));
         network
+    }
+
+    /// Another address of the pods' network.
+    fn other(&self, last: u8) -> Ipv4Addr {
+        let [a, b, c, _] = self.node.octets();
+        Ipv4Addr::new(a, b, c, last)
     }
 
     fn pod_connects_to(&self, address: Ipv4Addr, port: u16) -> bool {
