@@ -277,6 +277,7 @@ fn reported(number: usize, phase: Phase) -> Reported {
         phase,
         pod_ips: vec!["10.88.0.2".to_owned()],
         owner: None,
+        asks_suspension: false,
     }
 }
 

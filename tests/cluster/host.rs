@@ -86,6 +86,7 @@ impl Instance {
             pids_limit: 0,
             allow: Vec::new(),
             first_user_id: hearth_node::config::FIRST_USER_ID,
+            reclaim_rate: 0,
             cluster_dns: Vec::new(),
             cluster_domain: String::new(),
             kubernetes_service: None,

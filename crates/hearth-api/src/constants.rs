@@ -66,6 +66,12 @@ pub mod annotation {
     pub const SUSPENDED_BY: &str = "hearth.dev/suspended-by";
 }
 
+/// Values of [`annotation::SUSPENDED_BY`].
+pub mod suspended_by {
+    /// Nobody has used it for `spec.idle.suspendAfter`.
+    pub const IDLE: &str = "idle";
+}
+
 /// Condition types.
 pub mod condition {
     /// The sandbox can be used.

@@ -16,6 +16,7 @@ use crate::ids::{Key, NodeName};
 use crate::index::{Index, Leaving, SandboxOp, SandboxRecord};
 use crate::names::name_hash;
 use crate::placement::Newcomer;
+use crate::suspension::{self, Suspension};
 
 /// What to do about a Sandbox.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,6 +48,8 @@ enum Decision {
         /// The node that its volumes are being bound for.
         intended: Option<NodeName>,
     },
+    /// Nobody uses it, or somebody does again.
+    Suspension(Suspension),
     /// No live node owns it: its status is ours to write.
     Status(Vec<Condition>, PodFields),
 }
@@ -104,6 +107,19 @@ pub(crate) fn reconcile(index: &mut Index, key: &Key) {
             let patch =
                 json!({"metadata": {"uid": uid, "labels": labels, "annotations": annotations}});
             write(index, id, Intent::Place, Lane::Answer, Body::Merge(patch));
+        }
+        Decision::Suspension(suspension) => {
+            let Some(record) = index.sandboxes.get(&id) else {
+                return;
+            };
+            let patch = suspension.operations(record);
+            write(
+                index,
+                id,
+                Intent::Suspension,
+                Lane::Refill,
+                Body::Operations(patch),
+            );
         }
         Decision::Finalizers(patch) => write(
             index,
@@ -250,6 +266,9 @@ fn expired(index: &Index, record: &SandboxRecord, policy: ShutdownPolicy) -> Dec
 }
 
 fn assigned(index: &Index, record: &SandboxRecord) -> Decision {
+    if let Some(suspension) = suspension::decide(index, record) {
+        return Decision::Suspension(suspension);
+    }
     let suspended = record.mode == OperatingMode::Suspended;
     if record.has_volumes() {
         if !record.is_guarded() {

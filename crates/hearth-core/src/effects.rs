@@ -255,6 +255,8 @@ pub enum Intent {
     PodMetadata,
     /// The node label.
     Place,
+    /// A Sandbox that nobody uses is suspended, or the note that it was is taken back.
+    Suspension,
     /// Status of a Sandbox that no live node owns.
     SandboxStatus,
     /// The Sandbox's end.

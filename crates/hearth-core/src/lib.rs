@@ -3,10 +3,11 @@
 //! No IO, no clock, no async: time and observations come in as arguments, effects go out as values. That is what
 //! makes it testable by tables, properties and simulation.
 //!
-//! The node's half: [`sandbox`] (the life of one sandbox), [`binding`] (who owns which member), [`podspec`],
-//! [`podsecurity`], [`limits`], [`images`], [`storage`], [`probe`], [`restart`], [`filler`], [`status`]. The controller's
-//! half: [`index`], [`claim`], [`pool`], [`assignment`], [`placement`], [`volumes`], [`tokens`], [`expiry`], [`lease`], with
-//! what they want done in [`effects`]. Both: [`names`], [`conditions`], [`ids`].
+//! The node's half: [`sandbox`] (the life of one sandbox), [`binding`] (who owns which member), [`idle`] (what becomes of
+//! a sandbox that nobody uses), [`podspec`], [`podsecurity`], [`limits`], [`images`], [`storage`], [`probe`],
+//! [`restart`], [`filler`], [`status`]. The controller's half: [`index`], [`claim`], [`pool`], [`assignment`],
+//! [`suspension`], [`placement`], [`volumes`], [`tokens`], [`expiry`], [`lease`], with what they want done in [`effects`].
+//! Both: [`names`], [`conditions`], [`ids`].
 
 pub mod assignment;
 pub mod binding;
@@ -15,6 +16,7 @@ pub mod conditions;
 pub mod effects;
 pub mod expiry;
 pub mod filler;
+pub mod idle;
 pub mod ids;
 pub mod images;
 pub mod index;
@@ -30,6 +32,7 @@ pub mod restart;
 pub mod sandbox;
 pub mod status;
 pub mod storage;
+pub mod suspension;
 pub mod timers;
 pub mod tokens;
 pub mod volumes;

@@ -5,11 +5,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use hearth_api::Tier;
+use hearth_core::idle::reclaim::Held;
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 
 use crate::pod::{PodManager, PodPhase, PodView};
 
@@ -43,8 +44,17 @@ impl Collector for Census {
             return Ok(());
         };
         let mut groups: BTreeMap<Group, i64> = BTreeMap::new();
-        for view in pods.views() {
-            *groups.entry(group(&view)).or_default() += 1;
+        let views = pods.views();
+        let mut memory: BTreeMap<&'static str, Held> = BTreeMap::new();
+        for view in &views {
+            *groups.entry(group(view)).or_default() += 1;
+            // Two small files of the kernel's for each; a pod that is just going has none.
+            let held = view.pod_uid.as_ref().map(|pod| pods.held_memory(pod));
+            if let Some(Ok(held)) = held {
+                let sum = memory.entry(tier(view)).or_default();
+                sum.resident += held.resident;
+                sum.swapped += held.swapped;
+            }
         }
         let help = "Sandboxes by phase, tier, and whether they are unclaimed members of a pool";
         let kind = ConstGauge::new(0_i64).metric_type();
@@ -57,6 +67,16 @@ impl Collector for Census {
                 ("member", member),
             ];
             ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
+        }
+        let help = "Memory that the pods of sandboxes hold, by tier, and by where it is";
+        let unit = Some(&Unit::Bytes);
+        let mut family = encoder.encode_descriptor("sandbox_memory", help, unit, kind)?;
+        for (tier, held) in memory {
+            for (place, bytes) in [("memory", held.resident), ("swap", held.swapped)] {
+                let labels = [("tier", tier), ("place", place)];
+                let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+                ConstGauge::new(bytes).encode(family.encode_family(&labels)?)?;
+            }
         }
         Ok(())
     }
@@ -73,15 +93,18 @@ fn group(view: &PodView) -> Group {
         PodPhase::Unknown => "unknown",
         PodPhase::Finished => "finished",
     };
-    let tier = match view.tier {
+    Group {
+        phase,
+        tier: tier(view),
+        member: view.member,
+    }
+}
+
+fn tier(view: &PodView) -> &'static str {
+    match view.tier {
         Some(Tier::Running) => "running",
         Some(Tier::Frozen) => "frozen",
         Some(Tier::Reclaimed) => "reclaimed",
         None => "none",
-    };
-    Group {
-        phase,
-        tier,
-        member: view.member,
     }
 }

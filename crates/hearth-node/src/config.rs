@@ -54,6 +54,8 @@ pub struct Config {
     pub allow: Vec<Grant>,
     /// The first of the node's user and group ids that pods with user namespaces of their own have.
     pub first_user_id: u32,
+    /// How much memory of frozen sandboxes is given back in a second, in bytes; 0: none is.
+    pub reclaim_rate: u64,
     /// Addresses of the cluster's resolver; none: pods have the node's.
     pub cluster_dns: Vec<IpAddr>,
     /// Domain of the cluster.
@@ -288,6 +290,7 @@ mod tests {
             pids_limit: 0,
             allow: Vec::new(),
             first_user_id: FIRST_USER_ID,
+            reclaim_rate: 0,
             cluster_dns: Vec::new(),
             cluster_domain: "cluster.local".to_owned(),
             kubernetes_service: None,

@@ -5,6 +5,7 @@
 //! there should be, the runtime and the cgroups what there is, the API what is wanted.
 
 mod error;
+mod ladder;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -212,7 +213,9 @@ impl Parts {
         self.metrics.handlers.set(&handlers);
 
         let activity = ClaimActivity::default();
-        let pods = self.pod_manager(journal.clone(), activity.clone(), &handlers)?;
+        let traffic = self.open_traffic().await;
+        let no_packets = traffic.as_ref().err().cloned();
+        let pods = self.pod_manager(journal.clone(), activity.clone(), &handlers, no_packets)?;
         self.metrics.census.of(pods.clone());
         let manager = pods.clone();
         let stop = self.token.clone();
@@ -247,6 +250,7 @@ impl Parts {
                 pods.remove(&view.uid, RemoveReason::Released);
             }
         }
+        self.start_ladder(&pods, traffic.ok());
         let (endpoint, fingerprint) = self
             .serve_node_api(&binder, &pods, &sandboxes, leader, journal)
             .await?;
@@ -338,6 +342,7 @@ impl Parts {
         journal: Journal,
         claims: ClaimActivity,
         handlers: &[HandlerStatus],
+        no_packets: Option<String>,
     ) -> Result<PodManager, DaemonError> {
         let paths = self.host.paths();
         let mut config =
@@ -352,6 +357,7 @@ impl Parts {
             .clone_from(&self.config.cluster_domain);
         config.pids_limit = self.config.pids_limit;
         config.logs = self.config.storage.logs;
+        config.no_packets = no_packets;
         config.max_parallel_creates = self.config.max_parallel_creates;
         config.min_parallel_creates = self.config.min_parallel_creates;
         config.cores = hearth_sys::machine::cpu_count();

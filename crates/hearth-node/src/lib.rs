@@ -14,6 +14,7 @@ mod heartbeat;
 pub mod host;
 pub mod images;
 pub mod journal;
+mod ladder;
 mod log_files;
 mod metered;
 mod metrics;

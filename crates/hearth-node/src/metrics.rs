@@ -8,6 +8,7 @@ use crate::census::Census;
 use crate::host::{ContainerdMetrics, HandlerMetrics};
 use crate::images::ImageMetrics;
 use crate::journal::JournalMetrics;
+use crate::ladder::LadderMetrics;
 use crate::metered::CriMetrics;
 use crate::pod::PodMetrics;
 use crate::reporter::ReporterMetrics;
@@ -24,6 +25,7 @@ pub(crate) struct Metrics {
     pub(crate) handlers: HandlerMetrics,
     pub(crate) images: ImageMetrics,
     pub(crate) journal: JournalMetrics,
+    pub(crate) ladder: LadderMetrics,
     pub(crate) pods: PodMetrics,
     pub(crate) reporter: ReporterMetrics,
     pub(crate) server: ServerMetrics,
@@ -41,6 +43,7 @@ impl Metrics {
         metrics.handlers.register(registry);
         metrics.images.register(registry);
         metrics.journal.register(registry);
+        metrics.ladder.register(registry);
         metrics.pods.register(registry);
         metrics.reporter.register(registry);
         metrics.server.register(registry);

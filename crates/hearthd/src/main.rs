@@ -125,6 +125,10 @@ struct RunArgs {
     /// that, above all that the node uses otherwise.
     #[arg(long, env = "HEARTH_USERNS_FIRST_ID", default_value_t = hearth_node::config::FIRST_USER_ID)]
     userns_first_id: u32,
+    /// Memory of frozen sandboxes that is moved to swap in a second, in MiB, for those whose spec.idle.reclaimAfter is over;
+    /// 0: none.
+    #[arg(long, env = "HEARTH_RECLAIM_MIB_PER_SECOND", default_value_t = 64)]
+    reclaim_mib_per_second: u32,
     /// Address of the cluster's resolver, for pods with dnsPolicy ClusterFirst; may be given several times. Absent: they
     /// have the node's.
     #[arg(long, env = "HEARTH_CLUSTER_DNS", value_delimiter = ',')]
@@ -175,6 +179,7 @@ impl RunArgs {
             pids_limit,
             allow,
             userns_first_id,
+            reclaim_mib_per_second,
             cluster_dns,
             cluster_domain,
             kubernetes_service,
@@ -205,6 +210,7 @@ impl RunArgs {
             pids_limit,
             allow,
             first_user_id: userns_first_id,
+            reclaim_rate: u64::from(reclaim_mib_per_second) << 20,
             cluster_dns,
             cluster_domain,
             kubernetes_service: kubernetes_service.or_else(own_service),

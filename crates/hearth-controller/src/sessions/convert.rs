@@ -160,6 +160,7 @@ pub(super) fn reported(member: proto::Member) -> Reported {
         name: member.name,
         pod_ips: member.pod_ips,
         owner: (!member.owner_key.is_empty()).then_some(OwnerKey(member.owner_key)),
+        asks_suspension: member.suspend,
     }
 }
 

@@ -54,6 +54,8 @@ pub struct Reported {
     pub pod_ips: Vec<String>,
     /// Who has it; `None` when nobody.
     pub owner: Option<OwnerKey>,
+    /// Whether it was idle for so long that the node asks for its suspension.
+    pub asks_suspension: bool,
 }
 
 /// Where the node API is and who answers there.

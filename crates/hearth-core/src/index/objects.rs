@@ -550,6 +550,7 @@ pub(crate) fn blank(key: Key, now: Now) -> SandboxRecord {
         pod_labels: Arc::default(),
         semantics: 0,
         mode: hearth_api::OperatingMode::Running,
+        resumed: false,
         ready: None,
         detail: None,
         op: None,

@@ -396,6 +396,7 @@ impl Index {
             },
             pod_ips,
             owner: Some(owner.clone()),
+            asks_suspension: false,
         };
         self.set_report(node, reported);
     }

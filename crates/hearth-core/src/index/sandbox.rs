@@ -58,6 +58,8 @@ pub(crate) struct Marks {
     pub annotations: bool,
     /// The pool's warmth annotation.
     pub warmth: bool,
+    /// `suspended-by`.
+    pub suspended_by: bool,
 }
 
 /// What an operation of ours on a Sandbox is waiting for. One at a time: the order of writes to one object counts.
@@ -141,6 +143,9 @@ pub struct SandboxRecord {
     /// Hash of pod spec, volume claim templates and `service`, by meaning.
     pub(crate) semantics: u64,
     pub(crate) mode: OperatingMode,
+    /// It was resumed, and its annotation still says who had suspended it. Stays so while it does, even when it is
+    /// suspended again: that was somebody else.
+    pub(crate) resumed: bool,
     pub(crate) ready: Option<ReadyState>,
     /// Absent for unclaimed members that have a node.
     pub(crate) detail: Option<Box<Detail>>,
@@ -326,6 +331,7 @@ impl SandboxRecord {
             launch_type: launch_type.is_some(),
             annotations: !annotations.is_empty(),
             warmth: annotations.contains_key(annotation::WARMTH),
+            suspended_by: annotations.contains_key(annotation::SUSPENDED_BY),
         };
         self.template_hash = labels
             .remove(label::TEMPLATE_HASH)
@@ -343,6 +349,8 @@ impl SandboxRecord {
         self.pod_labels = pod_labels;
         self.semantics = semantics;
         self.mode = wanted.operating_mode;
+        self.resumed =
+            self.marks.suspended_by && (self.resumed || self.mode != OperatingMode::Suspended);
         self.ready = find_condition(&status.conditions, condition::READY).map(|ready| ReadyState {
             is_true: ready.status == "True",
             since: ready.last_transition_time.0,

@@ -137,6 +137,7 @@ pub(crate) fn reported(name: &str, phase: Phase, owner: Option<&str>) -> Reporte
         phase,
         pod_ips: vec!["10.0.0.1".into()],
         owner: owner.map(|owner| OwnerKey(owner.into())),
+        asks_suspension: false,
     }
 }
 

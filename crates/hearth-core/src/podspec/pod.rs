@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_api::constants::{EXTENSIONS_GROUP, GROUP, annotation};
-use hearth_api::{IdlePolicy, PersistentVolumeClaimTemplate, RecreatePolicy, SandboxSpec, Warmth};
+use hearth_api::{PersistentVolumeClaimTemplate, RecreatePolicy, SandboxSpec, Warmth};
 use serde_json::Value;
 
 use super::admission::{Account, Admission, account_in};
@@ -15,6 +15,7 @@ use super::policy::{Grant, Support};
 use super::read::{At, Problems, Refusal};
 use super::source::config_name;
 use super::{claims, names, placing, resources, security, token, volume};
+use crate::idle::IdleRules;
 use crate::{limits, podsecurity};
 
 /// What the API server would set in a Pod that says nothing.
@@ -89,12 +90,11 @@ fn without_reserved(from: &BTreeMap<String, String>) -> BTreeMap<String, String>
 
 fn check_sandbox(spec: &SandboxSpec, warmth: Option<Warmth>, problems: &Problems<'_>) {
     claims::check_templates(&spec.volume_claim_templates, problems);
-    if spec
-        .idle
-        .as_ref()
-        .is_some_and(|idle| *idle != IdlePolicy::default())
-    {
-        problems.push("spec.idle", "set", NOT_YET);
+    if let Err(bad) = IdleRules::read(spec.idle.as_ref()) {
+        for rule in bad {
+            let path = format!("spec.idle.{}", rule.field);
+            problems.push(&path, &format!("{:?}", rule.value), rule.remedy);
+        }
     }
     if let Some(recreate) = spec
         .recreate

@@ -533,6 +533,7 @@ fn fields_of_the_sandbox_itself_are_refused_too() {
     spec.volume_claim_templates = vec![PersistentVolumeClaimTemplate::default()];
     spec.idle = Some(IdlePolicy {
         freeze_after: Some("5m".into()),
+        suspend_after: Some("5ms".into()),
         ..IdlePolicy::default()
     });
     spec.recreate = Some(RecreatePolicy::Always);
@@ -546,7 +547,7 @@ fn fields_of_the_sandbox_itself_are_refused_too() {
         paths,
         [
             "spec.volumeClaimTemplates[0].metadata.name",
-            "spec.idle",
+            "spec.idle.suspendAfter",
             "spec.recreate",
             "the pool's spec.warmth"
         ]

@@ -34,6 +34,8 @@ pub(crate) fn view(uid: &str, phase: PodPhase) -> PodView {
         message: String::new(),
         phases: PhaseTimes::default(),
         requests: Requests::default(),
+        idle: None,
+        asks_suspension: false,
         for_status: ForStatus::default(),
     }
 }

@@ -33,6 +33,9 @@ pub enum DaemonError {
         #[source]
         source: io::Error,
     },
+    /// Packets to frozen sandboxes.
+    #[error("read the kernel's packet log")]
+    PacketLog(#[source] io::Error),
     /// The journal.
     #[error("open the journal")]
     Journal(#[source] OpenError),

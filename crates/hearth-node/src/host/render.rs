@@ -196,6 +196,7 @@ mod tests {
             advertise_address: None,
             metrics_listen: ([127, 0, 0, 1], 0).into(),
             pod_cidr: "10.88.0.0/16".to_owned(),
+            reclaim_rate: 0,
             max_sandboxes: 100,
             max_parallel_creates: 2,
             min_parallel_creates: 1,

@@ -12,6 +12,7 @@ use super::changes::Hub;
 use super::desired::DesiredSandbox;
 use super::gate::Gate;
 use super::manager::RemoveReason;
+use super::metrics::ResidencyCounts;
 use super::slots::Slots;
 use super::view::PodView;
 
@@ -24,6 +25,7 @@ pub(super) struct Cell {
     pub(super) settled: Notify,
     pub(super) hub: Hub,
     pub(super) slots: Slots,
+    pub(super) counts: ResidencyCounts,
     inbox: Mutex<Inbox>,
     made: Mutex<Made>,
     wake: Notify,
@@ -67,13 +69,20 @@ pub(super) struct Listing {
 }
 
 impl Cell {
-    pub(super) fn new(uid: SandboxUid, view: PodView, hub: Hub, slots: Slots) -> Arc<Self> {
+    pub(super) fn new(
+        uid: SandboxUid,
+        view: PodView,
+        hub: Hub,
+        slots: Slots,
+        counts: ResidencyCounts,
+    ) -> Arc<Self> {
         Arc::new(Self {
             uid,
             gate: Mutex::new(Gate::new(view)),
             settled: Notify::new(),
             hub,
             slots,
+            counts,
             inbox: Mutex::default(),
             made: Mutex::default(),
             wake: Notify::new(),

@@ -61,6 +61,8 @@ pub struct PodConfig {
     pub freeze_within: Duration,
     /// How long a thaw may take until it is confirmed.
     pub thaw_within: Duration,
+    /// Why packets to frozen pods are not seen, where they are not: pods are not frozen for being idle then.
+    pub no_packets: Option<String>,
     /// How often, about, everything is compared with what the runtime has, in case an event was missed.
     pub resync: Duration,
     /// How often, about, it is looked at how large logs are, and what pods with limits take of the disk.
@@ -103,6 +105,7 @@ impl PodConfig {
             claim_yield_spacing: Duration::from_secs(1),
             freeze_within: Duration::from_millis(250),
             thaw_within: Duration::from_secs(2),
+            no_packets: None,
             resync: Duration::from_secs(300),
             measure: Duration::from_secs(10),
             logs: LogLimits::default(),

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 
 use hearth_api::constants::{annotation, label};
 use hearth_api::{OperatingMode, Sandbox, SandboxSpec, Warmth};
+use hearth_core::idle::IdleRules;
 use hearth_core::ids::Key;
 use hearth_core::podspec::{self, Admission, ConfigRef, PodPlan, Refusal};
 use jiff::Timestamp;
@@ -30,6 +31,8 @@ pub struct DesiredSandbox {
     pub pool: Option<Arc<str>>,
     /// When it expires.
     pub shutdown_time: Option<Timestamp>,
+    /// What becomes of it when nobody uses it. Rules that cannot be read are none, and a refusal of the plan.
+    pub idle: IdleRules,
     /// What its pod is made from, or why none can be made, by what is known now of its namespace.
     pub plan: Result<Arc<PodPlan>, NoPlan>,
     /// What the plan is made of.
@@ -139,6 +142,7 @@ impl Plans {
             member,
             pool,
             shutdown_time: sandbox.spec.shutdown_time.as_ref().map(|time| time.0),
+            idle: IdleRules::read(sandbox.spec.idle.as_ref()).unwrap_or_default(),
             plan: asked.plan(configs, config),
             asked,
         }

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::cell::Cell;
 use super::manager::ThawRefused;
+use super::metrics::{FreezeReason, ThawReason};
 use super::view::PodView;
 
 /// How long a thaw may hold up the thread that asks for it. A thaw is a single write that takes microseconds, or one
@@ -61,6 +62,12 @@ pub(super) struct Gate {
     bound: bool,
     offer: Offer,
     freezer: Option<Arc<dyn Freezer>>,
+    /// Nobody has used it for as long as its rules say: it is to be frozen until somebody does.
+    resting: bool,
+    /// Nobody has used it for so long that it is to be suspended.
+    spent: bool,
+    /// It is frozen, and most of its memory was given back.
+    reclaimed: bool,
     view: Arc<PodView>,
     counted_free: bool,
     /// How long the last bind's thaw took, in milliseconds.
@@ -69,7 +76,7 @@ pub(super) struct Gate {
     env: Option<Arc<BoundEnv>>,
     /// What the runner says of the pod beside the view.
     pod: PodInside,
-    /// Goes up whenever somebody starts to need the processes: a freeze that was decided before is void.
+    /// Goes up whenever somebody begins or ceases to need the processes: a freeze that was decided before is void.
     asked: u64,
 }
 
@@ -90,6 +97,7 @@ pub(super) struct GateState {
     pub(super) bound: bool,
     /// The variables of the bind.
     pub(super) env: Option<Arc<BoundEnv>>,
+    pub(super) resting: bool,
     pub(super) asked: u64,
 }
 
@@ -103,6 +111,9 @@ impl Gate {
             bound: false,
             offer: Offer::NotReady,
             freezer: None,
+            resting: false,
+            spent: false,
+            reclaimed: false,
             view: Arc::new(view),
             counted_free: false,
             thaw_ms: None,
@@ -123,8 +134,20 @@ impl Gate {
             held,
             bound: self.bound,
             env: self.env.clone().filter(|_| self.bound),
+            resting: self.resting,
             asked: self.asked,
         }
+    }
+
+    /// Somebody uses it: whatever follows from its not being used is void.
+    fn used(&mut self) {
+        self.asked += 1;
+        (self.resting, self.spent) = (false, false);
+    }
+
+    fn settle(&mut self, residency: Residency) {
+        self.residency = residency;
+        self.reclaimed &= residency == Residency::Frozen;
     }
 
     fn held(&self) -> bool {
@@ -152,6 +175,7 @@ impl Gate {
     fn show(&mut self, mut view: PodView) -> bool {
         let tier = match self.residency {
             Residency::Running => Some(Tier::Running),
+            Residency::Frozen if self.reclaimed => Some(Tier::Reclaimed),
             Residency::Frozen => Some(Tier::Frozen),
             Residency::Unclear => None,
         };
@@ -160,6 +184,7 @@ impl Gate {
         if self.env.is_some() && !self.pod.has_env {
             view.not_ready();
         }
+        view.asks_suspension = self.spent;
         view.phases.thaw = self.thaw_ms;
         let changed = view != *self.view;
         if changed {
@@ -205,11 +230,14 @@ impl Cell {
         self.count_free(&mut gate);
     }
 
-    /// A new incarnation, or one that was found: how it is frozen and whether it is.
+    /// A new incarnation, or one that was found: how it is frozen and whether it is. One that was found frozen rests
+    /// until it is known why it was.
     pub(super) fn attach(&self, freezer: Option<Arc<dyn Freezer>>, residency: Residency) {
         let mut gate = self.gate.lock();
         gate.freezer = freezer;
-        gate.residency = residency;
+        gate.settle(residency);
+        gate.resting = residency == Residency::Frozen;
+        gate.spent = false;
         gate.thaw_ms = None;
     }
 
@@ -217,6 +245,59 @@ impl Cell {
     pub(super) fn lacks_freezer(&self) -> bool {
         let gate = self.gate.lock();
         gate.residency != Residency::Running && gate.freezer.is_none()
+    }
+
+    /// Freezes it as soon as nothing stands in the way, until somebody uses it; unless somebody has since `asked` was
+    /// read: `false` then.
+    pub(super) fn rest(&self, asked: u64) -> bool {
+        {
+            let mut gate = self.gate.lock();
+            if gate.busy || gate.held() || gate.asked != asked {
+                return false;
+            }
+            gate.resting = true;
+        }
+        self.poke();
+        true
+    }
+
+    /// It rests no longer, though nobody has used it: it is frozen for another reason, or not at all.
+    pub(super) fn rest_no_more(&self) {
+        self.change(|gate| (gate.resting, gate.spent) = (false, false));
+        self.poke();
+    }
+
+    /// Asks for its suspension, unless somebody has used it since `asked` was read.
+    pub(super) fn ask_suspension(&self, asked: u64) {
+        self.change(|gate| gate.spent |= gate.asked == asked && !gate.held());
+    }
+
+    /// Most of its memory was given back, if it is still as frozen as when `asked` was read.
+    pub(super) fn reclaimed(&self, asked: u64) {
+        self.change(|gate| {
+            gate.reclaimed = gate.asked == asked && gate.residency == Residency::Frozen;
+        });
+    }
+
+    /// Wakes it if it rests; `false` when it does not. Whatever freeze was decided is void, and one that is under way is
+    /// undone.
+    pub(super) async fn rouse(
+        self: &Arc<Self>,
+        within: Duration,
+        why: ThawReason,
+    ) -> Result<bool, GateError> {
+        {
+            let mut gate = self.gate.lock();
+            let rested = gate.resting;
+            gate.used();
+            if !rested {
+                return Ok(false);
+            }
+        }
+        // If this fails the runner, which is told, goes on trying.
+        let thawed = self.thaw(within, why).await;
+        self.poke();
+        thawed.map(|_| true)
     }
 
     /// From now on it belongs to an owner and is not frozen as a member.
@@ -231,6 +312,12 @@ impl Cell {
     /// The journal says that it belongs to an owner, who brought these variables.
     pub(super) fn was_bound(&self, env: Option<Arc<BoundEnv>>) {
         self.change(|gate| gate.env = env);
+        self.bound();
+    }
+
+    /// It was bound before, and its owner asks for it again.
+    pub(super) fn bound_again(&self) {
+        self.change(Gate::used);
         self.bound();
     }
 
@@ -258,6 +345,7 @@ impl Cell {
         freezer: Arc<dyn Freezer>,
         within: Duration,
         asked: u64,
+        why: FreezeReason,
     ) -> Result<bool, GateError> {
         {
             let mut gate = self.gate.lock();
@@ -272,11 +360,30 @@ impl Cell {
             residency: Residency::Unclear,
         };
         let call = move || ending.settle(freezer.freeze(within), Residency::Frozen);
-        self.off_thread(call).await.map(|()| true)
+        self.off_thread(call).await?;
+        self.counts.froze(why);
+        Ok(true)
     }
 
     /// Thaws, unless the processes run already. Says how long it took.
-    pub(super) async fn thaw(self: &Arc<Self>, within: Duration) -> Result<Duration, GateError> {
+    pub(super) async fn thaw(
+        self: &Arc<Self>,
+        within: Duration,
+        why: ThawReason,
+    ) -> Result<Duration, GateError> {
+        let mut stood_still = false;
+        let took = self.thaw_or_wait(within, &mut stood_still).await?;
+        if stood_still {
+            self.counts.thawed(why);
+        }
+        Ok(took)
+    }
+
+    async fn thaw_or_wait(
+        self: &Arc<Self>,
+        within: Duration,
+        stood_still: &mut bool,
+    ) -> Result<Duration, GateError> {
         let start = Instant::now();
         loop {
             let settled = self.settled.notified();
@@ -284,6 +391,7 @@ impl Cell {
             settled.as_mut().enable();
             let slow = {
                 let mut gate = self.gate.lock();
+                *stood_still |= gate.residency == Residency::Frozen;
                 match self.thaw_at_once(&mut gate)? {
                     Thaw::Done => return Ok(start.elapsed()),
                     Thaw::Busy => None,
@@ -309,21 +417,22 @@ impl Cell {
             return Ok(Thaw::Busy);
         }
         if gate.residency == Residency::Running {
+            gate.settle(Residency::Running);
             return Ok(Thaw::Done);
         }
         let freezer = gate.freezer.clone().ok_or(GateError::Unclear)?;
         let outcome = match freezer.thaw(INLINE) {
             Ok(()) => {
-                gate.residency = Residency::Running;
+                gate.settle(Residency::Running);
                 Ok(Thaw::Done)
             }
             Err(FreezeError::NotThawed { .. }) => {
-                gate.residency = Residency::Unclear;
+                gate.settle(Residency::Unclear);
                 gate.busy = true;
                 Ok(Thaw::Slow(freezer))
             }
             Err(error) => {
-                gate.residency = Residency::Unclear;
+                gate.settle(Residency::Unclear);
                 Err(GateError::Freezer(error))
             }
         };
@@ -357,8 +466,8 @@ impl Cell {
                 Offer::Ready => {
                     gate.check_env(env)?;
                     gate.reserved = true;
-                    gate.asked += 1;
                     gate.env = env.cloned();
+                    gate.used();
                 }
                 Offer::NotReady => return Err(ThawRefused::NotReady),
                 Offer::Ending => return Err(ThawRefused::Ending),
@@ -373,7 +482,7 @@ impl Cell {
             committed: false,
         };
         pod.thaw = self
-            .thaw(within)
+            .thaw(within, ThawReason::Bind)
             .await
             .map_err(|error| ThawRefused::Failed(std::io::Error::other(error)))?;
         let thaw_ms = pod.thaw.as_secs_f64() * 1000.0;
@@ -387,10 +496,10 @@ impl Cell {
         {
             let mut gate = self.gate.lock();
             gate.holds += 1;
-            gate.asked += 1;
+            gate.used();
         }
         let hold = Hold(Arc::clone(self));
-        self.thaw(within).await?;
+        self.thaw(within, ThawReason::Use).await?;
         Ok(hold)
     }
 }
@@ -429,7 +538,7 @@ impl Drop for Ending {
         let residency = self.residency;
         self.cell.change(|gate| {
             gate.busy = false;
-            gate.residency = residency;
+            gate.settle(residency);
         });
         self.cell.settled.notify_waiters();
         self.cell.poke();
@@ -442,7 +551,11 @@ pub(super) struct Hold(Arc<Cell>);
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.0.gate.lock().holds -= 1;
+        {
+            let mut gate = self.0.gate.lock();
+            gate.holds -= 1;
+            gate.asked += 1;
+        }
         self.0.poke();
     }
 }

@@ -16,6 +16,7 @@ use super::cell::Cell;
 use super::changes::Hub;
 use super::config::PodConfig;
 use super::gate::{Offer, PodInside};
+use super::metrics::{FreezeReason, ResidencyCounts, ThawReason};
 use super::show;
 use super::slots::Slots;
 use super::view::PodPhase;
@@ -58,7 +59,13 @@ fn ready_member() -> Arc<Cell> {
     );
     let uid = SandboxUid::from("a");
     let mut view = show::nothing(&uid, &Key::new("n", "a"), true);
-    let cell = Cell::new(uid, view.clone(), Hub::default(), slots);
+    let cell = Cell::new(
+        uid,
+        view.clone(),
+        Hub::default(),
+        slots,
+        ResidencyCounts::default(),
+    );
     view.phase = PodPhase::Ready;
     view.tier = Some(Tier::Running);
     view.member = true;
@@ -74,7 +81,12 @@ async fn a_freeze_that_was_decided_before_a_bind_does_not_happen() {
     cell.thaw_for_bind(WITHIN, None).await.unwrap().commit();
     assert!(
         !cell
-            .freeze(Arc::new(freezer.clone()), WITHIN, decided)
+            .freeze(
+                Arc::new(freezer.clone()),
+                WITHIN,
+                decided,
+                FreezeReason::Pool
+            )
             .await
             .unwrap()
     );
@@ -95,7 +107,10 @@ async fn a_bind_during_a_freeze_waits_for_it_and_thaws() {
     let decided = cell.gate_state().asked;
     let freeze = tokio::spawn({
         let cell = Arc::clone(&cell);
-        async move { cell.freeze(freezer, WITHIN, decided).await }
+        async move {
+            cell.freeze(freezer, WITHIN, decided, FreezeReason::Pool)
+                .await
+        }
     });
     tokio::task::spawn_blocking(move || has_begun.recv_timeout(WITHIN).unwrap())
         .await
@@ -123,7 +138,8 @@ async fn what_is_held_is_not_frozen_and_what_is_frozen_is_thawed_by_a_hold() {
     let freezer = FakeFreezer::new();
     let freeze = async || {
         let asked = cell.gate_state().asked;
-        cell.freeze(Arc::new(freezer.clone()), WITHIN, asked)
+        let freezer = Arc::new(freezer.clone());
+        cell.freeze(freezer, WITHIN, asked, FreezeReason::Mode)
             .await
             .unwrap()
     };
@@ -148,7 +164,7 @@ async fn a_thaw_that_the_kernel_confirms_late_goes_on_elsewhere() {
     let freezer = FakeFreezer::new();
     let asked = cell.gate_state().asked;
     assert!(
-        cell.freeze(Arc::new(freezer.clone()), WITHIN, asked)
+        cell.freeze(Arc::new(freezer.clone()), WITHIN, asked, FreezeReason::Pool)
             .await
             .unwrap()
     );
@@ -157,4 +173,76 @@ async fn a_thaw_that_the_kernel_confirms_late_goes_on_elsewhere() {
     assert!(!freezer.is_frozen().unwrap());
     drop(bound);
     assert!(!cell.gate_state().bound);
+}
+
+#[tokio::test]
+async fn one_that_rests_is_roused_and_one_that_is_about_to_is_not_frozen() {
+    let cell = ready_member();
+    let freezer = FakeFreezer::new();
+    let packet = || cell.rouse(WITHIN, ThawReason::Packet);
+    let asked = cell.gate_state().asked;
+    assert!(!packet().await.unwrap(), "it did not rest");
+    assert!(!cell.rest(asked), "somebody came since");
+    let asked = cell.gate_state().asked;
+    assert!(cell.rest(asked) && cell.gate_state().resting);
+    assert!(packet().await.unwrap(), "before it was frozen");
+    let freeze = async |asked| {
+        let freezer = Arc::new(freezer.clone());
+        cell.freeze(freezer, WITHIN, asked, FreezeReason::Idle)
+            .await
+            .unwrap()
+    };
+    assert!(!freeze(asked).await, "that was decided before");
+    let asked = cell.gate_state().asked;
+    assert!(cell.rest(asked));
+    assert!(freeze(asked).await);
+    cell.ask_suspension(asked);
+    cell.reclaimed(asked);
+    assert_eq!(cell.view().tier, Some(Tier::Reclaimed));
+    assert!(cell.view().asks_suspension);
+    assert!(packet().await.unwrap());
+    assert!(!freezer.is_frozen().unwrap());
+    assert_eq!(cell.view().tier, Some(Tier::Running));
+    assert!(!cell.view().asks_suspension && !cell.gate_state().resting);
+    cell.ask_suspension(asked);
+    cell.reclaimed(asked);
+    assert_eq!(
+        cell.view().tier,
+        Some(Tier::Running),
+        "what is said of before is void"
+    );
+    assert!(!cell.view().asks_suspension);
+}
+
+#[tokio::test]
+async fn a_packet_during_a_freeze_waits_for_it_and_thaws() {
+    let cell = ready_member();
+    let inner = FakeFreezer::new();
+    let ((begun, has_begun), (go, wait)) = (mpsc::channel(), mpsc::channel());
+    let freezer = Arc::new(SlowFreezer {
+        inner: inner.clone(),
+        begun,
+        go: Mutex::new(wait),
+    });
+    let decided = cell.gate_state().asked;
+    assert!(cell.rest(decided));
+    let freeze = tokio::spawn({
+        let cell = Arc::clone(&cell);
+        async move {
+            cell.freeze(freezer, WITHIN, decided, FreezeReason::Idle)
+                .await
+        }
+    });
+    tokio::task::spawn_blocking(move || has_begun.recv_timeout(WITHIN).unwrap())
+        .await
+        .unwrap();
+    let packet = tokio::spawn({
+        let cell = Arc::clone(&cell);
+        async move { cell.rouse(WITHIN, ThawReason::Packet).await }
+    });
+    go.send(()).unwrap();
+    assert!(freeze.await.unwrap().unwrap());
+    assert!(packet.await.unwrap().unwrap());
+    assert!(!inner.is_frozen().unwrap());
+    assert_eq!(cell.view().tier, Some(Tier::Running));
 }

@@ -12,8 +12,9 @@ use hearth_core::ids::PodUid;
 use hearth_core::podspec::{Files, HostPathKind, HostPathPlan, PodPlan, VolumePlan};
 use hearth_sys::host_path::{Expect, Missing, bind_host_path};
 use hearth_sys::mount::MountError;
+use hearth_sys::reclaim::{ReclaimError, Reclaimer};
 use hearth_sys::tree::{self, TreeError};
-use hearth_sys::{CgroupError, CgroupTree, FreezeError, Freezer, Limits, Usage, mount};
+use hearth_sys::{CgroupError, CgroupTree, FreezeError, Freezer, HeldMemory, Limits, Usage, mount};
 
 use super::disk::{self, DiskUsage};
 use super::persistent::{self, MountVolumeError, Wanted};
@@ -87,6 +88,15 @@ pub trait PodHost: Send + Sync + std::fmt::Debug + 'static {
     /// Freezes and thaws what is in the pod now.
     fn freezer(&self, target: &FreezeTarget) -> Result<Arc<dyn Freezer>, HostError>;
 
+    /// CPU time that the pod has used; `None` when it has no cgroup.
+    fn cpu_time(&self, pod: &PodUid) -> Result<Option<Duration>, HostError>;
+
+    /// What the pod holds in memory and in swap; `None` when it has no cgroup.
+    fn held_memory(&self, pod: &PodUid) -> Result<Option<HeldMemory>, HostError>;
+
+    /// Gives back the pod's memory.
+    fn reclaim(&self, pod: &PodUid) -> Result<Box<dyn Reclaim>, HostError>;
+
     /// What the pod's cgroup uses; `None` when there is none.
     fn usage(&self, pod: &PodUid) -> Result<Option<Usage>, HostError>;
 
@@ -99,6 +109,18 @@ pub trait PodHost: Send + Sync + std::fmt::Debug + 'static {
 
     /// Pods that have volumes or a cgroup.
     fn pods(&self) -> Result<BTreeSet<PodUid>, HostError>;
+}
+
+/// Gives back the memory of one pod.
+pub trait Reclaim: Send + std::fmt::Debug {
+    /// Gives back up to about `bytes`. `false` when there is nothing left that would go.
+    fn reclaim(&mut self, bytes: u64) -> Result<bool, ReclaimError>;
+}
+
+impl Reclaim for Reclaimer {
+    fn reclaim(&mut self, bytes: u64) -> Result<bool, ReclaimError> {
+        Self::reclaim(self, bytes)
+    }
 }
 
 /// What could not be done on the host.
@@ -397,15 +419,20 @@ impl PodHost for SysHost {
         })
     }
 
+    fn cpu_time(&self, pod: &PodUid) -> Result<Option<Duration>, HostError> {
+        unless_gone(pod, self.cgroup(pod)?.cpu_time())
+    }
+
+    fn held_memory(&self, pod: &PodUid) -> Result<Option<HeldMemory>, HostError> {
+        unless_gone(pod, self.cgroup(pod)?.held_memory())
+    }
+
+    fn reclaim(&self, pod: &PodUid) -> Result<Box<dyn Reclaim>, HostError> {
+        Ok(Box::new(Reclaimer::new(self.cgroup(pod)?)))
+    }
+
     fn usage(&self, pod: &PodUid) -> Result<Option<Usage>, HostError> {
-        match self.cgroup(pod)?.usage() {
-            Ok(usage) => Ok(Some(usage)),
-            Err(error) if error.is_gone() => Ok(None),
-            Err(source) => Err(HostError::Cgroup {
-                pod: pod.clone(),
-                source,
-            }),
-        }
+        unless_gone(pod, self.cgroup(pod)?.usage())
     }
 
     fn layers(&self) -> Result<HashMap<String, PathBuf>, HostError> {
@@ -455,6 +482,18 @@ impl PodHost for SysHost {
             Err(error) => return Err(read(error)),
         }
         Ok(pods)
+    }
+}
+
+/// `None` for a pod whose cgroup is gone.
+fn unless_gone<T>(pod: &PodUid, read: Result<T, CgroupError>) -> Result<Option<T>, HostError> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if error.is_gone() => Ok(None),
+        Err(source) => Err(HostError::Cgroup {
+            pod: pod.clone(),
+            source,
+        }),
     }
 }
 

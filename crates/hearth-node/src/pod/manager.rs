@@ -26,7 +26,7 @@ use super::config::PodConfig;
 use super::desired::{DesiredSandbox, Plans};
 use super::gate::{BoundPod, GateError};
 use super::host::PodHost;
-use super::metrics::PodMetrics;
+use super::metrics::{PodMetrics, ThawReason};
 use super::record::{PodRecord, RecordStore};
 use super::runner::{Origin, Runner};
 use super::show;
@@ -411,8 +411,9 @@ impl PodManager {
     /// Sees to it that a sandbox that is bound already is not kept frozen as a member.
     pub async fn keep_live(&self, uid: &SandboxUid) {
         let Some(cell) = self.cell(uid) else { return };
-        cell.bound();
-        if let Err(error) = cell.thaw(self.shared.config.thaw_within).await {
+        cell.bound_again();
+        let within = self.shared.config.thaw_within;
+        if let Err(error) = cell.thaw(within, ThawReason::Bind).await {
             // The runner, which was told, goes on trying.
             let error = hearth_telemetry::ErrorChain(&error);
             tracing::warn!(sandbox = %uid, %error, "a bound sandbox could not be thawed yet");
@@ -511,7 +512,13 @@ impl Shared {
             return Arc::clone(cell);
         }
         let view = show::nothing(uid, &origin.key, origin.adopting.is_none());
-        let cell = Cell::new(uid.clone(), view, self.hub.clone(), self.slots.clone());
+        let cell = Cell::new(
+            uid.clone(),
+            view,
+            self.hub.clone(),
+            self.slots.clone(),
+            self.metrics.residency.clone(),
+        );
         if let Some(env) = bound {
             cell.was_bound(env);
         }

@@ -22,9 +22,80 @@ struct FailureLabel {
     outcome: &'static str,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+/// Why a pod is frozen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FreezeReason {
+    /// It is a pool's, and ready.
+    Pool,
+    /// Its mode says so.
+    Mode,
+    /// Nobody has used it for long enough.
+    Idle,
+}
+
+/// Why a pod is thawed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ThawReason {
+    /// It was bound.
+    Bind,
+    /// Something was to be done in it: an exec.
+    Use,
+    /// A packet came for it.
+    Packet,
+    /// It is to run, or to be stopped or mended.
+    Wish,
+}
+
+/// Freezes and thaws that were done.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ResidencyCounts {
+    freezes: Family<ReasonLabel, Counter>,
+    thaws: Family<ReasonLabel, Counter>,
+}
+
+impl ResidencyCounts {
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "pod_freezes",
+            "Pods that were frozen, by reason",
+            self.freezes.clone(),
+        );
+        registry.register(
+            "pod_thaws",
+            "Frozen pods that were thawed, by reason",
+            self.thaws.clone(),
+        );
+    }
+
+    pub(super) fn froze(&self, reason: FreezeReason) {
+        let reason = match reason {
+            FreezeReason::Pool => "pool",
+            FreezeReason::Mode => "mode",
+            FreezeReason::Idle => "idle",
+        };
+        self.freezes.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    pub(super) fn thawed(&self, reason: ThawReason) {
+        let reason = match reason {
+            ThawReason::Bind => "bind",
+            ThawReason::Use => "use",
+            ThawReason::Packet => "packet",
+            ThawReason::Wish => "wish",
+        };
+        self.thaws.get_or_create(&ReasonLabel { reason }).inc();
+    }
+}
+
 /// What pods count.
 #[derive(Clone, Debug)]
 pub struct PodMetrics {
+    pub(super) residency: ResidencyCounts,
     steps: Family<StepLabel, Histogram>,
     failures: Family<FailureLabel, Counter>,
     ready: Histogram,
@@ -41,6 +112,7 @@ pub struct PodMetrics {
 impl Default for PodMetrics {
     fn default() -> Self {
         Self {
+            residency: ResidencyCounts::default(),
             steps: Family::new_with_constructor(|| Histogram::new(LATENCY_BUCKETS)),
             failures: Family::default(),
             ready: Histogram::new(LATENCY_BUCKETS),
@@ -59,6 +131,7 @@ impl Default for PodMetrics {
 impl PodMetrics {
     /// Adds the metrics to `registry`.
     pub fn register(&self, registry: &mut Registry) {
+        self.residency.register(registry);
         registry.register_with_unit(
             "pod_step",
             "Time of a step in a pod's life that was done, by step; admit is the wait for a turn",

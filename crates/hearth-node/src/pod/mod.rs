@@ -37,6 +37,7 @@ mod payload;
 mod persistent;
 mod prober;
 mod record;
+mod rest;
 mod runner;
 mod settle;
 mod show;
@@ -65,13 +66,15 @@ pub use config::{Handler, PodConfig};
 pub use desired::{DesiredSandbox, NoPlan};
 pub use disk::DiskUsage;
 pub use gate::BoundPod;
-pub use host::{HostError, Part, PodHost, SysHost, VolumeFiles};
+pub use host::{HostError, Part, PodHost, Reclaim, SysHost, VolumeFiles};
 pub(crate) use inspect::{Console, LiveHold};
 pub use logs::LogLimits;
 pub use manager::{
     Adopted, GateRefused, Need, PodDeps, PodManager, RemoveReason, RunnerPanicked, ThawRefused,
 };
 pub use metrics::PodMetrics;
+pub(crate) use metrics::ThawReason;
 pub use persistent::MountVolumeError;
 pub use record::{PodIncarnation, PodRecord, RecordError, RecordStore, Stage};
+pub(crate) use rest::Footing;
 pub use view::{ForStatus, PodPhase, PodView, Requests};

@@ -15,9 +15,10 @@ use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tonic::transport::Endpoint;
+use tower::service_fn;
 
 use super::tls;
 
@@ -172,9 +173,20 @@ async fn exec(
 }
 
 async fn connect(address: SocketAddr) -> Result<TcpStream, ProbeError> {
-    TcpStream::connect(address)
+    open(address)
         .await
         .map_err(|source| ProbeError::Connect { address, source })
+}
+
+/// A connection that is not taken for a use of the pod.
+async fn open(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    // Without the right to it the pod is only never idle.
+    let _ = hearth_sys::traffic::mark_as_own(&socket);
+    socket.connect(address).await
 }
 
 async fn http(
@@ -242,7 +254,9 @@ async fn grpc(address: SocketAddr, service: &str) -> Result<(), ProbeError> {
     let channel = Endpoint::from_shared(format!("http://{address}"))
         .and_then(|endpoint| endpoint.user_agent(USER_AGENT))
         .map_err(failed)?
-        .connect()
+        .connect_with_connector(service_fn(move |_| async move {
+            open(address).await.map(TokioIo::new)
+        }))
         .await
         .map_err(failed)?;
     let request = HealthCheckRequest {

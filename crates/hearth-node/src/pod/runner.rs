@@ -28,6 +28,7 @@ use super::desired::{DesiredSandbox, NoPlan};
 use super::errand::{Errand, Place};
 use super::gate::{GateState, Offer, PodInside};
 use super::manager::{RemoveReason, Shared};
+use super::metrics::FreezeReason;
 use super::settle::settle;
 use super::show;
 use super::slots::{Group, Slot};
@@ -423,8 +424,11 @@ impl Runner {
             (Some(desired), None) => match desired.mode {
                 OperatingMode::Suspended => Goal::Suspend,
                 OperatingMode::Frozen => Goal::Freeze,
+                OperatingMode::Running if member => Goal::Run {
+                    freeze_when_ready: desired.member == Some(Warmth::Frozen),
+                },
                 OperatingMode::Running => Goal::Run {
-                    freeze_when_ready: member && desired.member == Some(Warmth::Frozen),
+                    freeze_when_ready: gate.resting,
                 },
             },
         };
@@ -551,6 +555,11 @@ impl Runner {
             wants_ids: self.state.pod.is_none() && wants_ids(desired),
             asked,
             ahead: self.ahead(&op, desired),
+            freeze_reason: match desired.goal {
+                Goal::Run { .. } if desired.member => FreezeReason::Pool,
+                Goal::Run { .. } => FreezeReason::Idle,
+                _ => FreezeReason::Mode,
+            },
         };
         let step = op.step();
         self.doing = Some(Doing {
@@ -618,6 +627,7 @@ impl Runner {
             residency: gate.residency,
             handler: &handler,
             phases: &self.phases,
+            no_packets: self.shared.config.no_packets.as_deref(),
         });
         let offer = match &self.state.phase {
             _ if desired.goal.ends_pod() => Offer::Ending,

@@ -20,6 +20,7 @@ pub(super) struct Source<'a> {
     pub(super) residency: Residency,
     pub(super) handler: &'a Handler,
     pub(super) phases: &'a PhaseTimes,
+    pub(super) no_packets: Option<&'a str>,
 }
 
 /// A view of nothing yet.
@@ -42,6 +43,8 @@ pub(super) fn nothing(uid: &SandboxUid, key: &Key, certain: bool) -> PodView {
         message: String::new(),
         phases: PhaseTimes::default(),
         requests: Requests::default(),
+        idle: None,
+        asks_suspension: false,
         for_status: ForStatus {
             certain,
             ..ForStatus::default()
@@ -60,6 +63,7 @@ pub(super) fn view(source: &Source<'_>) -> PodView {
         residency,
         handler,
         phases,
+        no_packets,
     } = *source;
     let pod = PodFacts::of(state, residency);
     let requests = state
@@ -99,13 +103,19 @@ pub(super) fn view(source: &Source<'_>) -> PodView {
             .as_ref()
             .map(|_| handler.freeze_method.clone())
             .unwrap_or_default(),
-        message: status::obstacle(state),
+        message: Some(status::obstacle(state))
+            .filter(|message| !message.is_empty())
+            .or_else(|| stays_running(desired?, handler, no_packets))
+            .unwrap_or_default(),
         phases: phases.clone(),
         requests: Requests {
             milli_cpu: requests.cpu_request_millis,
             memory_bytes: requests.memory_request,
             storage_bytes: requests.storage_request,
         },
+        idle: desired.map(|desired| desired.idle),
+        // The gate alone knows.
+        asks_suspension: false,
         for_status: ForStatus {
             mode: desired.map_or(OperatingMode::Running, |desired| desired.mode),
             expired: wish.goal == Goal::Expire,
@@ -144,12 +154,38 @@ fn phase(state: &State) -> PodPhase {
     }
 }
 
-fn cannot_freeze(handler: &Handler) -> String {
-    let why = if handler.message.is_empty() {
+/// Why a sandbox is not frozen for being idle although it asks for that.
+fn stays_running(
+    desired: &DesiredSandbox,
+    handler: &Handler,
+    no_packets: Option<&str>,
+) -> Option<String> {
+    let rules = desired.idle;
+    if let (true, Some(why)) = (rules.watches(), no_packets) {
+        return Some(format!(
+            "spec.idle is set: this node cannot see packets to pods ({why}), so that the sandbox stays running; remove it"
+        ));
+    }
+    if rules.freeze_after.is_none() || !handler.freeze_method.is_empty() {
+        return None;
+    }
+    let why = because(handler);
+    Some(format!(
+        "spec.idle.freezeAfter is set: this node cannot freeze pods of handler {}{why}, so that the sandbox stays running; use suspendAfter alone",
+        handler.name
+    ))
+}
+
+fn because(handler: &Handler) -> String {
+    if handler.message.is_empty() {
         String::new()
     } else {
         format!(" ({})", handler.message)
-    };
+    }
+}
+
+fn cannot_freeze(handler: &Handler) -> String {
+    let why = because(handler);
     format!(
         "spec.operatingMode is Frozen: this node cannot freeze pods of handler {}{why}; use Running or Suspended",
         handler.name

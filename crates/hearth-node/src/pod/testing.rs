@@ -13,7 +13,8 @@ use hearth_core::ids::{PodUid, SandboxUid};
 use hearth_core::podspec::PodPlan;
 use hearth_cri::fake::{FakeOptions, FakeRuntime, Program};
 use hearth_sys::fake::FakeFreezer;
-use hearth_sys::{FreezeError, Freezer, Limits, Method, Usage};
+use hearth_sys::reclaim::ReclaimError;
+use hearth_sys::{FreezeError, Freezer, HeldMemory, Limits, Method, Usage};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -38,9 +39,9 @@ pub(super) type Env = Vec<(String, String)>;
 /// Volumes, cgroups and freezers in memory. What is frozen is frozen at the runtime as well: calls that need live
 /// processes hang there.
 #[derive(Debug)]
-pub(super) struct FakeHost {
+pub(crate) struct FakeHost {
     runtime: FakeRuntime,
-    state: Mutex<HostState>,
+    state: Arc<Mutex<HostState>>,
     volumes_made: Notify,
 }
 
@@ -57,6 +58,27 @@ struct HostState {
     fail_volumes: u32,
     /// What directories take of the disk.
     sizes: HashMap<PathBuf, u64>,
+    cpu: HashMap<PodUid, Duration>,
+    memory: HashMap<PodUid, HeldMemory>,
+}
+
+/// Moves memory to swap, down to a quarter of what there was at first.
+#[derive(Debug)]
+struct FakeReclaim {
+    state: Arc<Mutex<HostState>>,
+    pod: PodUid,
+}
+
+impl Reclaim for FakeReclaim {
+    fn reclaim(&mut self, bytes: u64) -> Result<bool, ReclaimError> {
+        let mut state = self.state.lock();
+        let held = state.memory.entry(self.pod.clone()).or_default();
+        let least = (held.resident_bytes + held.swapped_bytes) / 4;
+        let moved = bytes.min(held.resident_bytes.saturating_sub(least));
+        held.resident_bytes -= moved;
+        held.swapped_bytes += moved;
+        Ok(moved == bytes)
+    }
 }
 
 #[derive(Debug)]
@@ -147,6 +169,20 @@ impl FakeHost {
     pub(super) fn set_size(&self, directory: &str, bytes: u64) {
         let mut state = self.state.lock();
         state.sizes.insert(PathBuf::from(directory), bytes);
+    }
+
+    /// The pod uses CPU.
+    pub(crate) fn burn(&self, pod: &PodUid, time: Duration) {
+        *self.state.lock().cpu.entry(pod.clone()).or_default() += time;
+    }
+
+    /// The pod holds so much memory.
+    pub(crate) fn fill(&self, pod: &PodUid, bytes: u64) {
+        let held = HeldMemory {
+            resident_bytes: bytes,
+            swapped_bytes: 0,
+        };
+        self.state.lock().memory.insert(pod.clone(), held);
     }
 
     pub(super) fn fail_next_volumes(&self) {
@@ -260,11 +296,29 @@ impl PodHost for FakeHost {
         }))
     }
 
+    fn cpu_time(&self, pod: &PodUid) -> Result<Option<Duration>, HostError> {
+        let state = self.state.lock();
+        let used = state.cpu.get(pod).copied().unwrap_or_default();
+        Ok(state.cgroups.contains_key(pod).then_some(used))
+    }
+
+    fn held_memory(&self, pod: &PodUid) -> Result<Option<HeldMemory>, HostError> {
+        Ok(self.state.lock().memory.get(pod).copied())
+    }
+
+    fn reclaim(&self, pod: &PodUid) -> Result<Box<dyn Reclaim>, HostError> {
+        Ok(Box::new(FakeReclaim {
+            state: Arc::clone(&self.state),
+            pod: pod.clone(),
+        }))
+    }
+
     fn usage(&self, pod: &PodUid) -> Result<Option<Usage>, HostError> {
         let has_cgroup = self.state.lock().cgroups.contains_key(pod);
         Ok(has_cgroup.then_some(Usage {
             memory_bytes: 4096,
             working_set_bytes: 2048,
+            swap_bytes: 1024,
             cpu_micros: 1_500_000,
             pids: 3,
         }))
@@ -350,7 +404,7 @@ impl RecordStore for FakeRecords {
 /// A node with a daemon that can be killed.
 pub(crate) struct Node {
     pub(crate) runtime: FakeRuntime,
-    pub(super) host: Arc<FakeHost>,
+    pub(crate) host: Arc<FakeHost>,
     pub(super) records: Arc<FakeRecords>,
     pub(super) claims: ClaimActivity,
     pub(super) metrics: PodMetrics,
@@ -370,7 +424,7 @@ impl Node {
         let runtime = FakeRuntime::new(FakeOptions::default());
         let host = Arc::new(FakeHost {
             runtime: runtime.clone(),
-            state: Mutex::default(),
+            state: Arc::default(),
             volumes_made: Notify::new(),
         });
         let mut config = PodConfig::new("t", "node", PathBuf::from("/nonexistent/logs"));
@@ -424,7 +478,7 @@ impl Node {
         self.restart_after_stop(bound).await;
     }
 
-    pub(super) async fn restart_after_stop(&mut self, bound: &[&str]) {
+    pub(crate) async fn restart_after_stop(&mut self, bound: &[&str]) {
         let bound: Vec<_> = bound.iter().map(|uid| (*uid, None)).collect();
         self.restart_with(&bound).await;
     }
@@ -459,7 +513,7 @@ impl Node {
             .await;
     }
 
-    pub(super) async fn stop_daemon(&mut self) {
+    pub(crate) async fn stop_daemon(&mut self) {
         self.stop.cancel();
         (&mut self.task).await.unwrap().unwrap();
     }
@@ -514,7 +568,7 @@ impl Node {
     }
 
     /// `type status reason: message` of each condition.
-    pub(super) fn conditions(&self, view: &PodView) -> Vec<String> {
+    pub(crate) fn conditions(&self, view: &PodView) -> Vec<String> {
         let status = view.status(
             &SandboxStatus::default(),
             "node",

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use hearth_api::{OperatingMode, PhaseTimes, SandboxStatus, Tier, Time};
+use hearth_core::idle::IdleRules;
 use hearth_core::ids::{Key, PodUid, SandboxUid};
 use hearth_core::podspec::Refusal;
 use hearth_core::status::{self, Facts, PodFacts};
@@ -39,6 +40,10 @@ pub struct PodView {
     pub phases: PhaseTimes,
     /// What its pod asks for.
     pub requests: Requests,
+    /// What becomes of it when nobody uses it; `None` while the API was not heard.
+    pub idle: Option<IdleRules>,
+    /// Whether it has been idle for so long that it is to be suspended.
+    pub asks_suspension: bool,
     /// What only the status needs.
     pub for_status: ForStatus,
 }

@@ -19,6 +19,7 @@ use super::config::Handler;
 use super::cri_config::{self, PodIdentity, PodPlaces};
 use super::host::{HostError, PodHost, VolumeFiles};
 use super::manager::Shared;
+use super::metrics::{FreezeReason, ThawReason};
 use super::record::{PodIncarnation, PodRecord};
 use super::sight;
 use super::slots::{Group, Slot};
@@ -44,6 +45,8 @@ pub(super) struct Subject {
     pub(super) asked: u64,
     /// What a pod is to be made from for stock, of which there is nothing yet.
     pub(super) ahead: Option<Arc<PodPlan>>,
+    /// Why it is frozen, should that be what is done.
+    pub(super) freeze_reason: FreezeReason,
 }
 
 /// How an operation ended, and the turn it has got.
@@ -378,7 +381,12 @@ impl Subject {
         let freezer = blocking(&self.shared, move |host| host.freezer(&target)).await?;
         // Somebody who needs the processes is no failure: what follows is decided by who holds the pod then.
         self.cell
-            .freeze(freezer, self.shared.config.freeze_within, self.asked)
+            .freeze(
+                freezer,
+                self.shared.config.freeze_within,
+                self.asked,
+                self.freeze_reason,
+            )
             .await
             .map_err(|error| Problem::of(&error))?;
         NOTHING
@@ -402,7 +410,7 @@ impl Subject {
         if self.cell.lacks_freezer() {
             self.find_freezer().await?;
         }
-        let thaw = self.cell.thaw(self.shared.config.thaw_within).await;
+        let thaw = self.cell.thaw(self.shared.config.thaw_within, ThawReason::Wish).await;
         thaw.map(|_| Learned::Nothing)
             .map_err(|error| Problem::of(&error))
     }
@@ -427,8 +435,7 @@ impl Subject {
             Stray::Sandbox { id, pod_uid } => {
                 let own = self.pod.as_ref().is_some_and(|pod| pod.uid == pod_uid);
                 if own {
-                    let thaw = self.cell.thaw(self.shared.config.thaw_within).await;
-                    thaw.map_err(|error| Problem::of(&error))?;
+                    self.thaw().await?;
                     return remove_sandbox(&self.shared, &id).await;
                 }
                 remove_foreign(&self.shared, &id, &pod_uid).await

@@ -37,7 +37,7 @@ pub(super) async fn freeze(
             None => shared.find(&request.sandbox)?,
         };
         check_freeze(&view)?;
-        if view.tier == Some(Tier::Frozen) {
+        if matches!(view.tier, Some(Tier::Frozen | Tier::Reclaimed)) {
             return Ok(proto::FreezeResponse {});
         }
         while changes.next().await != uid {}

@@ -53,5 +53,6 @@ fn stat(view: &PodView, usage: Usage) -> proto::SandboxStats {
         memory_bytes: usage.memory_bytes,
         working_set_bytes: usage.working_set_bytes,
         tasks: usage.pids,
+        swap_bytes: usage.swap_bytes,
     }
 }

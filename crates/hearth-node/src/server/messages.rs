@@ -31,6 +31,7 @@ pub(super) fn member(view: &PodView, owner: Option<OwnerKey>, disposed: bool) ->
         .into(),
         pod_ips: view.pod_ips.clone(),
         owner_key: owner.map(|owner| owner.0).unwrap_or_default(),
+        suspend: view.asks_suspension && !disposed,
     }
 }
 

@@ -34,18 +34,27 @@ pub(super) async fn stats(mut client: Client, args: StatsArgs) -> Result<ExitCod
 fn render(sandboxes: &[SandboxStats]) -> String {
     let rows: Vec<_> = sandboxes.iter().map(row).collect();
     table::render(
-        ["SANDBOX", "TIER", "CPU", "MEMORY", "WORKING SET", "TASKS"],
+        [
+            "SANDBOX",
+            "TIER",
+            "CPU",
+            "MEMORY",
+            "WORKING SET",
+            "SWAP",
+            "TASKS",
+        ],
         &rows,
     )
 }
 
-fn row(stats: &SandboxStats) -> [String; 6] {
+fn row(stats: &SandboxStats) -> [String; 7] {
     [
         format!("{}/{}", stats.namespace, stats.name),
         stats.tier.clone(),
         cpu_time(stats.cpu_micros),
         mebibytes(stats.memory_bytes),
         mebibytes(stats.working_set_bytes),
+        mebibytes(stats.swap_bytes),
         stats.tasks.to_string(),
     ]
 }
@@ -75,11 +84,12 @@ mod tests {
             memory_bytes: 7 << 20,
             working_set_bytes: (1 << 20) + (1 << 19),
             tasks: 3,
+            swap_bytes: 5 << 20,
             ..SandboxStats::default()
         };
         let expect = "\
-SANDBOX     TIER     CPU       MEMORY   WORKING SET   TASKS
-default/a   Frozen   61.042s   7.0Mi    1.5Mi         3
+SANDBOX     TIER     CPU       MEMORY   WORKING SET   SWAP    TASKS
+default/a   Frozen   61.042s   7.0Mi    1.5Mi         5.0Mi   3
 ";
         assert_eq!(render(&[stats]), expect);
     }

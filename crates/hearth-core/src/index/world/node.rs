@@ -51,6 +51,7 @@ impl Node {
             phase: pod.phase,
             pod_ips: vec!["10.0.0.1".into()],
             owner: pod.owner.clone(),
+            asks_suspension: false,
         }
     }
 

@@ -294,6 +294,7 @@ impl Cluster {
             phase,
             pod_ips: Vec::new(),
             owner: None,
+            asks_suspension: false,
         };
         (node_key(node.expect("it has a node")), reported)
     }

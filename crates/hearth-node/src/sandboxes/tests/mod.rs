@@ -238,6 +238,7 @@ async fn what_sandboxes_use_is_told_of_those_with_a_pod() {
         cpu_micros: 1_500_000,
         memory_bytes: 4096,
         working_set_bytes: 2048,
+        swap_bytes: 1024,
         tasks: 3,
     };
     assert_eq!(all.unwrap().into_inner().sandboxes, [expect]);

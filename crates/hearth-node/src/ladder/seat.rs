@@ -1,0 +1,77 @@
+//! What the ladder knows of one sandbox.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use hearth_api::{OperatingMode, Tier};
+use hearth_core::idle::{Clock, IdleRules, Standing};
+use hearth_core::ids::PodUid;
+
+use super::reclaim::Trial;
+use crate::pod::{Footing, PodPhase};
+
+/// What the ladder knows of one sandbox.
+#[derive(Debug)]
+pub(super) struct Seat {
+    pub(super) pod: PodUid,
+    pub(super) rules: IdleRules,
+    pub(super) clock: Clock,
+    pub(super) address: Option<Ipv4Addr>,
+    /// Whether the kernel counts its packets, or is about to.
+    pub(super) counted: bool,
+    pub(super) bell: Bell,
+    pub(super) trial: Trial,
+}
+
+/// Whether packets to a sandbox are announced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bell {
+    /// They are not.
+    Silent,
+    /// They may be, by an earlier daemon's word; what came since is not known.
+    Unproven,
+    /// They are.
+    Armed,
+}
+
+impl Seat {
+    pub(super) fn new(pod: PodUid) -> Self {
+        Self {
+            pod,
+            rules: IdleRules::default(),
+            clock: Clock::default(),
+            address: None,
+            counted: false,
+            bell: Bell::Silent,
+            trial: Trial::Due,
+        }
+    }
+
+    /// Whether its memory may be given back now, as far as the last try is concerned.
+    pub(super) fn may_try(&self, now: Duration) -> bool {
+        match self.trial {
+            Trial::Due => true,
+            Trial::NotBefore(at) => now >= at,
+            Trial::Queued | Trial::Over => false,
+        }
+    }
+}
+
+/// How a sandbox stands on the ladder.
+pub(super) fn standing(footing: &Footing) -> Standing {
+    let view = &footing.view;
+    let frozen = matches!(view.tier, Some(Tier::Frozen | Tier::Reclaimed));
+    let alive = view.phase == PodPhase::Ready && view.tier.is_some();
+    match view.operating_mode() {
+        _ if !alive => Standing::Away,
+        OperatingMode::Suspended => Standing::Away,
+        OperatingMode::Running if !view.member => match frozen {
+            true if footing.resting => Standing::Resting,
+            // It is being thawed.
+            true => Standing::Away,
+            false => Standing::Running { held: footing.held },
+        },
+        OperatingMode::Running | OperatingMode::Frozen if frozen => Standing::Kept,
+        OperatingMode::Running | OperatingMode::Frozen => Standing::Away,
+    }
+}
