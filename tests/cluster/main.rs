@@ -14,6 +14,7 @@ mod freezing;
 mod frozen;
 mod gvisor;
 mod host;
+mod idle;
 mod images;
 mod isolation;
 mod kills;
