@@ -410,7 +410,10 @@ impl Subject {
         if self.cell.lacks_freezer() {
             self.find_freezer().await?;
         }
-        let thaw = self.cell.thaw(self.shared.config.thaw_within, ThawReason::Wish).await;
+        let thaw = self
+            .cell
+            .thaw(self.shared.config.thaw_within, ThawReason::Wish)
+            .await;
         thaw.map(|_| Learned::Nothing)
             .map_err(|error| Problem::of(&error))
     }
