@@ -291,6 +291,8 @@ impl PodNetwork {
 
 impl Drop for PodNetwork {
     fn drop(&mut self) {
+        // Tables that a test has made and not come to delete.
+        Nft::new("nft", LONG).delete(&self.instance).unwrap();
         link::delete(&self.bridge, LONG).unwrap();
         // The pod's link goes with its namespace, and the other end with it.
         netns::remove(&Path::new("/run/netns").join(&self.namespace)).unwrap();
