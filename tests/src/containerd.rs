@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::wait::wait_for;
+use crate::wait::{patient, wait_for};
 use anyhow::{Context as _, Result, bail, ensure};
 use hearth_cri::{CriClient, Deadlines, PodRuntime as _, v1};
 
@@ -37,7 +37,8 @@ impl Containerd {
     /// A CRI client.
     #[must_use]
     pub fn cri(&self) -> CriClient {
-        CriClient::new(&self.socket, Deadlines::uniform(Duration::from_secs(10)))
+        let deadline = patient(Duration::from_secs(10));
+        CriClient::new(&self.socket, Deadlines::uniform(deadline))
     }
 
     /// The process; `None` between two runs.

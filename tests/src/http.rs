@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::wait::patient;
 use anyhow::{Context as _, Result, ensure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -12,6 +13,7 @@ use tokio::time::timeout;
 /// # Errors
 /// When there is no connection, or no whole answer with status 200 within `limit`.
 pub async fn get(ip: &str, port: u16, path: &str, limit: Duration) -> Result<String> {
+    let limit = patient(limit);
     let answer = timeout(limit, exchange(ip, port, path)).await;
     let answer = answer
         .with_context(|| format!("http://{ip}:{port}{path} has not answered within {limit:?}"))?;

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::wait::patient;
 use anyhow::{Result, bail};
 use futures::StreamExt as _;
 use kube::runtime::WatchStreamExt as _;
@@ -85,6 +86,7 @@ where
         limit: Duration,
         mut check: impl FnMut(&Objects<K>) -> Result<T, String>,
     ) -> Result<T> {
+        let limit = patient(limit);
         let deadline = Instant::now() + limit;
         let mut objects = self.objects.clone();
         loop {

@@ -5,7 +5,7 @@ use std::fmt::{self, Debug};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::wait::wait_for;
+use crate::wait::{patient, wait_for};
 use anyhow::{Context as _, Result, ensure};
 use hearth_api::{Sandbox, SandboxClaim, SandboxWarmPool};
 use hearth_cri::v1;
@@ -79,6 +79,7 @@ pub fn run(limit: Duration, test: impl AsyncFnOnce(&Scene) -> Result<()>) {
         .enable_all()
         .build();
     let runtime = runtime.expect("a test needs threads");
+    let limit = patient(limit);
     let verdict = runtime.block_on(async {
         let scene = Scene::set(&namespace_name()).await?;
         let played = tokio::time::timeout(limit, test(&scene)).await;

@@ -53,6 +53,22 @@ const PACKAGES: &[Package] = &[
     },
 ];
 
+/// What a guest for `vm-test` is made and run with.
+const GUEST_PACKAGES: &[Package] = &[
+    Package {
+        name: "debootstrap",
+        purpose: "makes the guest's root file system",
+    },
+    Package {
+        name: "e2fsprogs",
+        purpose: "makes its disks",
+    },
+    Package {
+        name: "qemu-system-x86",
+        purpose: "runs it",
+    },
+];
+
 /// Whether the user need not be asked.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Consent(pub(crate) bool);
@@ -64,12 +80,25 @@ impl Consent {
     }
 }
 
-/// Installs the packages that are missing, after asking.
+/// Installs the packages that are missing for building and for the cluster, after asking.
 pub(crate) fn ensure_packages(consent: Consent) -> Result<()> {
     if system::find_on_path("dpkg-query").is_none() {
         return without_apt();
     }
-    let missing = missing(&installed()?);
+    ensure_installed(PACKAGES, consent)
+}
+
+/// Installs the packages that are missing for a guest, after asking.
+pub(crate) fn ensure_guest_packages(consent: Consent) -> Result<()> {
+    ensure!(
+        system::find_on_path("dpkg-query").is_some(),
+        "the guest is a Debian made with this machine's apt, and there is none"
+    );
+    ensure_installed(GUEST_PACKAGES, consent)
+}
+
+fn ensure_installed(packages: &'static [Package], consent: Consent) -> Result<()> {
+    let missing = missing(packages, &installed(packages)?);
     if missing.is_empty() {
         return Ok(());
     }
@@ -134,18 +163,18 @@ fn without_apt() -> Result<()> {
 }
 
 /// dpkg's view of the packages of interest, one `name status` line each.
-fn installed() -> Result<String> {
+fn installed(packages: &[Package]) -> Result<String> {
     let output = system::output(
         Command::new("dpkg-query")
             .args(["--show", "--showformat=${Package} ${db:Status-Status}\\n"])
-            .args(PACKAGES.iter().map(|package| package.name)),
+            .args(packages.iter().map(|package| package.name)),
     )?;
     // It fails when it has never heard of a package, which is an answer too.
     String::from_utf8(output.stdout).context("dpkg-query printed something that is not UTF-8")
 }
 
-fn missing(installed: &str) -> Vec<&'static Package> {
-    PACKAGES
+fn missing(packages: &'static [Package], installed: &str) -> Vec<&'static Package> {
+    packages
         .iter()
         .filter(|package| {
             !installed
@@ -186,12 +215,12 @@ mod tests {
             .iter()
             .map(|package| format!("{} installed\n", package.name))
             .collect();
-        assert!(missing(&all).is_empty());
+        assert!(missing(PACKAGES, &all).is_empty());
 
         let removed = all.replace("nftables installed", "nftables config-files");
-        let names: Vec<_> = missing(&removed).iter().map(|p| p.name).collect();
+        let names: Vec<_> = missing(PACKAGES, &removed).iter().map(|p| p.name).collect();
         assert_eq!(names, ["nftables"]);
 
-        assert_eq!(missing("").len(), PACKAGES.len());
+        assert_eq!(missing(PACKAGES, "").len(), PACKAGES.len());
     }
 }

@@ -9,6 +9,9 @@ use serde_json::Value;
 use crate::paths::repository;
 use crate::system;
 
+/// The tests that need a cluster are behind this feature; everything else needs none.
+pub(crate) const CLUSTER_FEATURE: &str = "--features=hearth-tests/cluster";
+
 /// A cargo command in the checkout.
 pub(crate) fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -46,25 +49,77 @@ pub(crate) fn build_programs() -> Result<Vec<PathBuf>> {
         "--bins",
         "--message-format=json-render-diagnostics",
     ];
-    let output = cargo(&args)
+    Ok(programs(&messages(&args)?))
+}
+
+/// A program that holds the tests of one target.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TestProgram {
+    /// The target's name.
+    pub(crate) name: String,
+    /// Where it is.
+    pub(crate) file: PathBuf,
+}
+
+/// Builds the workspace's tests and returns the programs of the targets called `names`.
+pub(crate) fn build_tests(names: &[&str]) -> Result<Vec<TestProgram>> {
+    let mut args = vec![
+        "test",
+        "--workspace",
+        CLUSTER_FEATURE,
+        "--no-run",
+        "--message-format=json-render-diagnostics",
+    ];
+    let targets: Vec<String> = names.iter().map(|name| format!("--test={name}")).collect();
+    args.extend(targets.iter().map(String::as_str));
+    let messages = messages(&args)?;
+    names
+        .iter()
+        .map(|&name| {
+            let file = artifacts(&messages)
+                .find(|(target, _)| target == name)
+                .map(|(_, file)| file)
+                .with_context(|| format!("cargo built no test {name}"))?;
+            Ok(TestProgram {
+                name: name.to_owned(),
+                file,
+            })
+        })
+        .collect()
+}
+
+/// Runs cargo with its progress shown, and returns its messages.
+fn messages(args: &[&str]) -> Result<String> {
+    let output = cargo(args)
         .stdin(Stdio::null())
         // Its progress is the user's.
         .stderr(Stdio::inherit())
         .output()
         .context("cannot run cargo")?;
-    ensure!(output.status.success(), "cargo build failed");
-    let messages = String::from_utf8(output.stdout).context("cargo printed no UTF-8")?;
-    Ok(programs(&messages))
+    ensure!(
+        output.status.success(),
+        "cargo {} failed",
+        args.first().unwrap_or(&"")
+    );
+    String::from_utf8(output.stdout).context("cargo printed no UTF-8")
 }
 
 /// The programs in cargo's messages.
 fn programs(messages: &str) -> Vec<PathBuf> {
+    artifacts(messages).map(|(_, file)| file).collect()
+}
+
+/// What cargo made that can be run, with the name of its target.
+fn artifacts(messages: &str) -> impl Iterator<Item = (String, PathBuf)> {
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         .filter(|message| message["reason"] == "compiler-artifact")
-        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .collect()
+        .filter_map(|message| {
+            let name = message["target"]["name"].as_str().unwrap_or_default();
+            let file = message["executable"].as_str()?;
+            Some((name.to_owned(), PathBuf::from(file)))
+        })
 }
 
 #[cfg(test)]

@@ -67,9 +67,14 @@ pub(crate) fn start(layout: &Layout, instance: &Instance) -> Result<Server> {
 
 fn server(instance: &Instance, pki: &Pki) -> Server {
     Server {
-        url: format!("https://127.0.0.1:{}", instance.ports.api_server),
+        url: url("127.0.0.1", instance),
         trust: Trust::File(pki.authority().display().to_string()),
     }
+}
+
+/// Where the API server is for whom loopback of this machine is `host`.
+pub(crate) fn url(host: &str, instance: &Instance) -> String {
+    format!("https://{host}:{}", instance.ports.api_server)
 }
 
 fn etcd(layout: &Layout, instance: &Instance) -> Result<Spec> {

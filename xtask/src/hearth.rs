@@ -60,6 +60,23 @@ pub(crate) fn start(layout: &Layout, instance: &Instance, server: &Server) -> Re
     })
 }
 
+/// Builds our programs and starts the controller for a node that is on another machine. Returns the token of that node's
+/// hearthd.
+pub(crate) fn start_without_node(
+    layout: &Layout,
+    instance: &Instance,
+    server: &Server,
+) -> Result<String> {
+    build(layout)?;
+    let kubectl = Kubectl::new(layout);
+    let leader_config = credentials(layout, &kubectl, server, &LEADER)?;
+    services::start(layout, &controller(layout, instance, &leader_config)?)?;
+    ui::step("waiting for the controller", || {
+        services::wait_healthy(layout, CONTROLLER, READY_WITHIN)
+    })?;
+    token(&kubectl, &NODE)
+}
+
 /// Applies the example template and pool and waits until the pool is full.
 pub(crate) fn start_examples(layout: &Layout) -> Result<()> {
     let kubectl = Kubectl::new(layout);
@@ -129,6 +146,15 @@ fn credentials(
     server: &Server,
     who: &Identity,
 ) -> Result<PathBuf> {
+    let dir = layout.credentials(who.program);
+    let token_file = dir.join("token");
+    system::write_atomic(&token_file, token(kubectl, who)?.as_bytes(), 0o600)?;
+    let config = dir.join("kubeconfig");
+    kubeconfig::write(&config, server, &User::TokenFile(&token_file))?;
+    Ok(config)
+}
+
+fn token(kubectl: &Kubectl, who: &Identity) -> Result<String> {
     let token = kubectl.capture(&[
         "--namespace",
         who.namespace,
@@ -137,12 +163,7 @@ fn credentials(
         who.service_account,
         TOKEN_LIFETIME,
     ])?;
-    let dir = layout.credentials(who.program);
-    let token_file = dir.join("token");
-    system::write_atomic(&token_file, token.trim().as_bytes(), 0o600)?;
-    let config = dir.join("kubeconfig");
-    kubeconfig::write(&config, server, &User::TokenFile(&token_file))?;
-    Ok(config)
+    Ok(token.trim().to_owned())
 }
 
 /// What the suite has pods ask for that a node refuses by default; what is not among it the suite has refused.
@@ -158,9 +179,10 @@ fn allowed(layout: &Layout) -> String {
     allowed.join(",")
 }
 
-fn hearthd(layout: &Layout, instance: &Instance, kubeconfig: &Path) -> Result<Spec> {
+/// What hearthd is told.
+pub(crate) fn node_args(layout: &Layout, instance: &Instance, kubeconfig: &Path) -> Vec<String> {
     let ports = &instance.ports;
-    let args = vec![
+    vec![
         format!("--allow={}", allowed(layout)),
         format!("--node-name={}", instance.node_name),
         format!("--instance={}", instance.id),
@@ -172,10 +194,14 @@ fn hearthd(layout: &Layout, instance: &Instance, kubeconfig: &Path) -> Result<Sp
         format!("--listen=127.0.0.1:{}", ports.node_api),
         format!("--metrics-listen=127.0.0.1:{}", ports.node_metrics),
         format!("--pod-cidr={}", instance.pod_cidr),
-    ];
+    ]
+}
+
+fn hearthd(layout: &Layout, instance: &Instance, kubeconfig: &Path) -> Result<Spec> {
+    let args = node_args(layout, instance, kubeconfig);
     let spec = Spec::new(layout, HEARTHD, &layout.program(HEARTHD), args)?;
     Ok(spec.with_health(Health::Http {
-        port: ports.node_metrics,
+        port: instance.ports.node_metrics,
         path: "/readyz".to_owned(),
     }))
 }

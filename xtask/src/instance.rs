@@ -44,7 +44,7 @@ const PORT_RANGE: u16 = 10_000;
 impl Instance {
     /// What is recorded, or a new instance, which is recorded at once: whatever is made from here
     /// on can be found again.
-    pub(crate) fn ensure(layout: &Layout, existing: bool) -> Result<Self> {
+    pub(crate) fn ensure(layout: &Layout, existing: bool, node_name: String) -> Result<Self> {
         if let Some(recorded) = Self::load(layout)? {
             ensure!(
                 recorded.existing == existing,
@@ -59,7 +59,7 @@ impl Instance {
         let id = layout.instance_id();
         let seed = seed(&id);
         let instance = Self {
-            node_name: system::node_name(),
+            node_name,
             existing,
             pod_cidr: pod_cidr(seed, &routed()?)?,
             ports: Ports::choose(seed, is_free)?,
@@ -185,8 +185,9 @@ mod tests {
     fn a_cluster_does_not_change_sides() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(Some(dir.path())).unwrap();
-        let first = Instance::ensure(&layout, false).unwrap();
-        assert_eq!(first, Instance::ensure(&layout, false).unwrap());
-        assert!(Instance::ensure(&layout, true).is_err());
+        let ensure = |existing| Instance::ensure(&layout, existing, "n".to_owned());
+        let first = ensure(false).unwrap();
+        assert_eq!(first, ensure(false).unwrap());
+        assert!(ensure(true).is_err());
     }
 }

@@ -15,6 +15,7 @@ mod deploy;
 mod down;
 mod existing;
 mod generate;
+mod guest;
 mod hearth;
 mod images;
 mod install;
@@ -118,6 +119,16 @@ enum Command {
         #[command(flatten)]
         packages: Packages,
     },
+    /// Tests the node in a guest with unified cgroup v2 and systemd.
+    VmTest {
+        /// The directory of its cluster [default: .hearth-guest in the checkout].
+        #[arg(long)]
+        dir: Option<PathBuf>,
+        #[command(flatten)]
+        packages: Packages,
+        /// Run only the cluster tests whose names hold one of these.
+        filters: Vec<String>,
+    },
     /// Generates the CRDs in deploy/crds from the API types.
     Crds,
     /// Takes the schemas that the CRDs embed from the running API server.
@@ -183,6 +194,15 @@ fn run(command: Command) -> Result<()> {
         Command::Test { dir, packages } => {
             let dir = dir.unwrap_or_else(|| paths::repository().join(".hearth-test"));
             suite::test(&Layout::new(Some(&dir))?, packages.consent())
+        }
+        Command::VmTest {
+            dir,
+            packages,
+            filters,
+        } => {
+            let dir = dir.unwrap_or_else(|| paths::repository().join(".hearth-guest"));
+            let options = guest::Options { filters };
+            guest::test(&Layout::new(Some(&dir))?, packages.consent(), &options)
         }
         Command::Crds => generate::crds(),
         Command::Schemas { place } => generate::schemas(&place.layout()?),

@@ -15,6 +15,8 @@ use crate::system;
 
 /// The address of the `kubernetes` Service, the first of the service range.
 pub(crate) const SERVICE_ADDRESS: &str = "10.96.0.1";
+/// The address of this machine's loopback in a guest on QEMU's user network.
+pub(crate) const GUEST_SEES_HOST_AS: &str = "10.0.2.2";
 /// The range that Service addresses are taken from.
 pub(crate) const SERVICE_RANGE: &str = "10.96.0.0/16";
 
@@ -133,6 +135,7 @@ fn server_params() -> Result<CertificateParams> {
         "127.0.0.1",
         "::1",
         SERVICE_ADDRESS,
+        GUEST_SEES_HOST_AS,
     ];
     let mut params = CertificateParams::new(names.map(str::to_owned))
         .context("the API server's names are not valid in a certificate")?;

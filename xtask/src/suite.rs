@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow};
 
 use crate::apt::{self, Consent};
-use crate::cargo;
+use crate::cargo::{self, CLUSTER_FEATURE};
 use crate::components;
 use crate::down::down;
+use crate::guest;
 use crate::inventory::Inventory;
 use crate::paths::Layout;
 use crate::services;
@@ -16,8 +17,6 @@ use crate::system;
 use crate::ui;
 use crate::up::{self, up};
 
-/// The tests that need a cluster are behind this feature; everything else needs none.
-const CLUSTER_FEATURE: &str = "--features=hearth-tests/cluster";
 /// How much of a log is shown when something failed.
 const TAIL: usize = 40;
 
@@ -114,7 +113,14 @@ fn test_phases(phases: &mut Phases, layout: &Layout, consent: Consent) -> Result
     match (tested, cleaned) {
         (Err(first), Err(second)) => Err(first.context(format!("moreover: {second:#}"))),
         (tested, cleaned) => tested.and(cleaned),
-    }
+    }?;
+    phases.run("the node in a guest: cgroup v2, systemd", || {
+        guest::test(
+            &layout.beside("-guest")?,
+            consent,
+            &guest::Options::default(),
+        )
+    })
 }
 
 /// Tests of the cluster suite that have not been seen to pass yet, and do not decide over a change

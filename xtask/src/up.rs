@@ -43,7 +43,7 @@ pub(crate) fn up(layout: &Layout, options: &Options) -> Result<()> {
 
     ui::heading(format!("cluster in {}", layout.root().display()));
     let _lock = layout.lock()?;
-    let instance = Instance::ensure(layout, options.existing)?;
+    let instance = Instance::ensure(layout, options.existing, system::node_name())?;
     components::provide(layout, !options.existing)?;
     install_self(layout)?;
     let server = if options.existing {

@@ -1,9 +1,24 @@
 //! Waiting for what sends no event: files of the kernel, other programs' lists.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use tokio::time::{Instant, sleep_until};
+
+/// Names how many times longer than on an ordinary machine everything may take, for one that is emulated.
+const PATIENCE: &str = "HEARTH_PATIENCE";
+
+/// A limit as this machine needs it: limits in tests tell "does not come" from "is slow".
+#[must_use]
+pub fn patient(limit: Duration) -> Duration {
+    static FACTOR: OnceLock<u32> = OnceLock::new();
+    let factor = FACTOR.get_or_init(|| {
+        let said = std::env::var(PATIENCE).ok();
+        said.and_then(|said| said.parse().ok()).unwrap_or(1)
+    });
+    limit * *factor
+}
 
 /// Asks `check` again and again until it is content. Its error says what is missing yet, and becomes part of the failure
 /// when `limit` passes.
@@ -16,6 +31,7 @@ pub async fn wait_for<T>(
     mut check: impl AsyncFnMut() -> Result<T, String>,
 ) -> Result<T> {
     const PAUSE: Duration = Duration::from_millis(20);
+    let limit = patient(limit);
     let deadline = Instant::now() + limit;
     loop {
         let not_yet = match check().await {

@@ -1,0 +1,179 @@
+//! The guest while it runs.
+
+use std::io::{BufRead as _, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::image::Image;
+use crate::paths::Layout;
+use crate::process;
+use crate::supervise;
+use crate::ui;
+
+/// How the last line begins.
+const VERDICT: &str = "hearth-guest: ";
+/// How much of the kernel's words is shown when the guest did not come to a verdict.
+const TAIL: usize = 40;
+
+/// Boots the guest, shows what it prints, and waits for its verdict.
+pub(super) fn run(
+    layout: &Layout,
+    image: &Image,
+    disk: &Path,
+    node_api: u16,
+    limit: Duration,
+) -> Result<()> {
+    let deadline = Instant::now() + limit;
+    let console = layout.log("guest-console");
+    let child = qemu(layout, image, disk, node_api, &console)
+        .spawn()
+        .context("cannot run qemu-system-x86_64")?;
+    let mut guest = Guest(child);
+    let lines = guest.lines()?;
+    loop {
+        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => match line.strip_prefix(VERDICT) {
+                Some("passed") => return Ok(()),
+                Some(_) => bail!("tests failed in the guest; what they printed is above"),
+                None => ui::note(line),
+            },
+            Err(RecvTimeoutError::Timeout) => {
+                bail!(
+                    "the guest was not done within {}; the end of its console:\n{}",
+                    ui::duration(limit),
+                    supervise::log_tail(&console, TAIL)
+                )
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                bail!(
+                    "the guest ended without a verdict; the end of its console:\n{}",
+                    supervise::log_tail(&console, TAIL)
+                )
+            }
+        }
+    }
+}
+
+fn qemu(layout: &Layout, image: &Image, disk: &Path, node_api: u16, console: &Path) -> Command {
+    let mut command = Command::new("qemu-system-x86_64");
+    command
+        // Both are there on any machine; what virtualises in hardware may not be.
+        .args([
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            "max",
+            "-smp",
+            "2",
+            "-m",
+            "3G",
+        ])
+        .args([
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+        ])
+        .arg("-kernel")
+        .arg(&image.kernel)
+        .arg("-initrd")
+        .arg(&image.initrd)
+        .args([
+            "-append",
+            "root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet",
+        ])
+        // The image of the cache stays as it is.
+        .args(["-drive", &drive(&image.disk, "snapshot=on")])
+        .args(["-drive", &drive(disk, "cache=unsafe")])
+        .args(["-device", "virtio-rng-pci"])
+        .arg("-netdev")
+        .arg(format!(
+            "user,id=net,hostfwd=tcp:127.0.0.1:{node_api}-:{node_api}"
+        ))
+        .args(["-device", "virtio-net-pci,netdev=net,romfile="])
+        .arg("-serial")
+        .arg(format!("file:{}", console.display()))
+        .args(["-serial", "stdio"])
+        // By this mark `down` finds it, should this process be killed.
+        .env(process::MARK, layout.root())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit());
+    command
+}
+
+fn drive(file: &Path, option: &str) -> String {
+    format!("file={},if=virtio,format=raw,{option}", file.display())
+}
+
+/// A running guest, which ends with this value.
+struct Guest(Child);
+
+impl Guest {
+    /// What it prints, line by line.
+    fn lines(&mut self) -> Result<Receiver<String>> {
+        let output = self.0.stdout.take().context("the guest has no output")?;
+        // Whoever does not read for so long holds the guest up.
+        let (sender, receiver) = mpsc::sync_channel(256);
+        thread::spawn(move || forward(output, |line| sender.send(line).is_ok()));
+        Ok(receiver)
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // Its disks are thrown away, so nothing is lost by not turning it off.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Passes lines on until there are none, or nobody wants them. A serial line has what it has: bytes
+/// that are no text are shown as such.
+fn forward(output: impl Read, mut to: impl FnMut(String) -> bool) {
+    let mut reader = BufReader::new(output);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match reader.read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {
+                let text = String::from_utf8_lossy(&line);
+                if !to(text.trim_end_matches(['\r', '\n']).to_owned()) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_come_whole_and_without_their_ends() {
+        let mut seen = Vec::new();
+        forward(&b"one\r\ntwo\n\xfflast"[..], |line| {
+            seen.push(line);
+            true
+        });
+        assert_eq!(seen, ["one", "two", "\u{fffd}last"]);
+    }
+
+    #[test]
+    fn reading_ends_when_nobody_listens() {
+        let mut seen = 0;
+        forward(&b"a\nb\nc\n"[..], |_| {
+            seen += 1;
+            seen < 2
+        });
+        assert_eq!(seen, 2);
+    }
+}
