@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{Content, Shared};
+use super::{Content, Shared, State};
 
 /// Reads under way at once.
 const PARALLEL: usize = 8;
@@ -60,6 +60,14 @@ struct Named {
     version: String,
 }
 
+/// What a list that is under way has shown so far.
+#[derive(Debug, Default)]
+struct Listing {
+    seen: HashSet<ConfigKey>,
+    /// Secrets that had tokens bound to them when it began, and that it has not shown.
+    unseen_secrets: HashSet<String>,
+}
+
 impl Reader {
     pub(super) fn new(client: Client, shared: Arc<Shared>) -> Self {
         Self {
@@ -86,7 +94,7 @@ impl Reader {
             news::<Namespace>(self.client.clone(), ConfigKind::Namespace),
             news::<LimitRange>(self.client.clone(), ConfigKind::LimitRanges),
         ]);
-        let mut listed = BTreeMap::new();
+        let mut listings = BTreeMap::new();
         let mut reads: FuturesUnordered<BoxFuture<'static, Read>> = FuturesUnordered::new();
         loop {
             while reads.len() < PARALLEL
@@ -104,7 +112,7 @@ impl Reader {
             // Cancel-safe: streams and reads are polled by reference, a notice not taken stays, the timer is made anew.
             tokio::select! {
                 Some((key, read)) = reads.next() => self.ended(key, read),
-                Some((kind, news)) = news.next() => self.heard(kind, news, &mut listed),
+                Some((kind, news)) = news.next() => self.heard(kind, news, &mut listings),
                 () = self.shared.to_read.notified() => {}
                 () = again => self.read_again(),
             }
@@ -155,39 +163,50 @@ impl Reader {
         &self,
         kind: ConfigKind,
         news: Result<Event<Named>, watcher::Error>,
-        listed: &mut BTreeMap<ConfigKind, HashSet<ConfigKey>>,
+        listings: &mut BTreeMap<ConfigKind, Listing>,
     ) {
         let mut state = self.shared.state.lock();
-        let listed = listed.entry(kind).or_default();
+        let listing = listings.entry(kind).or_default();
         match news {
-            Ok(Event::Init) => listed.clear(),
+            Ok(Event::Init) => {
+                *listing = Listing::default();
+                if kind == ConfigKind::Secret {
+                    listing.unseen_secrets.extend(state.tokens.bound_secrets());
+                }
+            }
             Ok(Event::InitApply(named)) => {
+                listing.unseen_secrets.remove(&named.key.config.name);
                 state.changed(&named.key, Some(&named.version));
                 if state.objects.contains_key(&named.key) {
-                    listed.insert(named.key);
+                    listing.seen.insert(named.key);
                 }
             }
             Ok(Event::InitDone) => {
                 for key in state.wanted(kind) {
-                    if !listed.contains(&key) {
+                    if !listing.seen.contains(&key) {
                         state.changed(&key, None);
                     }
                 }
-                listed.clear();
+                for name in std::mem::take(listing).unseen_secrets {
+                    self.secret_deleted(&mut state, &name);
+                }
             }
             Ok(Event::Apply(named)) => drop(state.changed(&named.key, Some(&named.version))),
             Ok(Event::Delete(named)) => {
                 state.changed(&named.key, None);
                 if kind == ConfigKind::Secret {
-                    let now = self.shared.now();
-                    state.tokens.secret_deleted(&named.key.config.name, now);
-                    self.shared.to_mint.notify_one();
+                    self.secret_deleted(&mut state, &named.key.config.name);
                 }
             }
             Err(error) => {
                 tracing::warn!(%kind, error = %ErrorChain(&error), "watch interrupted");
             }
         }
+    }
+
+    fn secret_deleted(&self, state: &mut State, name: &str) {
+        state.tokens.secret_deleted(name, self.shared.now());
+        self.shared.to_mint.notify_one();
     }
 }
 
@@ -337,7 +356,10 @@ fn of_limit_ranges(list: ObjectList<LimitRange>) -> Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hearth_core::ids::Key;
     use hearth_core::podspec::{Admission, Configs};
+    use hearth_core::tokens::{Job, Minted, Owner, TokenNeed};
+    use hearth_test::api::ScriptedApi;
     use serde_json::json;
 
     #[test]
@@ -385,6 +407,55 @@ mod tests {
                 pull_secrets
             }
         );
+    }
+
+    /// Tokens in a cluster where nothing has been asked of the API server.
+    fn with_tokens_of(uid: &str) -> Arc<Shared> {
+        let shared = Arc::new(Shared::default());
+        let owner = Owner {
+            key: Key::new("ns", "box"),
+            uid: uid.into(),
+        };
+        let need = TokenNeed::of(&json!({"automountServiceAccountToken": true})).map(Arc::new);
+        let mut state = shared.state.lock();
+        let now = Duration::ZERO;
+        state.tokens.set(&owner, need, now);
+        let Some(Job::Mint { requests, .. }) = state.tokens.next(now) else {
+            panic!("there are tokens to make");
+        };
+        let hour = Duration::from_secs(3600);
+        let minted = Minted {
+            secret: "1".to_owned(),
+            lives: requests.into_iter().map(|one| (one, hour)).collect(),
+        };
+        assert!(state.tokens.minted(&owner.uid, Some(minted), now));
+        assert_eq!(state.tokens.next(now), None);
+        drop(state);
+        shared
+    }
+
+    #[tokio::test]
+    async fn a_secret_that_went_unseen_is_missed_in_the_next_list() {
+        let shared = with_tokens_of("u");
+        let reader = Reader::new(ScriptedApi::new([]).client(), Arc::clone(&shared));
+        let secret = |name: &str| Named {
+            key: ConfigKey {
+                namespace: "ns".to_owned(),
+                config: ConfigRef::new(ConfigKind::Secret, name),
+            },
+            version: "1".to_owned(),
+        };
+        let mut listings = BTreeMap::new();
+        let mut hear = |event| reader.heard(ConfigKind::Secret, Ok(event), &mut listings);
+        hear(Event::Init);
+        hear(Event::InitApply(secret("hearth-token-u")));
+        hear(Event::InitDone);
+        let next = || shared.state.lock().tokens.next(shared.now());
+        assert_eq!(next(), None, "it is there");
+        hear(Event::Init);
+        hear(Event::InitApply(secret("another")));
+        hear(Event::InitDone);
+        assert!(matches!(next(), Some(Job::Mint { secret: None, .. })));
     }
 
     #[test]

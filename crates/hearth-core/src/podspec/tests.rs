@@ -129,7 +129,7 @@ fn everything_that_is_done_reaches_the_plan() {
         "nodeSelector": {"a": "b"}, "tolerations": [{"operator": "Exists"}], "affinity": {"nodeAffinity": {}},
         "automountServiceAccountToken": false, "serviceAccountName": "builder", "enableServiceLinks": false,
         "schedulerName": "default-scheduler", "os": {"name": "linux"}, "hostNetwork": false,
-        "volumes": [{"name": "ram", "emptyDir": {"medium": "Memory", "sizeLimit": "64Mi"}}, {"name": "disk"}],
+        "volumes": [{"name": "ram", "emptyDir": {"medium": "Memory", "sizeLimit": "64Mi"}}, {"name": "disk", "emptyDir": {"sizeLimit": "1Gi"}}],
         "containers": [
             {
                 "name": "main", "image": "app:1", "command": ["$(BIN)"], "args": ["--port=$(PORT)", "$$(PORT)"],
@@ -187,6 +187,7 @@ fn everything_that_is_done_reaches_the_plan() {
         plan.volumes[1],
         VolumePlan {
             name: "disk".into(),
+            size_limit: Some(1 << 30),
             ..VolumePlan::default()
         }
     );
@@ -327,7 +328,7 @@ fn each_field_that_is_not_done_is_refused_by_its_name() {
             "volumes[0].nfs",
         ),
         (
-            with_pod(&json!({"volumes": [{"name": "v", "emptyDir": {"sizeLimit": "1Gi"}}]})),
+            with_pod(&json!({"volumes": [{"name": "v", "emptyDir": {"sizeLimit": "much"}}]})),
             "volumes[0].emptyDir.sizeLimit",
         ),
         (

@@ -137,13 +137,6 @@ fn empty_dir(at: &At<'_>, plan: &mut VolumePlan) {
         "sizeLimit" => plan.size_limit = Some(quantity(&at).units()),
         _ => at.refuse("unknown"),
     });
-    if plan.size_limit.is_some() && !plan.memory {
-        at.problem(
-            "sizeLimit",
-            "",
-            "is only enforced with medium Memory; remove it or set the medium",
-        );
-    }
 }
 
 pub(super) fn quantity(at: &At<'_>) -> Quantity {

@@ -1,7 +1,7 @@
 mod containers;
 mod contents;
-mod env;
 mod deadline;
+mod env;
 mod evict;
 
 use proptest::prelude::*;

@@ -135,6 +135,12 @@ impl Ledger {
         }
     }
 
+    /// Names of the Secrets that tokens are bound to now.
+    pub fn bound_secrets(&self) -> impl Iterator<Item = String> {
+        let bound = self.entries.values().filter(|entry| entry.secret.is_some());
+        bound.map(|entry| entry.owner.secret())
+    }
+
     /// A Secret was deleted: with it the tokens that were bound to it.
     pub fn secret_deleted(&mut self, name: &str, now: Duration) {
         let Some(uid) = name.strip_prefix(SECRET_PREFIX).map(SandboxUid::from) else {
@@ -439,11 +445,13 @@ mod tests {
     #[test]
     fn tokens_of_a_deleted_secret_are_made_anew_at_once() {
         let mut ledger = holding(HOUR);
+        assert!(ledger.bound_secrets().eq([owner("a").secret()]));
         ledger.secret_deleted("somebody-elses", at(5));
         ledger.secret_deleted("hearth-token-b", at(5));
         assert_eq!(ledger.next(at(5)), None);
         ledger.secret_deleted(&owner("a").secret(), at(5));
         assert_eq!(ledger.next(at(5)), Some(mint("a", None)));
+        assert_eq!(ledger.bound_secrets().count(), 0);
     }
 
     #[test]

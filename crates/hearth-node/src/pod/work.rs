@@ -121,7 +121,11 @@ pub(super) async fn perform(subject: Subject, op: Op) -> Done {
 impl Subject {
     /// Waits for a turn, and gives a pod that is to be made what is the node's to give.
     async fn admit(&self, priority: Priority) -> Done {
-        let slot = self.shared.slots.acquire(priority, self.group.clone()).await;
+        let slot = self
+            .shared
+            .slots
+            .acquire(priority, self.group.clone())
+            .await;
         let ids = self.wants_ids.then(|| self.shared.user_ids.take());
         if let Some(None) = ids {
             let error = "the node has no user ids left for another pod with hostUsers: false";
