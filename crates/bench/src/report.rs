@@ -164,13 +164,13 @@ fn fill_tables(text: &mut String, fill: &Fill) {
             ratio.median, ratio.min, ratio.max
         );
     }
-    let ways: [(&str, fn(&FillRound) -> &FillRun); 2] = [
-        ("bare loop", |round| &round.bare),
-        ("pool", |round| &round.pool),
-    ];
-    for (name, way) in ways {
+    for name in ["bare loop", "pool"] {
         let mut used: BTreeMap<&str, f64> = BTreeMap::new();
-        for (process, seconds) in fill.rounds.iter().flat_map(|round| &way(round).cpu_seconds) {
+        for (process, seconds) in fill
+            .rounds
+            .iter()
+            .flat_map(|round| &run_of(round, name).cpu_seconds)
+        {
             *used.entry(process).or_default() += seconds;
         }
         let pods = (fill.rounds.len() * fill.count).max(1) as f64;
@@ -181,6 +181,13 @@ fn fill_tables(text: &mut String, fill: &Fill) {
         if !each.is_empty() {
             let _ = writeln!(text, "CPU per pod, {name}, ms: {each}.\n");
         }
+    }
+}
+
+fn run_of<'a>(round: &'a FillRound, way: &str) -> &'a FillRun {
+    match way {
+        "pool" => &round.pool,
+        _ => &round.bare,
     }
 }
 

@@ -65,7 +65,7 @@ fn mirror(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord) -> Decisi
     // What the Sandbox's status says of its readiness may be from before it was bound and had the claim's variables. The
     // node's next word, on its stream or in the status, is an event.
     let phase = phase_by_stream(index, sandbox);
-    let comes_up = phase.map_or(is_behind(sandbox, detail), |phase| !phase.is_ready());
+    let comes_up = phase.map_or_else(|| is_behind(sandbox, detail), |phase| !phase.is_ready());
     if status.is_ready() && !claim.is_ready() && comes_up {
         return Decision::Rest;
     }

@@ -94,7 +94,7 @@ fn as_written(container: &mut ContainerPlan) -> LateEnv {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::podspec::{Admission, plan};
+    use crate::podspec::{Admission, Support, plan};
     use hearth_api::{PodSpecJson, SandboxSpec};
     use serde_json::{Value, json};
 
@@ -102,7 +102,7 @@ mod tests {
         let mut spec = SandboxSpec::default();
         spec.pod_template.spec =
             PodSpecJson::from_value(&json!({"containers": containers})).unwrap();
-        plan(&spec, None, &Admission::default()).unwrap()
+        plan(&spec, None, &Admission::default(), &Support::default()).unwrap()
     }
 
     fn variable(container: &str, name: &str, value: &str) -> Variable {

@@ -402,7 +402,7 @@ async fn a_member_that_is_claimed_begins_its_idle_time_then() {
     scene
         .node
         .pods
-        .thaw_for_bind(&SandboxUid::from("m"))
+        .thaw_for_bind(&SandboxUid::from("m"), None)
         .await
         .unwrap()
         .commit();
@@ -477,7 +477,7 @@ async fn memory_of_the_frozen_is_given_back_and_a_thaw_is_as_before() {
     scene
         .node
         .pods
-        .thaw_for_bind(&SandboxUid::from("m"))
+        .thaw_for_bind(&SandboxUid::from("m"), None)
         .await
         .unwrap()
         .commit();
