@@ -19,6 +19,7 @@ mod images;
 mod isolation;
 mod kills;
 mod lifecycle;
+mod mounts;
 mod pods;
 mod podsecurity;
 mod policy;

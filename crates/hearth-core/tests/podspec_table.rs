@@ -302,7 +302,8 @@ fn test_names(directory: &Path, names: &mut BTreeSet<String>) {
             let mut marked = false;
             for line in text.lines().map(str::trim) {
                 marked |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
-                let rest = line.strip_prefix("async ").unwrap_or(line);
+                let rest = line.strip_prefix("pub(crate) ").unwrap_or(line);
+                let rest = rest.strip_prefix("async ").unwrap_or(rest);
                 if let Some(rest) = rest.strip_prefix("fn ").filter(|_| marked) {
                     marked = false;
                     names.extend(rest.split('(').next().map(str::to_owned));
