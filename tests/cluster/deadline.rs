@@ -3,6 +3,7 @@
 use anyhow::ensure;
 use hearth_api::constants::{condition, reason};
 use hearth_tests::fixtures;
+use hearth_tests::process::comm;
 use hearth_tests::scene::{self, AWAY, COLD, WARM};
 use hearth_tests::status::pod_uid;
 use serde_json::json;
@@ -25,10 +26,13 @@ fn a_sandbox_that_was_active_for_too_long_is_stopped_and_says_so() {
             .await?;
         until_node_says(scene, "bounded", "DeadlineExceeded").await?;
         let sandbox = scene.sandboxes.now()["bounded"].clone();
+        // What holds the pod's namespaces goes with the pod.
         let left = scene.cgroups.main_processes(&pod_uid(&sandbox)?);
+        let left = left.unwrap_or_default().into_iter();
+        let left: Vec<_> = left.map(|process| comm(process.pid)).collect();
         ensure!(
-            left.is_err() || left.is_ok_and(|left| left.is_empty()),
-            "something runs on"
+            left.iter().all(|comm| comm == "pause"),
+            "something runs on: {left:?}"
         );
         Ok(())
     });

@@ -34,8 +34,9 @@ fn with_idle(mut sandbox: Sandbox, freeze: &str, reclaim: &str, suspend: &str) -
 
 /// Waits until a sandbox is Ready and in this tier, and the kernel agrees.
 async fn until_tier(scene: &Scene, name: &str, tier: Tier) -> Result<std::sync::Arc<Sandbox>> {
+    // Also by the kernel: what the status says may be from before.
     let what = format!("is Ready and {tier:?}");
-    let found = scene
+    scene
         .sandboxes
         .until_one(name, &what, COLD + LATE, |sandbox| {
             let sandbox = ready(sandbox)?;
@@ -44,17 +45,16 @@ async fn until_tier(scene: &Scene, name: &str, tier: Tier) -> Result<std::sync::
                 .as_ref()
                 .and_then(|status| status.node.as_ref());
             match node.and_then(|node| node.tier) {
-                Some(is) if is == tier => Ok(sandbox),
-                is => Err(format!("its tier is {is:?}")),
+                Some(is) if is == tier => {}
+                is => return Err(format!("its tier is {is:?}")),
+            }
+            let frozen = pod_uid(&sandbox).and_then(|uid| scene.cgroups.is_frozen(&uid));
+            match frozen {
+                Ok(frozen) if frozen == (tier != Tier::Running) => Ok(sandbox),
+                other => Err(format!("the kernel says frozen={other:?}")),
             }
         })
-        .await?;
-    let frozen = scene.cgroups.is_frozen(&pod_uid(&found)?)?;
-    ensure!(
-        frozen == (tier != Tier::Running),
-        "the kernel says frozen={frozen} of {name}"
-    );
-    Ok(found)
+        .await
 }
 
 #[test]

@@ -13,7 +13,7 @@ use hearth_tests::wait::wait_for;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::timeout;
 
 use crate::LIMIT;
@@ -213,9 +213,11 @@ fn a_session_ends_with_its_pod_and_with_its_runtime_and_with_the_daemon() {
             let stdout = child.stdout.take().context("no stdout")?;
             let mut lines = BufReader::new(stdout).lines();
             timeout(SOON, lines.next_line()).await??;
-            anyhow::Ok(child)
+            // Waiting for a child closes its input, which would end the command as well.
+            let stdin = child.stdin.take().context("no stdin")?;
+            anyhow::Ok((child, stdin))
         };
-        let cut_off = async |mut child: Child| {
+        let cut_off = async |(mut child, _stdin): (Child, ChildStdin)| {
             let code = ended(&mut child).await?;
             let mut why = String::new();
             let mut stderr = child.stderr.take().context("no stderr")?;
@@ -251,7 +253,7 @@ fn a_session_ends_with_its_pod_and_with_its_runtime_and_with_the_daemon() {
             }
         });
         again.await?;
-        let mut child = begun().await?;
+        let (mut child, _stdin) = begun().await?;
         scene.delete::<Sandbox>("cut").await?;
         // Killed with its container, or cut off with its pod.
         let code = ended(&mut child).await?;

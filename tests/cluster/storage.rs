@@ -90,7 +90,7 @@ fn a_sandbox_that_takes_too_much_of_the_disk_is_evicted() {
 fn a_log_that_grows_is_set_aside_and_followed_all_the_same() {
     scene::run(LIMIT * 2, async |scene| {
         // More than a log may have, in each round.
-        let script = "i=0; while :; do i=$((i+1)); yes 0123456789012345678901234567890123456789 | head -c 11000000; echo round $i; sleep 2; done";
+        let script = "i=0; while :; do i=$((i+1)); yes 0123456789012345678901234567890123456789 | head -c 11000000; echo; echo round $i; sleep 2; done";
         let pod = fixtures::script("Always", script);
         let created = scene.create(&fixtures::sandbox("talks", &pod)).await?;
         scene.until_ready("talks", COLD).await?;

@@ -1,11 +1,14 @@
 //! Level baseline: what is known to lead out of a pod.
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Violation;
-use super::pod::{Pod, Setters, items, name, named, plural, quoted, text, uses, violation};
+use super::pod::{
+    CONTAINER_LISTS, Pod, Setters, items, name, named, plural, quoted, text, uses, violation,
+};
 use crate::podspec::go_quoted;
 
 /// Capabilities that a container may add.
@@ -52,6 +55,38 @@ const SE_LINUX_TYPES: [&str; 5] = [
 
 /// Prefix of the annotations by which AppArmor profiles were once chosen, a container's name behind it.
 const APP_ARMOR_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
+
+/// The PodSpec as the API server admits it: a container that only an annotation takes out of AppArmor has the field as
+/// well, unless the pod says the same for all. What other values an annotation may have is allowed either way.
+pub(super) fn with_annotated_profiles<'a>(
+    annotations: &BTreeMap<String, String>,
+    spec: &'a Value,
+) -> Cow<'a, Value> {
+    let unconfined = |container: &Value| {
+        let key = format!("{APP_ARMOR_ANNOTATION}{}", name(container));
+        let says = annotations
+            .get(&key)
+            .is_some_and(|value| value == "unconfined");
+        let context = &container["securityContext"];
+        let can_say = context.is_null() || context.is_object();
+        says && can_say && context["appArmorProfile"].is_null()
+    };
+    let pod_is = spec["securityContext"]["appArmorProfile"]["type"] == "Unconfined";
+    let pod = Pod { annotations, spec };
+    if pod_is || !pod.containers().any(unconfined) {
+        return Cow::Borrowed(spec);
+    }
+    let mut spec = spec.clone();
+    for list in CONTAINER_LISTS {
+        let containers = spec.get_mut(list).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten() {
+            if unconfined(container) {
+                container["securityContext"]["appArmorProfile"] = json!({"type": "Unconfined"});
+            }
+        }
+    }
+    Cow::Owned(spec)
+}
 
 pub(super) fn app_armor(pod: &Pod<'_>) -> Option<Violation> {
     let setters = pod.setters("appArmorProfile", |profile| {

@@ -148,6 +148,7 @@ pub fn check(
         Level::Baseline => &BASELINE,
         Level::Restricted => &RESTRICTED,
     };
+    let spec = &baseline::with_annotated_profiles(annotations, spec);
     let pod = Pod { annotations, spec };
     let violations: Vec<_> = checks.iter().filter_map(|check| check(&pod)).collect();
     if violations.is_empty() {

@@ -6,6 +6,10 @@ use serde_json::Value;
 
 use super::Violation;
 
+/// The lists of containers in a PodSpec, in the order in which their containers are named.
+pub(super) const CONTAINER_LISTS: [&str; 3] =
+    ["initContainers", "containers", "ephemeralContainers"];
+
 /// A pod before its admission.
 pub(super) struct Pod<'a> {
     pub(super) annotations: &'a BTreeMap<String, String>,
@@ -16,7 +20,7 @@ impl<'a> Pod<'a> {
     /// All containers in the order in which they are named.
     pub(super) fn containers(&self) -> impl Iterator<Item = &'a Value> {
         let spec = self.spec;
-        ["initContainers", "containers", "ephemeralContainers"]
+        CONTAINER_LISTS
             .into_iter()
             .flat_map(move |list| items(&spec[list]))
     }

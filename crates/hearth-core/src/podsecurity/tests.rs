@@ -131,8 +131,8 @@ fn app_armor_stays_on() {
     for fine in ["", "runtime/default", "localhost/mine"] {
         assert_eq!(annotated(fine), Ok(()), "{fine}");
     }
-    let said = "violates PodSecurity \"baseline:latest\": forbidden AppArmor profile (annotation must not set AppArmor \
-                profile type to \"container.apparmor.security.beta.kubernetes.io/a=\"unconfined\"\")";
+    let said = "violates PodSecurity \"baseline:latest\": forbidden AppArmor profiles (container \"a\" and annotation must \
+                not set AppArmor profile type to \"Unconfined\", \"container.apparmor.security.beta.kubernetes.io/a=\"unconfined\"\")";
     assert_eq!(annotated("unconfined"), Err(said.to_owned()));
 }
 

@@ -40,13 +40,23 @@ pub(crate) fn lock(file: File) -> io::Result<Option<File>> {
 
 /// Makes a directory that only we may look into, with those above it.
 pub(super) fn private_dir(path: &Path) -> Result<(), HostError> {
+    directory(path, 0o700)
+}
+
+/// Makes a directory that others may go through to what they know is in it, with those above it. On the way to a
+/// container's root file system: the root of a user namespace is somebody else on the node.
+pub(super) fn passage(path: &Path) -> Result<(), HostError> {
+    directory(path, 0o711)
+}
+
+fn directory(path: &Path, mode: u32) -> Result<(), HostError> {
     let failed = |source| HostError::io("make the directory", path, source);
     DirBuilder::new()
         .recursive(true)
-        .mode(0o700)
+        .mode(mode)
         .create(path)
         .map_err(failed)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failed)
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)
 }
 
 /// Marks a directory as the instance's.

@@ -100,8 +100,9 @@ fn prepare(mut config: Config) -> Result<Host, HostError> {
     config.check().map_err(HostError::Config)?;
     let runtimes = handlers::choose(&config.handlers, &config.bin_dir);
     self_check(&config, &runtimes)?;
+    files::private_dir(&config.root_dir)?;
+    files::passage(&config.run_dir)?;
     for directory in [&config.root_dir, &config.run_dir] {
-        files::private_dir(directory)?;
         files::claim(directory, &config.instance)?;
     }
     // Mounts are known by their real places.
@@ -122,7 +123,6 @@ fn prepare(mut config: Config) -> Result<Host, HostError> {
         paths.tls(),
         paths.registries(),
         paths.containerd_root(),
-        paths.containerd_state(),
         paths.shim_sockets(),
         paths.runc_state(),
         paths.runsc_state(),
@@ -131,6 +131,7 @@ fn prepare(mut config: Config) -> Result<Host, HostError> {
     ] {
         files::private_dir(&directory)?;
     }
+    files::passage(&paths.containerd_state())?;
     let cgroups = cgroups(&config.instance)?;
     network(&config, &paths)?;
     let freezers = freezers(&runtimes, &cgroups, &paths)?;
