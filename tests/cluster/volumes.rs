@@ -398,6 +398,18 @@ fn a_local_volume_of_an_administrator_is_bound_mounted_and_never_emptied() {
         ensure!(mounts.is_empty(), "{mounts:?}");
         // A part that leads out of the volume is refused.
         let volumes: Api<PersistentVolume> = Api::all(scene.client.clone());
+        // Before that its old claim would only bind it again.
+        wait_for("the volume is released", AWAY, async || {
+            let phase = volumes.get(&disk.class).await.map(|volume| {
+                let status = volume.status.unwrap_or_default();
+                status.phase.unwrap_or_default()
+            });
+            match phase.as_deref() {
+                Ok("Released") => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await?;
         let free = kube::api::Patch::Merge(json!({"spec": {"claimRef": null}}));
         volumes
             .patch(&disk.class, &Default::default(), &free)

@@ -135,6 +135,23 @@ pub fn api_server_variables(host: &str, port: u16) -> Vec<(String, String)> {
     ]
 }
 
+impl LateEnv {
+    /// Whether any of it comes from a ConfigMap or Secret.
+    fn reads_configs(&self) -> bool {
+        let is_key = |(_, source): &(String, EnvSource)| matches!(source, EnvSource::Key { .. });
+        !self.from.is_empty() || self.env.iter().any(is_key)
+    }
+}
+
+impl ContainerPlan {
+    /// Whether variables of it come from ConfigMaps or Secrets: it cannot be made without them. Those in volumes are there
+    /// before any container of the pod.
+    #[must_use]
+    pub fn reads_configs(&self) -> bool {
+        self.late.as_ref().is_some_and(LateEnv::reads_configs)
+    }
+}
+
 impl PodPlan {
     /// The container as it is made: with the values of its environment, in it and in paths of volumes.
     ///

@@ -354,6 +354,7 @@ impl State {
     fn choose_for_container(&mut self, index: usize, now: &Now<'_>) -> Option<Op> {
         let pod = self.pod.as_ref()?;
         let policy = pod.plan.restart_policy_of(index);
+        let reads_configs = pod.plan.containers.get(index)?.reads_configs();
         let (outdated, with_env) = (pod.is_outdated(index), pod.env.is_some());
         let container = pod.containers.get(index)?;
         let (not_before, attempt) = (container.not_before, container.attempt);
@@ -395,7 +396,9 @@ impl State {
             Life::Absent if needs_pull => self.ready_to(Op::Pull { container: index }, now),
             Life::Absent if !has_image => self.ready_to(Op::Image { container: index }, now),
             Life::Absent => {
-                self.contents(now)?;
+                if reads_configs {
+                    self.contents(now)?;
+                }
                 let create = self.ready_to(
                     Op::Create {
                         container: index,

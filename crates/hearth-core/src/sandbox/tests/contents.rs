@@ -1,7 +1,7 @@
 //! ConfigMaps and Secrets that a pod is made from.
 
 use super::*;
-use crate::podspec::{FilesPlan, VolumePlan};
+use crate::podspec::{ConfigKind, ConfigRef, EnvSource, FilesPlan, LateEnv, VolumePlan};
 
 fn lacking(what: &str) -> Contents {
     Contents::Lacking(what.to_owned())
@@ -72,9 +72,42 @@ fn files_follow_what_they_are_made_from_and_nothing_else_does() {
     }
 }
 
+/// A plan whose containers have a variable from a Secret.
+fn with_variables(mut plan: PodPlan) -> Arc<PodPlan> {
+    let key = EnvSource::Key {
+        config: ConfigRef::new(ConfigKind::Secret, "s"),
+        key: "k".to_owned(),
+        optional: false,
+    };
+    for container in &mut plan.containers {
+        container.late = Some(LateEnv {
+            env: vec![("V".to_owned(), key.clone())],
+            ..LateEnv::default()
+        });
+    }
+    Arc::new(plan)
+}
+
+#[test]
+fn a_container_that_only_mounts_files_is_made_anew_from_those_that_are_there() {
+    let plan = plan_of(1, false, RestartPolicy::Always);
+    let mut world = World::new(with_files(&plan), RUN, true);
+    world.tick();
+    world.settle();
+    // As after the daemon was restarted while there is no controller.
+    world.desired.contents = lacking("the token has not been sent by the controller yet");
+    world.container_exits(0, 1);
+    world.settle();
+    assert!(world.state.ready());
+}
+
 #[test]
 fn a_container_is_not_made_anew_from_what_is_gone() {
-    let mut world = plain(RUN);
+    let plan = plan_of(1, false, RestartPolicy::Always);
+    let mut world = World::new(with_variables(Arc::unwrap_or_clone(plan)), RUN, true);
+    world.tick();
+    world.settle();
+    assert!(world.state.ready());
     world.desired.contents = lacking("ConfigMap \"c\" not found");
     world.container_exits(0, 1);
     world.settle();
