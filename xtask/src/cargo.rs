@@ -38,17 +38,29 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
     system::run(&mut cargo(args))
 }
 
+/// What programs are built with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Build {
+    /// What they need.
+    #[default]
+    Alone,
+    /// The tests, which were built already. What tests need of dependencies decides their features, and other features
+    /// would mean another build of them, and of most crates here.
+    BesideTests,
+}
+
 /// Builds the workspace's programs, but for this one, and returns them.
-pub(crate) fn build_programs() -> Result<Vec<PathBuf>> {
-    // All packages, for the choice of packages decides the features of dependencies, and the tests
-    // should find them built.
-    let args = [
+pub(crate) fn build_programs(build: Build) -> Result<Vec<PathBuf>> {
+    // All packages, for the choice of packages decides the features of dependencies as well.
+    let mut args = vec![
         "build",
         "--workspace",
-        "--exclude=xtask",
-        "--bins",
         "--message-format=json-render-diagnostics",
     ];
+    match build {
+        Build::Alone => args.extend(["--exclude=xtask", "--bins"]),
+        Build::BesideTests => args.extend(["--lib", "--bins", "--tests"]),
+    }
     Ok(programs(&messages(&args)?))
 }
 
@@ -77,8 +89,8 @@ pub(crate) fn build_tests(names: &[&str]) -> Result<Vec<TestProgram>> {
         .iter()
         .map(|&name| {
             let file = artifacts(&messages)
-                .find(|(target, _)| target == name)
-                .map(|(_, file)| file)
+                .find(|artifact| artifact.is_test && artifact.name == name)
+                .map(|artifact| artifact.file)
                 .with_context(|| format!("cargo built no test {name}"))?;
             Ok(TestProgram {
                 name: name.to_owned(),
@@ -106,19 +118,30 @@ fn messages(args: &[&str]) -> Result<String> {
 
 /// The programs in cargo's messages.
 fn programs(messages: &str) -> Vec<PathBuf> {
-    artifacts(messages).map(|(_, file)| file).collect()
+    let artifacts = artifacts(messages).filter(|artifact| !artifact.is_test);
+    artifacts.map(|artifact| artifact.file).collect()
 }
 
-/// What cargo made that can be run, with the name of its target.
-fn artifacts(messages: &str) -> impl Iterator<Item = (String, PathBuf)> {
+/// Something that cargo made and that can be run.
+struct Artifact {
+    /// The target's name.
+    name: String,
+    is_test: bool,
+    file: PathBuf,
+}
+
+fn artifacts(messages: &str) -> impl Iterator<Item = Artifact> {
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         .filter(|message| message["reason"] == "compiler-artifact")
         .filter_map(|message| {
             let name = message["target"]["name"].as_str().unwrap_or_default();
-            let file = message["executable"].as_str()?;
-            Some((name.to_owned(), PathBuf::from(file)))
+            Some(Artifact {
+                name: name.to_owned(),
+                is_test: message["profile"]["test"] == true,
+                file: message["executable"].as_str()?.into(),
+            })
         })
 }
 
@@ -130,7 +153,8 @@ mod tests {
     fn only_programs_are_taken_from_the_messages() {
         let messages = r#"{"reason":"compiler-artifact","executable":null}
 not json
-{"reason":"compiler-artifact","executable":"/t/debug/hearthd"}
+{"reason":"compiler-artifact","profile":{"test":false},"executable":"/t/debug/hearthd"}
+{"reason":"compiler-artifact","profile":{"test":true},"executable":"/t/debug/deps/hearthd-12"}
 {"reason":"build-finished","success":true}"#;
         assert_eq!(programs(messages), [PathBuf::from("/t/debug/hearthd")]);
     }

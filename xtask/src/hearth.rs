@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use crate::cargo;
+use crate::cargo::{self, Build};
 use crate::images;
 use crate::install::install;
 use crate::instance::Instance;
@@ -45,8 +45,13 @@ const TOKEN_LIFETIME: &str = "--duration=8760h";
 const READY_WITHIN: Duration = Duration::from_secs(120);
 
 /// Builds, starts and waits for hearthd and the controller.
-pub(crate) fn start(layout: &Layout, instance: &Instance, server: &Server) -> Result<()> {
-    build(layout)?;
+pub(crate) fn start(
+    layout: &Layout,
+    instance: &Instance,
+    server: &Server,
+    how: Build,
+) -> Result<()> {
+    build(layout, how)?;
     images::write_all(&layout.images())?;
     sysctl::raise(layout)?;
     let kubectl = Kubectl::new(layout);
@@ -67,7 +72,8 @@ pub(crate) fn start_without_node(
     instance: &Instance,
     server: &Server,
 ) -> Result<String> {
-    build(layout)?;
+    // The node's tests were built just before.
+    build(layout, Build::BesideTests)?;
     let kubectl = Kubectl::new(layout);
     let leader_config = credentials(layout, &kubectl, server, &LEADER)?;
     services::start(layout, &controller(layout, instance, &leader_config)?)?;
@@ -125,9 +131,9 @@ fn example(name: &str) -> String {
 
 /// Builds the workspace's programs and copies them to the cluster, where a later build does not
 /// change them under a running supervisor.
-fn build(layout: &Layout) -> Result<()> {
+fn build(layout: &Layout, how: Build) -> Result<()> {
     let built = ui::step("building hearthd, the controller and hearth-bench", || {
-        cargo::build_programs()
+        cargo::build_programs(how)
     })?;
     for name in PROGRAMS {
         let program = built

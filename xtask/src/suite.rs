@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow};
 
 use crate::apt::{self, Consent};
-use crate::cargo::{self, CLUSTER_FEATURE};
+use crate::cargo::{self, Build, CLUSTER_FEATURE};
 use crate::components;
 use crate::down::down;
 use crate::guest;
@@ -93,6 +93,7 @@ fn test_phases(phases: &mut Phases, layout: &Layout, consent: Consent) -> Result
                 &up::Options {
                     yes: consent.0,
                     no_examples: true,
+                    build: Build::BesideTests,
                     ..up::Options::default()
                 },
             )
@@ -123,21 +124,10 @@ fn test_phases(phases: &mut Phases, layout: &Layout, consent: Consent) -> Result
     })
 }
 
-/// Tests of the cluster suite that have not been seen to pass yet, and do not decide over a change
-/// before they have. `HEARTH_SUITE=all` runs them too.
-const NOT_IN_THE_GATE: &[&str] = &[
-    "podsecurity::pod_security_is_what_the_api_server_says_of_pods",
-    "sessions::a_session_ends_with_its_pod_and_with_its_runtime_and_with_the_daemon",
-    "storage::a_log_that_grows_is_set_aside_and_followed_all_the_same",
-    "storage::a_sandbox_that_takes_too_much_of_the_disk_is_evicted",
-    "tokens::",
-    "volumes::",
-];
-
 fn cluster_suite(layout: &Layout) -> Result<()> {
     // All packages, for the choice of packages decides the features of dependencies, and other
     // features would mean another build of them.
-    let mut args = vec![
+    let args = [
         "test",
         "--workspace",
         CLUSTER_FEATURE,
@@ -145,12 +135,6 @@ fn cluster_suite(layout: &Layout) -> Result<()> {
         "--",
         "--test-threads=1",
     ];
-    if std::env::var_os("HEARTH_SUITE").is_none_or(|suite| suite != "all") {
-        for part in NOT_IN_THE_GATE {
-            ui::warn(format!("not in the gate yet: {part}"));
-            args.extend(["--skip", part]);
-        }
-    }
     system::run(
         cargo::cargo(&args)
             .env("HEARTH_DIR", layout.root())

@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::apt::{self, Consent};
+use crate::cargo::Build;
 use crate::components;
 use crate::control_plane;
 use crate::deploy;
@@ -33,6 +34,9 @@ pub(crate) struct Options {
     /// Do not apply the example template and pool.
     #[arg(long)]
     pub(crate) no_examples: bool,
+    /// How our programs are built.
+    #[arg(skip)]
+    pub(crate) build: Build,
 }
 
 /// Starts the cluster, or brings a running one up to date.
@@ -53,7 +57,7 @@ pub(crate) fn up(layout: &Layout, options: &Options) -> Result<()> {
     };
     deploy::apply(layout, &instance)?;
     if !options.no_hearth {
-        hearth::start(layout, &instance, &server)?;
+        hearth::start(layout, &instance, &server, options.build)?;
         if !options.no_examples {
             hearth::start_examples(layout)?;
         }
