@@ -251,7 +251,8 @@ fn memory_of_a_frozen_sandbox_goes_to_zram_and_comes_back() {
 
 /// Prints how long an answer takes of a sandbox that runs, and of one that has to be woken first.
 #[test]
-fn waking_takes_little_longer_than_answering() {
+#[ignore = "prints figures, and takes minutes"]
+fn figures_of_waking() {
     scene::run(Duration::from_secs(240), async |scene| {
         let sandbox = with_idle(
             fixtures::sandbox("a", &fixtures::web_server()),
@@ -280,11 +281,6 @@ fn waking_takes_little_longer_than_answering() {
             awake.last(),
             middle(&woken),
             woken.last()
-        );
-        // Of a machine that does much else nothing more can be said.
-        ensure!(
-            middle(&woken) < Duration::from_secs(1),
-            "woken after {woken:?}"
         );
         Ok(())
     });
