@@ -32,6 +32,8 @@ const UNIT: &str = include_str!("../../guest/hearth-guest.service");
 const NETWORK: &str = "[Match]\nName=eth0\n\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\n";
 /// Nothing in the guest has a name to look up, but CRI wants the file.
 const RESOLV_CONF: &str = "nameserver 10.0.2.3\n";
+/// CRI wants this one as well.
+const HOSTS: &str = "127.0.0.1 localhost\n";
 
 /// A bootable guest.
 #[derive(Debug)]
@@ -43,7 +45,15 @@ pub(super) struct Image {
 
 /// The image of the cache, made if it is not there.
 pub(super) fn ensure() -> Result<Image> {
-    let recipe = [&PACKAGES.join(","), SUITE, UNIT, NETWORK, RESOLV_CONF].join("\0");
+    let recipe = [
+        &PACKAGES.join(","),
+        SUITE,
+        UNIT,
+        NETWORK,
+        RESOLV_CONF,
+        HOSTS,
+    ]
+    .join("\0");
     let key = &system::sha256_hex(recipe.as_bytes())[..12];
     let directory = paths::cache()?.join(format!("guest-{SUITE}-{key}"));
     let image = Image {
@@ -121,6 +131,7 @@ fn configure(root: &Path) -> Result<()> {
     let files = [
         ("etc/hostname", "hearth-guest\n"),
         ("etc/resolv.conf", RESOLV_CONF),
+        ("etc/hosts", HOSTS),
         ("etc/systemd/network/10-user.network", NETWORK),
         ("etc/systemd/system/hearth-guest.service", UNIT),
     ];

@@ -42,10 +42,16 @@ const LIMIT: Duration = Duration::from_secs(15 * 60);
 /// The cluster tests that run in the guest: what depends on cgroups and the freezer, and enough of
 /// the rest to know that a pod is a pod there.
 const CLUSTER_TESTS: &[&str] = &[
-    "pods::",
-    "containers::",
+    "cri::",
+    "containers::init_containers_run_in_order_with_a_sidecar_beside_them",
     "frozen::a_frozen_member_does_not_answer_until_it_is_claimed",
-    "lifecycle::",
+    "lifecycle::freezing_stops_the_very_same_processes_and_thawing_wakes_them",
+    "lifecycle::suspending_ends_the_pod_and_resuming_starts_another_of_the_same_name",
+    "pods::a_container_that_ends_says_why",
+    "pods::limits_of_the_containers_are_written_on_the_pods_cgroup",
+    "pods::processes_get_a_chance_to_end_by_themselves",
+    "resources::a_container_that_forks_without_end_hurts_only_itself",
+    "resources::limits_of_the_pod_as_a_whole_hold_for_its_containers_together",
 ];
 
 /// What is tested in the guest.

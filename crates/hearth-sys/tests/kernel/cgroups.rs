@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hearth_sys::cgroup::Version;
 use hearth_sys::{CgroupError, Limits};
 
-use crate::support::{LONG, Trial, fill_for, sleeper, spinner};
+use crate::support::{LONG, Trial, fill_for, sleeper, spinner, v1_only_or_not};
 
 #[test]
 fn a_tree_is_made_and_removed_in_every_hierarchy() {
@@ -140,7 +140,7 @@ fn removal_waits_for_the_last_task() {
 #[test]
 fn a_frozen_pod_is_killed() {
     let trial = Trial::new();
-    for v1 in [false, true] {
+    for &v1 in v1_only_or_not(&trial) {
         let mut pod = trial.pod("frozen");
         fill_for(&trial, &mut pod, v1);
         pod.cgroup.freezer().unwrap().freeze(LONG).unwrap();

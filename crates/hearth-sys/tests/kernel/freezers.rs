@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use hearth_sys::fake::FakeFreezer;
 use hearth_sys::{FreezeError, Freezer, Method};
 
-use crate::support::{Echo, LONG, Trial, fill_for, put, spinner};
+use crate::support::{Echo, LONG, Trial, fill_for, put, spinner, v1_only_or_not};
 
 /// What every freezer promises. `vanish` removes its cgroup.
 fn keeps_the_contract(freezer: &dyn Freezer, vanish: impl FnOnce()) {
@@ -34,7 +34,7 @@ fn all_freezers_keep_one_contract() {
     let fake = FakeFreezer::new();
     keeps_the_contract(&fake, || fake.vanish());
     let trial = Trial::new();
-    for v1 in [false, true] {
+    for &v1 in v1_only_or_not(&trial) {
         let mut pod = trial.pod("contract");
         fill_for(&trial, &mut pod, v1);
         let freezer = pod.cgroup.freezer().unwrap();
@@ -49,7 +49,7 @@ fn all_freezers_keep_one_contract() {
 #[test]
 fn frozen_tasks_do_not_run_until_thawed() {
     let trial = Trial::new();
-    for v1 in [false, true] {
+    for &v1 in v1_only_or_not(&trial) {
         let mut pod = trial.pod("work");
         let child = spinner();
         let pid = i32::try_from(child.id()).unwrap();
@@ -102,7 +102,7 @@ fn a_freeze_in_vain_leaves_the_pod_running() {
 fn ten_tasks_freeze_and_thaw_fast() {
     const ROUNDS: usize = 200;
     let trial = Trial::new();
-    for v1 in [false, true] {
+    for &v1 in v1_only_or_not(&trial) {
         let mut pod = trial.pod("fast");
         let mut echoes: Vec<Echo> = (0..10).map(|_| Echo::start()).collect();
         for echo in &echoes {

@@ -275,7 +275,8 @@ impl PodNetwork {
             "exec",
             &self.namespace,
             "timeout",
-            "0.5",
+            // To start all of it takes longer than the answer of a node that lets the pod through.
+            "2",
             "bash",
             "-c",
             &script,

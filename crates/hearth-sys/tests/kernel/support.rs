@@ -155,6 +155,15 @@ impl Echo {
     }
 }
 
+/// Where a runtime may have put a pod's processes: in all hierarchies, and, on a host that has a v1 freezer, in the v1 ones
+/// only.
+pub(crate) fn v1_only_or_not(trial: &Trial) -> &'static [bool] {
+    match trial.layout.controller("freezer") {
+        Some(_) => &[false, true],
+        None => &[false],
+    }
+}
+
 /// Puts a process into the pod: into all hierarchies, or into the v1 ones only, as some runtimes do.
 pub(crate) fn put(trial: &Trial, cgroup: &Cgroup, pid: i32, v1_only: bool) {
     if !v1_only {
