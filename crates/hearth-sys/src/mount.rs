@@ -129,6 +129,12 @@ pub fn unmount_at(path: &Path) -> Result<(), MountError> {
 pub fn bind(source: &Path, target: &Path, read_only: bool) -> Result<(), MountError> {
     rustix::mount::mount_bind_recursive(source, target)
         .map_err(|error| MountError::new("mount a directory or file at", target, error))?;
+    // With it are copies of what is mounted below. Where those are shared, taking ours away would take the others away.
+    let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    if let Err(error) = rustix::mount::mount_change(target, flags) {
+        unmount(target)?;
+        return Err(MountError::new("set apart the mount at", target, error));
+    }
     // The kernel takes the flag on a second call only.
     if read_only && let Err(error) = make_read_only(target) {
         unmount(target)?;

@@ -15,8 +15,12 @@ use crate::placement::{Alike, Labels};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Kind(u32);
 
+/// Namespace, and the addresses of labels and facts, which an entry keeps for as long as they are its key.
+type KindKey = (Box<str>, usize, usize);
+
 #[derive(Debug)]
 struct Entry {
+    key: KindKey,
     namespace: Box<str>,
     labels: Arc<Labels>,
     spec: Arc<SpecFacts>,
@@ -28,9 +32,10 @@ struct Entry {
 /// All kinds that there are.
 #[derive(Debug, Default)]
 pub(super) struct Kinds {
-    /// By namespace, and by the addresses of labels and facts, which are kept here for as long as they are keys.
-    by_key: HashMap<(Box<str>, usize, usize), Kind>,
+    by_key: HashMap<KindKey, Kind>,
     entries: HashMap<Kind, Entry>,
+    /// How many of the entries have a say in who comes near.
+    wary: usize,
     next: u32,
 }
 
@@ -67,17 +72,19 @@ impl Kinds {
         node: &NodeName,
     ) -> Kind {
         let address = |labels: &Arc<Labels>| Arc::as_ptr(labels) as usize;
-        let key = (
+        let key: KindKey = (
             namespace.into(),
             address(labels),
             Arc::as_ptr(spec) as usize,
         );
         let next = Kind(self.next);
-        let kind = *self.by_key.entry(key).or_insert(next);
+        let kind = *self.by_key.entry(key.clone()).or_insert(next);
         if kind == next {
             self.next = self.next.wrapping_add(1);
+            self.wary += usize::from(is_wary(spec));
         }
         let entry = self.entries.entry(kind).or_insert_with(|| Entry {
+            key,
             namespace: namespace.into(),
             labels: Arc::clone(labels),
             spec: Arc::clone(spec),
@@ -101,9 +108,11 @@ impl Kinds {
                 entry.on.remove(node);
             }
         }
-        if entry.all == 0 {
-            self.entries.remove(&kind);
-            self.by_key.retain(|_, known| *known != kind);
+        if entry.all == 0
+            && let Some(entry) = self.entries.remove(&kind)
+        {
+            self.by_key.remove(&entry.key);
+            self.wary -= usize::from(is_wary(&entry.spec));
         }
     }
 
@@ -133,12 +142,13 @@ impl Kinds {
 
     /// Whether any of them has a say in who comes near.
     pub(super) fn any_wary(&self) -> bool {
-        let mut neighbours = self
-            .entries
-            .values()
-            .filter_map(|entry| entry.spec.shape.neighbours.as_ref());
-        neighbours.any(|neighbours| !neighbours.apart.is_empty())
+        self.wary > 0
     }
+}
+
+fn is_wary(spec: &SpecFacts) -> bool {
+    let neighbours = spec.shape.neighbours.as_ref();
+    neighbours.is_some_and(|neighbours| !neighbours.apart.is_empty())
 }
 
 fn one_less(on: &HashMap<NodeName, u32>, node: &NodeName) -> HashMap<NodeName, u32> {

@@ -183,7 +183,7 @@ pub(super) struct Surroundings<'a> {
     /// Of each required term of affinity its key and the domains with somebody who is meant; `None`: any domain will do.
     near: Vec<(&'a str, Option<HashSet<&'a str>>)>,
     /// Domains that it must be apart from, or whose sandboxes must be apart from it.
-    apart: HashSet<(&'a str, &'a str)>,
+    apart: HashMap<&'a str, HashSet<&'a str>>,
     rather: Vec<(i64, &'a str, HashMap<&'a str, i64>)>,
 }
 
@@ -218,9 +218,8 @@ impl<'a> Surroundings<'a> {
             let terms = alike.neighbours.iter().flat_map(|n| &n.apart);
             for term in terms.filter(|term| term.means(other, own)) {
                 let domains = domains(alike, &term.topology_key, &by_name);
-                surroundings
-                    .apart
-                    .extend(domains.map(|(domain, _)| (term.topology_key.as_str(), domain)));
+                let apart = surroundings.apart.entry(&term.topology_key).or_default();
+                apart.extend(domains.map(|(domain, _)| domain));
             }
         }
         let Some(neighbours) = shape.neighbours.as_deref() else {
@@ -238,9 +237,8 @@ impl<'a> Surroundings<'a> {
         };
         for term in &neighbours.apart {
             let found = meant(term).into_iter();
-            surroundings
-                .apart
-                .extend(found.map(|(domain, _)| (term.topology_key.as_str(), domain)));
+            let domains = surroundings.apart.entry(&term.topology_key).or_default();
+            domains.extend(found.map(|(domain, _)| domain));
         }
         for term in &neighbours.near {
             let found: HashSet<&str> = meant(term).into_iter().map(|(domain, _)| domain).collect();
@@ -281,7 +279,7 @@ impl<'a> Surroundings<'a> {
         let close = self
             .apart
             .iter()
-            .any(|(key, domain)| value(key) == Some(*domain));
+            .any(|(key, domains)| value(key).is_some_and(|value| domains.contains(value)));
         if close {
             return Some(Obstacle::AntiAffinity);
         }

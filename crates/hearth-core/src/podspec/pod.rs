@@ -61,9 +61,34 @@ pub fn plan(
     let templates = &spec.volume_claim_templates;
     let mut plan = read_pod(&At::root(POD_SPEC, &pod, &problems), templates, admission);
     check_account(&pod, admission, &problems);
+    check_idle(spec, &plan, &problems);
     plan.labels = without_reserved(&spec.pod_template.metadata.labels);
     plan.annotations = without_reserved(&spec.pod_template.metadata.annotations);
     problems.conclude(plan)
+}
+
+/// Packets to the node's own address are not told apart by the pods that they are for: nothing would wake it.
+fn check_idle(spec: &SandboxSpec, plan: &PodPlan, problems: &Problems<'_>) {
+    if !plan.host.network {
+        return;
+    }
+    let idle = spec.idle.as_ref();
+    for (field, value) in [
+        (
+            "freezeAfter",
+            idle.and_then(|idle| idle.freeze_after.as_ref()),
+        ),
+        (
+            "suspendAfter",
+            idle.and_then(|idle| idle.suspend_after.as_ref()),
+        ),
+    ] {
+        if let Some(value) = value {
+            let path = format!("spec.idle.{field}");
+            let remedy = "does not go with hostNetwork: what uses the sandbox is not seen; remove one of them";
+            problems.push(&path, &format!("{value:?}"), remedy);
+        }
+    }
 }
 
 fn check_account(pod: &Value, admission: &Admission, problems: &Problems<'_>) {

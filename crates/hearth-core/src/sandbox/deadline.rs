@@ -41,11 +41,23 @@ impl State {
         }
         let (active, recorded) = (pod.active.total, pod.active.recorded);
         let step = (deadline / 10).clamp(WORTH_RECORDING, FORGOTTEN_AT_MOST);
+        let unrecorded = active.saturating_sub(recorded);
+        // Before a new pod is in the journal at all, the stage there is that of the one before.
+        let is_recorded = pod.recorded.is_some();
         if pod.active.counted_at.is_some() {
-            let until = (deadline - active).min(step.saturating_sub(active - recorded));
-            self.wake_at(now.time + until);
+            self.wake_at(now.time + (deadline - active));
+            if let Some(left) = step.checked_sub(unrecorded).filter(|left| !left.is_zero()) {
+                self.wake_at(now.time + left);
+            }
         }
-        let stage = self.recorded.filter(|_| active - recorded >= step)?;
+        // A note is never in the way of what is tried again.
+        let others = self.failure.as_ref();
+        if others.is_some_and(|failure| failure.step != Step::Record) {
+            return None;
+        }
+        let stage = self
+            .recorded
+            .filter(|_| is_recorded && unrecorded >= step)?;
         self.ready_to(Op::Record(stage), now)
     }
 

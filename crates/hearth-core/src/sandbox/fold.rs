@@ -217,7 +217,10 @@ impl State {
     /// A slot is there. The pod is made up now, and recorded before anything is made under its uid.
     fn admitted(&mut self, new: &NewPod, desired: &Desired) {
         self.slot = true;
-        if let (None, false, Some(Ok(plan))) = (&self.pod, desired.goal.ends_pod(), &desired.plan) {
+        if let (None, false, Some(Ok(plan))) = (&self.pod, desired.goal.ends_pod(), &desired.plan)
+            // Another plan while it waited: its turn is asked for again, with the ids that it needs now.
+            && plan.security.user_namespace == new.first_id.is_some()
+        {
             let mut pod = Pod::new(new.uid.clone(), plan.clone());
             pod.first_id = new.first_id;
             self.pod = Some(pod);

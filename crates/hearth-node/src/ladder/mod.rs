@@ -190,17 +190,18 @@ impl Ladder {
             return;
         }
         let now = self.now();
-        let is_new_pod = self
-            .seats
-            .get(uid)
-            .is_some_and(|seat| footing.view.pod_uid.as_ref() != Some(&seat.pod));
+        let address = footing.view.pod_ips.iter().find_map(|ip| ip.parse().ok());
+        // A CRI sandbox that is made anew in the same pod has another address, and the old one may be another pod's by now.
+        let is_new_pod = self.seats.get(uid).is_some_and(|seat| {
+            footing.view.pod_uid.as_ref() != Some(&seat.pod)
+                || (address.is_some() && seat.address.is_some() && seat.address != address)
+        });
         if is_new_pod {
             self.unseat(uid);
         }
         let Some(pod) = footing.view.pod_uid.clone() else {
             return;
         };
-        let address = footing.view.pod_ips.iter().find_map(|ip| ip.parse().ok());
         let seat = self
             .seats
             .entry(uid.clone())

@@ -444,6 +444,15 @@ async fn suspension_is_asked_for_frozen_or_not_until_somebody_comes() {
     scene.node.view_when("b", "suspended", gone).await;
     assert!(view.pod_uid.is_some());
     assert!(scene.exec("b", Duration::ZERO).await.is_err());
+    assert!(
+        !scene.view("b").asks_suspension,
+        "that was of the pod before"
+    );
+    // A controller that saw it ask now would undo the resume.
+    scene.node.want(&with_idle(bare("b"), "", "", "60s"));
+    let resumed = |view: &PodView| view.tier == Some(Tier::Running) || asks(view);
+    let view = scene.node.view_when("b", "resumed", resumed).await;
+    assert!(!asks(&view));
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_api::Tier;
+use hearth_api::{OperatingMode, Tier};
 use hearth_core::binding::BoundEnv;
 use hearth_core::podspec::PodPlan;
 use hearth_core::sandbox::Residency;
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::cell::Cell;
 use super::manager::ThawRefused;
 use super::metrics::{FreezeReason, ThawReason};
-use super::view::PodView;
+use super::view::{PodPhase, PodView};
 
 /// How long a thaw may hold up the thread that asks for it. A thaw is a single write that takes microseconds, or one
 /// request to a Sentry that takes less than a millisecond; only where it is not confirmed within this time does it go
@@ -184,7 +184,10 @@ impl Gate {
         if self.env.is_some() && !self.pod.has_env {
             view.not_ready();
         }
-        view.asks_suspension = self.spent;
+        // Of the pod that has not been used, as long as its user wants it to run: not of the one that a resume makes.
+        view.asks_suspension = self.spent
+            && view.phase == PodPhase::Ready
+            && view.operating_mode() == OperatingMode::Running;
         view.phases.thaw = self.thaw_ms;
         let changed = view != *self.view;
         if changed {

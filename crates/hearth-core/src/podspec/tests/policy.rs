@@ -364,3 +364,21 @@ fn what_a_user_namespace_goes_with() {
             .user_namespace
     );
 }
+
+#[test]
+fn what_has_the_nodes_address_is_never_idle() {
+    let mut spec = spec_of(&with_pod(&json!({"hostNetwork": true})));
+    spec.idle = Some(IdlePolicy {
+        freeze_after: Some("5m".into()),
+        ..IdlePolicy::default()
+    });
+    let admission = Admission::default();
+    let refusal = super::super::plan(&spec, None, &admission, &allowing(&["hostNetwork"]));
+    let refusal = refusal.unwrap_err();
+    assert_eq!(refusal.fields[0].path, "spec.idle.freezeAfter");
+    spec.idle = Some(IdlePolicy {
+        reclaim_after: Some("5m".into()),
+        ..IdlePolicy::default()
+    });
+    assert!(super::super::plan(&spec, None, &admission, &allowing(&["hostNetwork"])).is_ok());
+}
