@@ -6,9 +6,8 @@ use std::path::Path;
 use rustix::fd::OwnedFd;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
-use rustix::mount::MountPropagationFlags;
 
-use crate::mount::{MountError, attach, make_beneath};
+use crate::mount::{MountError, attach, make_beneath, set_apart};
 
 /// Mode of directories that are made, as kubelet makes them.
 const DIRECTORY: Mode = Mode::from_raw_mode(0o755);
@@ -124,10 +123,7 @@ pub fn bind_host_path(
         ));
     }
     attach(&found, kind, target)?;
-    // With it are copies of the node's own mounts below. Where those are shared, taking ours away would take theirs away.
-    let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
-    rustix::mount::mount_change(target, flags)
-        .map_err(|error| MountError::new("set apart the mount at", target, error))
+    set_apart(target)
 }
 
 fn make(

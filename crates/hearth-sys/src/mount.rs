@@ -129,11 +129,9 @@ pub fn unmount_at(path: &Path) -> Result<(), MountError> {
 pub fn bind(source: &Path, target: &Path, read_only: bool) -> Result<(), MountError> {
     rustix::mount::mount_bind_recursive(source, target)
         .map_err(|error| MountError::new("mount a directory or file at", target, error))?;
-    // With it are copies of what is mounted below. Where those are shared, taking ours away would take the others away.
-    let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
-    if let Err(error) = rustix::mount::mount_change(target, flags) {
+    if let Err(error) = set_apart(target) {
         unmount(target)?;
-        return Err(MountError::new("set apart the mount at", target, error));
+        return Err(error);
     }
     // The kernel takes the flag on a second call only.
     if read_only && let Err(error) = make_read_only(target) {
@@ -141,6 +139,14 @@ pub fn bind(source: &Path, target: &Path, read_only: bool) -> Result<(), MountEr
         return Err(error);
     }
     Ok(())
+}
+
+/// Keeps what happens to the mount at `target`, and to those below it, from happening elsewhere. With a recursive mount come
+/// copies of the node's own mounts below: where those are shared, taking ours away would take theirs away.
+pub(crate) fn set_apart(target: &Path) -> Result<(), MountError> {
+    let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    rustix::mount::mount_change(target, flags)
+        .map_err(|error| MountError::new("set apart the mount at", target, error))
 }
 
 /// Makes what is bind-mounted at `target` read-only, but not what is mounted below it. Harmless when it is already.
