@@ -144,8 +144,7 @@ struct Hold {
 impl Hold {
     /// Whether it was asked for with the same variables.
     fn has_variables_of(&self, env: Option<&Arc<BoundEnv>>) -> bool {
-        let variables = |env: Option<&Arc<BoundEnv>>| env.map(|env| env.variables.clone());
-        variables(self.env.as_ref()) == variables(env)
+        self.env.as_ref().map(|own| &own.variables) == env.map(|env| &env.variables)
     }
 }
 

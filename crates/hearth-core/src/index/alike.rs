@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::spec::SpecFacts;
 use crate::ids::NodeName;
-use crate::placement::{Alike, Labels};
+use crate::placement::{Alike, Labels, Neighbours};
 
 /// Which kind a Sandbox is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,7 +21,6 @@ type KindKey = (Box<str>, usize, usize);
 #[derive(Debug)]
 struct Entry {
     key: KindKey,
-    namespace: Box<str>,
     labels: Arc<Labels>,
     spec: Arc<SpecFacts>,
     on: HashMap<NodeName, u32>,
@@ -85,7 +84,6 @@ impl Kinds {
         }
         let entry = self.entries.entry(kind).or_insert_with(|| Entry {
             key,
-            namespace: namespace.into(),
             labels: Arc::clone(labels),
             spec: Arc::clone(spec),
             on: HashMap::new(),
@@ -132,7 +130,7 @@ impl Kinds {
         self.entries
             .iter()
             .map(|(kind, entry)| Alike {
-                namespace: &entry.namespace,
+                namespace: &entry.key.0,
                 labels: &entry.labels,
                 neighbours: entry.spec.shape.neighbours.as_deref(),
                 on: on(kind, &entry.on),
@@ -147,8 +145,8 @@ impl Kinds {
 }
 
 fn is_wary(spec: &SpecFacts) -> bool {
-    let neighbours = spec.shape.neighbours.as_ref();
-    neighbours.is_some_and(|neighbours| !neighbours.apart.is_empty())
+    let neighbours = spec.shape.neighbours.as_deref();
+    neighbours.is_some_and(Neighbours::is_wary)
 }
 
 fn one_less(on: &HashMap<NodeName, u32>, node: &NodeName) -> HashMap<NodeName, u32> {

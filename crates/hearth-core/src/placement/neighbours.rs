@@ -29,6 +29,13 @@ pub struct Neighbours {
     pub rather: Vec<(i64, Term)>,
 }
 
+impl Neighbours {
+    /// Whether it has a say in who comes near.
+    pub(crate) fn is_wary(&self) -> bool {
+        !self.apart.is_empty()
+    }
+}
+
 /// A `topologySpreadConstraint`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -205,9 +212,8 @@ impl<'a> Surroundings<'a> {
     ) -> Self {
         let Newcomer { shape, .. } = newcomer;
         let mut surroundings = Self::default();
-        let asks_of_others =
-            |alike: &&Alike<'a>| alike.neighbours.is_some_and(|n| !n.apart.is_empty());
-        let wary: Vec<_> = placed.iter().filter(asks_of_others).collect();
+        let is_wary = |alike: &&Alike<'a>| alike.neighbours.is_some_and(Neighbours::is_wary);
+        let wary: Vec<_> = placed.iter().filter(is_wary).collect();
         if shape.neighbours.is_none() && wary.is_empty() {
             return surroundings;
         }
