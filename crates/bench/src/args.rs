@@ -162,6 +162,13 @@ pub(crate) struct RunArgs {
     /// How long the deletion of all claims may take
     #[arg(long, default_value = "120s", value_parser = duration)]
     pub(crate) release_timeout: Duration,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// What becomes of the results, and what they say of themselves.
+#[derive(Debug, Args)]
+pub(crate) struct Output {
     /// Write the results with all samples to this file
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,
@@ -232,15 +239,8 @@ pub(crate) struct FillArgs {
     /// How long one fill, or emptying the node, may take
     #[arg(long, default_value = "10m", value_parser = duration)]
     pub(crate) timeout: Duration,
-    /// Write the results with all samples to this file
-    #[arg(long)]
-    pub(crate) json: Option<PathBuf>,
-    /// Title of the results
-    #[arg(long)]
-    pub(crate) title: Option<String>,
-    /// Commit that is measured [default: what git says]
-    #[arg(long)]
-    pub(crate) commit: Option<String>,
+    #[command(flatten)]
+    pub(crate) output: Output,
     /// Command of the bare pods
     #[arg(last = true, default_values = ["httpd", "-f", "-p", "8888", "-h", "/www"])]
     pub(crate) command: Vec<String>,

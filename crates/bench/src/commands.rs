@@ -1,6 +1,7 @@
 //! From the command line to runs and their output.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -8,8 +9,8 @@ use serde::Deserialize;
 
 use crate::api::{Connections, fetch};
 use crate::args::{
-    Claims, Cli, Cluster, Command, Compare, Compared, FillArgs, Floor, Paced, Plain, PoolArgs,
-    Report, RunArgs, Writes,
+    Claims, Cli, Cluster, Command, Compare, Compared, FillArgs, Floor, Output, Paced, Plain,
+    PoolArgs, Report, RunArgs, Writes,
 };
 use crate::audit::{self, Scope};
 use crate::compare::compare;
@@ -46,7 +47,7 @@ pub(crate) async fn execute(cli: Cli) -> Result<Outcome> {
         Command::Compare(Compare::One(args)) => comparison(cluster, &args).await,
         Command::Compare(Compare::Rate(args)) => comparison(cluster, &args).await,
         Command::Compare(Compare::Burst(args)) => comparison(cluster, &args).await,
-        Command::Fill(args) => filled(cluster, args).await,
+        Command::Fill(args) => filled(cluster, &args).await,
         Command::Writes(args) => writes(&args),
         Command::Report(args) => render(&args),
     }
@@ -55,41 +56,41 @@ pub(crate) async fn execute(cli: Cli) -> Result<Outcome> {
 /// An open cluster and the machine as it was before anything ran.
 struct Session<'a> {
     cluster: &'a Cluster,
-    run: &'a RunArgs,
+    output: &'a Output,
     connections: Connections,
     machine: Machine,
     server: String,
 }
 
 impl<'a> Session<'a> {
-    async fn open(cluster: &'a Cluster, run: &'a RunArgs) -> Result<Self> {
+    async fn open(cluster: &'a Cluster, output: &'a Output, timeout: Duration) -> Result<Self> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Version {
             git_version: String,
         }
-        let machine = Machine::describe(run.commit.as_deref());
+        let machine = Machine::describe(output.commit.as_deref());
         let connections =
             Connections::open(cluster.kubeconfig.as_deref(), cluster.connections).await?;
-        let version: Version = fetch(connections.next(), "/version", run.timeout).await?;
+        let version: Version = fetch(connections.next(), "/version", timeout).await?;
         Ok(Self {
             cluster,
-            run,
+            output,
             connections,
             machine,
             server: version.git_version,
         })
     }
 
-    fn bench(&self, probe: Option<Probe>, env: &[(String, String)]) -> Bench<'_> {
+    fn bench(&self, run: &RunArgs, probe: Option<Probe>, env: &[(String, String)]) -> Bench<'_> {
         Bench {
             connections: &self.connections,
             connection_count: self.cluster.connections,
             namespace: &self.cluster.namespace,
             options: Options {
-                timeout: self.run.timeout,
-                dwell: self.run.dwell,
-                release_limit: self.run.release_timeout,
+                timeout: run.timeout,
+                dwell: run.dwell,
+                release_limit: run.release_timeout,
                 probe,
                 env: env.to_vec(),
             },
@@ -121,7 +122,7 @@ impl<'a> Session<'a> {
     }
 
     fn finish(self, content: Content) -> Result<ResultsFile> {
-        let title = self.run.title.clone();
+        let title = self.output.title.clone();
         let file = ResultsFile {
             schema: SCHEMA,
             title,
@@ -130,7 +131,7 @@ impl<'a> Session<'a> {
             content,
         };
         print!("{}", text::results(&file));
-        if let Some(path) = &self.run.json {
+        if let Some(path) = &self.output.json {
             results::write(path, &file)?;
         }
         Ok(file)
@@ -138,10 +139,10 @@ impl<'a> Session<'a> {
 }
 
 async fn claims<P: Args + Paced>(cluster: &Cluster, args: &Claims<P>) -> Result<Outcome> {
-    let session = Session::open(cluster, &args.run).await?;
+    let session = Session::open(cluster, &args.run.output, args.run.timeout).await?;
     let wait = pool_wait(&args.pool, args.pool.wait_pool);
     let run = session
-        .bench(probe(&args.pool), &args.pool.env)
+        .bench(&args.run, probe(&args.pool), &args.pool.env)
         .claims(&args.pacing.pacing(), &wait)
         .await?;
     let outcome = completeness([&run]);
@@ -150,8 +151,8 @@ async fn claims<P: Args + Paced>(cluster: &Cluster, args: &Claims<P>) -> Result<
 }
 
 async fn floor_run<P: Args + Paced>(cluster: &Cluster, args: &Plain<P>) -> Result<Outcome> {
-    let session = Session::open(cluster, &args.run).await?;
-    let bench = session.bench(None, &[]);
+    let session = Session::open(cluster, &args.run.output, args.run.timeout).await?;
+    let bench = session.bench(&args.run, None, &[]);
     let run = session
         .with_floor(&bench, async || bench.floor(&args.pacing.pacing()).await)
         .await?;
@@ -161,8 +162,8 @@ async fn floor_run<P: Args + Paced>(cluster: &Cluster, args: &Plain<P>) -> Resul
 }
 
 async fn comparison<P: Args + Paced>(cluster: &Cluster, args: &Compared<P>) -> Result<Outcome> {
-    let session = Session::open(cluster, &args.run).await?;
-    let bench = session.bench(probe(&args.pool), &args.pool.env);
+    let session = Session::open(cluster, &args.run.output, args.run.timeout).await?;
+    let bench = session.bench(&args.run, probe(&args.pool), &args.pool.env);
     let wait = pool_wait(&args.pool, true);
     let pacing = args.pacing.pacing();
     let comparison = session
@@ -178,17 +179,9 @@ async fn comparison<P: Args + Paced>(cluster: &Cluster, args: &Compared<P>) -> R
     Ok(outcome)
 }
 
-async fn filled(cluster: &Cluster, args: FillArgs) -> Result<Outcome> {
-    let run = RunArgs {
-        timeout: args.timeout,
-        dwell: None,
-        release_timeout: args.timeout,
-        json: args.json.clone(),
-        title: args.title.clone(),
-        commit: args.commit.clone(),
-    };
-    let session = Session::open(cluster, &run).await?;
-    let fill = fill::measure(&session.connections, &cluster.namespace, &args).await?;
+async fn filled(cluster: &Cluster, args: &FillArgs) -> Result<Outcome> {
+    let session = Session::open(cluster, &args.output, args.timeout).await?;
+    let fill = fill::measure(&session.connections, &cluster.namespace, args).await?;
     session.finish(Content::Fill(fill))?;
     Ok(Outcome::Complete)
 }
