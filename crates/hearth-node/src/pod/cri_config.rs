@@ -445,7 +445,7 @@ mod tests {
             volumes: Path::new("/vols"),
             machine_memory: 16 * GIB,
             hostname: "box",
-            seccomp: Path::new("/root/seccomp"),
+            seccomp: Path::new("/node/seccomp"),
             first_id: None,
             resolver: None,
         };

@@ -31,6 +31,19 @@ struct SlowFreezer {
     go: Mutex<mpsc::Receiver<()>>,
 }
 
+impl SlowFreezer {
+    /// With it what says that a freeze has begun, and what lets it go on.
+    fn of(inner: &FakeFreezer) -> (Arc<Self>, mpsc::Receiver<()>, mpsc::Sender<()>) {
+        let ((begun, has_begun), (go, wait)) = (mpsc::channel(), mpsc::channel());
+        let freezer = Self {
+            inner: inner.clone(),
+            begun,
+            go: Mutex::new(wait),
+        };
+        (Arc::new(freezer), has_begun, go)
+    }
+}
+
 impl Freezer for SlowFreezer {
     fn freeze(&self, within: Duration) -> Result<(), FreezeError> {
         self.begun.send(()).unwrap();
@@ -98,12 +111,7 @@ async fn a_freeze_that_was_decided_before_a_bind_does_not_happen() {
 async fn a_bind_during_a_freeze_waits_for_it_and_thaws() {
     let cell = ready_member();
     let inner = FakeFreezer::new();
-    let ((begun, has_begun), (go, wait)) = (mpsc::channel(), mpsc::channel());
-    let freezer = Arc::new(SlowFreezer {
-        inner: inner.clone(),
-        begun,
-        go: Mutex::new(wait),
-    });
+    let (freezer, has_begun, go) = SlowFreezer::of(&inner);
     let decided = cell.gate_state().asked;
     let freeze = tokio::spawn({
         let cell = Arc::clone(&cell);
@@ -218,12 +226,7 @@ async fn one_that_rests_is_roused_and_one_that_is_about_to_is_not_frozen() {
 async fn a_packet_during_a_freeze_waits_for_it_and_thaws() {
     let cell = ready_member();
     let inner = FakeFreezer::new();
-    let ((begun, has_begun), (go, wait)) = (mpsc::channel(), mpsc::channel());
-    let freezer = Arc::new(SlowFreezer {
-        inner: inner.clone(),
-        begun,
-        go: Mutex::new(wait),
-    });
+    let (freezer, has_begun, go) = SlowFreezer::of(&inner);
     let decided = cell.gate_state().asked;
     assert!(cell.rest(decided));
     let freeze = tokio::spawn({

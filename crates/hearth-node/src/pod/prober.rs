@@ -382,6 +382,22 @@ mod tests {
         );
     }
 
+    async fn probe_over_tls(port: u16, path: &str) -> Result<(), ProbeError> {
+        let runtime = FakeRuntime::default();
+        let target = Target {
+            runtime: &runtime,
+            container_id: "c",
+            ip: IpAddr::from([127, 0, 0, 1]),
+        };
+        let action = ProbeAction::Http {
+            tls: true,
+            port,
+            path: path.into(),
+            headers: Vec::new(),
+        };
+        probe(&action, target, DEADLINE).await
+    }
+
     #[tokio::test]
     async fn over_tls_any_certificate_will_do() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -397,19 +413,7 @@ mod tests {
             stream.write_all(response).await.unwrap();
             stream.shutdown().await.unwrap();
         };
-        let runtime = FakeRuntime::default();
-        let target = Target {
-            runtime: &runtime,
-            container_id: "c",
-            ip: IpAddr::from([127, 0, 0, 1]),
-        };
-        let action = ProbeAction::Http {
-            tls: true,
-            port,
-            path: "/ok".into(),
-            headers: Vec::new(),
-        };
-        let (result, ()) = tokio::join!(probe(&action, target, DEADLINE), serve);
+        let (result, ()) = tokio::join!(probe_over_tls(port, "/ok"), serve);
         result.unwrap();
     }
 
@@ -424,19 +428,7 @@ mod tests {
                 .await
                 .unwrap();
         };
-        let runtime = FakeRuntime::default();
-        let target = Target {
-            runtime: &runtime,
-            container_id: "c",
-            ip: IpAddr::from([127, 0, 0, 1]),
-        };
-        let action = ProbeAction::Http {
-            tls: true,
-            port,
-            path: "/".into(),
-            headers: Vec::new(),
-        };
-        let (result, ()) = tokio::join!(probe(&action, target, DEADLINE), plain);
+        let (result, ()) = tokio::join!(probe_over_tls(port, "/"), plain);
         assert!(matches!(result, Err(ProbeError::Tls { .. })), "{result:?}");
     }
 
