@@ -145,6 +145,15 @@ impl Cluster {
         self.component("kube-apiserver")
     }
 
+    /// Those of the API server, hearthd and the controller that a supervisor of this machine looks after: all of them,
+    /// but in the guest of `cargo xtask vm-test` none.
+    #[must_use]
+    pub fn supervised(&self) -> Vec<Component> {
+        let mut all = vec![self.api_server(), self.hearthd(), self.controller()];
+        all.retain(Component::is_supervised);
+        all
+    }
+
     /// The instance's cgroups.
     ///
     /// # Errors

@@ -56,6 +56,12 @@ impl Component {
         &self.name
     }
 
+    /// Whether a supervisor of this machine looks after it.
+    #[must_use]
+    pub fn is_supervised(&self) -> bool {
+        self.run.join(format!("{}.spec.json", self.name)).exists()
+    }
+
     /// The running program; `None` between two runs.
     ///
     /// # Errors

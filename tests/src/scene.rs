@@ -161,11 +161,7 @@ impl Scene {
     /// Empties the namespace in the order that a careful user would: one that goes all at once looks to a node like a
     /// mistake.
     async fn empty(&self) -> Result<()> {
-        for component in [
-            self.cluster.api_server(),
-            self.cluster.hearthd(),
-            self.cluster.controller(),
-        ] {
+        for component in self.cluster.supervised() {
             component.wait_well().await?;
         }
         for name in self.pools.now().keys() {

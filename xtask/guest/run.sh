@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs in the guest, as root, after its boot: the kernel tests, then hearthd as a service of systemd,
-# then the cluster tests against it. What it prints goes to the second serial port, which is all
-# that the host hears; the last line is the verdict. Afterwards the guest is turned off.
+# then the cluster tests against it. What it prints goes to the second serial port, and hearthd's log to
+# the third; the last line is the verdict. Afterwards the guest is turned off.
 exec >/dev/ttyS1 2>&1
 set -u
 . /hearth/guest/settings
@@ -9,10 +9,6 @@ set -u
 failed=0
 say() { echo "==> guest: $*"; }
 verdict() {
-    if [ "$failed" -ne 0 ]; then
-        say "the end of hearthd's log"
-        tail -n 40 /hearth/log/hearthd.log
-    fi
     echo "hearth-guest: $([ "$failed" -eq 0 ] && echo passed || echo FAILED)"
     sync
     systemctl poweroff --force
@@ -29,6 +25,7 @@ systemd-run --quiet --unit=hearthd --property=Delegate=yes --property=KillMode=p
     --property=StandardOutput=append:/hearth/log/hearthd.log \
     --property=StandardError=append:/hearth/log/hearthd.log \
     --setenv=PATH="/hearth/bin:$PATH" /hearth/bin/hearthd $HEARTHD_ARGS || { failed=1; exit; }
+tail -n +1 -F /hearth/log/hearthd.log /hearth/node/log/containerd.log >/dev/ttyS2 2>/dev/null &
 
 say "kernel tests"
 modprobe zram || { say "no zram"; failed=1; }
@@ -51,4 +48,4 @@ done
 say "cluster tests"
 # shellcheck disable=SC2086 # the settings are words
 HEARTH_DIR=/hearth KUBECONFIG=/hearth/kubeconfig HEARTH_PATIENCE=4 \
-    /hearth/tests/cluster --test-threads=1 --skip gvisor:: $FILTERS || failed=1
+    /hearth/tests/cluster --test-threads=1 --nocapture --skip gvisor:: $FILTERS || failed=1

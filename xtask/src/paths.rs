@@ -48,6 +48,11 @@ impl Layout {
         Ok(Self { root })
     }
 
+    /// The layout of a cluster in a directory beside this one, named like it with `suffix`.
+    pub(crate) fn beside(&self, suffix: &str) -> Result<Self> {
+        Self::new(Some(&system::sibling(&self.root, suffix)))
+    }
+
     /// Keeps other commands away from this cluster for as long as the result lives.
     pub(crate) fn lock(&self) -> Result<File> {
         system::create_dir(&self.root)?;

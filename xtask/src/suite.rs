@@ -8,6 +8,7 @@ use crate::apt::{self, Consent};
 use crate::cargo::{self, Build, CLUSTER_FEATURE};
 use crate::components;
 use crate::down::down;
+use crate::guest;
 use crate::inventory::Inventory;
 use crate::paths::Layout;
 use crate::services;
@@ -113,7 +114,14 @@ fn test_phases(phases: &mut Phases, layout: &Layout, consent: Consent) -> Result
     match (tested, cleaned) {
         (Err(first), Err(second)) => Err(first.context(format!("moreover: {second:#}"))),
         (tested, cleaned) => tested.and(cleaned),
-    }
+    }?;
+    phases.run("the node in a guest: cgroup v2, systemd", || {
+        guest::test(
+            &layout.beside("-guest")?,
+            consent,
+            &guest::Options::default(),
+        )
+    })
 }
 
 fn cluster_suite(layout: &Layout) -> Result<()> {

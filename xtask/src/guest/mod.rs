@@ -42,8 +42,6 @@ const LIMIT: Duration = Duration::from_secs(15 * 60);
 /// The cluster tests that run in the guest: what depends on cgroups and the freezer, and enough of
 /// the rest to know that a pod is a pod there.
 const CLUSTER_TESTS: &[&str] = &[
-    "cri::",
-    "containers::init_containers_run_in_order_with_a_sidecar_beside_them",
     "frozen::a_frozen_member_does_not_answer_until_it_is_claimed",
     "lifecycle::freezing_stops_the_very_same_processes_and_thawing_wakes_them",
     "lifecycle::suspending_ends_the_pod_and_resuming_starts_another_of_the_same_name",
