@@ -63,12 +63,8 @@ impl State {
 
     fn choose_overdue(&mut self, now: &Now<'_>) -> Option<Op> {
         // Worth a try, so that a restarted daemon does not start it again; not worth waiting for.
-        let tried = self
-            .failure
-            .as_ref()
-            .is_some_and(|failure| failure.step == Step::Record);
         if let Some(stage) = self.recorded
-            && !tried
+            && !self.record_has_failed()
             && !self.pod.as_ref()?.is_recorded_overdue()
         {
             return self.ready_to(Op::Record(stage), now);

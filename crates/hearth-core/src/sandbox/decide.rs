@@ -174,11 +174,10 @@ impl State {
     fn choose_end(&mut self, now: &Now<'_>) -> Option<Op> {
         let pod = self.pod.as_ref()?;
         // Worth a try, so that a restarted daemon does not use the pod; not worth waiting for.
-        let tried = self
-            .failure
-            .as_ref()
-            .is_some_and(|failure| failure.step == Step::Record);
-        if pod.recorded.is_some() && self.recorded != Some(Stage::Stopping) && !tried {
+        if pod.recorded.is_some()
+            && self.recorded != Some(Stage::Stopping)
+            && !self.record_has_failed()
+        {
             return self.ready_to(Op::Record(Stage::Stopping), now);
         }
         if let Some(id) = pod.sandbox.id() {
@@ -213,6 +212,12 @@ impl State {
         self.choose_without_pod(now)
     }
 
+    /// Whether the journal could not be written the last time that it was tried.
+    pub(super) fn record_has_failed(&self) -> bool {
+        let failure = self.failure.as_ref();
+        failure.is_some_and(|failure| failure.step == Step::Record)
+    }
+
     /// Makes the pod, keeps it running, freezes and thaws it.
     fn choose_life(&mut self, now: &Now<'_>) -> Option<Op> {
         self.notice_end();
@@ -235,8 +240,9 @@ impl State {
             Goal::Run { .. } => true,
             // What ends in a frozen pod is made anew when it is thawed.
             Goal::Freeze => !(up && pod.all_started() && now.residency == Residency::Frozen),
-            // Without a word from the API, what was running before is kept running.
-            _ => self.recorded == Some(Stage::Ready),
+            // Without a word from the API, what was running before is kept running, and what was being made anew for the
+            // variables of a bind is finished.
+            _ => self.recorded == Some(Stage::Ready) || pod.env.is_some(),
         };
         if may_make && let Some(making) = self.choose_making(now) {
             return Some(making);
@@ -352,10 +358,16 @@ impl State {
     }
 
     fn choose_for_container(&mut self, index: usize, now: &Now<'_>) -> Option<Op> {
+        let outdated = self.pod.as_ref()?.is_outdated(index);
+        // It has been ready as what it was, not as what it becomes: a restarted daemon must not take that for granted. Worth
+        // a try; not worth waiting for.
+        if outdated && self.recorded == Some(Stage::Ready) && !self.record_has_failed() {
+            return self.ready_to(Op::Record(Stage::Creating), now);
+        }
         let pod = self.pod.as_ref()?;
         let policy = pod.plan.restart_policy_of(index);
         let reads_configs = pod.plan.containers.get(index)?.reads_configs();
-        let (outdated, with_env) = (pod.is_outdated(index), pod.env.is_some());
+        let with_env = pod.env.is_some();
         let container = pod.containers.get(index)?;
         let (not_before, attempt) = (container.not_before, container.attempt);
         let (has_image, needs_pull) = (container.has_image, container.needs_pull);

@@ -316,7 +316,8 @@ pub enum Ended {
 /// How far the life of a sandbox has come, as far as a restarted daemon cannot see it for itself. Journalled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Stage {
-    /// The pod is being made, or was made and has not been ready yet.
+    /// The pod is being made, or was made and has not been ready yet; or some of it is made anew for the variables of a
+    /// bind.
     Creating,
     /// The pod has been ready.
     Ready,

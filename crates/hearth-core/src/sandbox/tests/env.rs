@@ -30,7 +30,14 @@ fn replaced(world: &mut World, container: usize) -> Vec<Step> {
 fn only_the_container_that_they_are_for_is_made_anew_and_at_once() {
     let mut world = member(&[], true, RestartPolicy::Always);
     let steps = replaced(&mut world, 1);
-    assert_eq!(steps, [Step::RemoveContainer, Step::Create, Step::Start]);
+    let expect = [
+        Step::Record,
+        Step::RemoveContainer,
+        Step::Create,
+        Step::Start,
+        Step::Record,
+    ];
+    assert_eq!(steps, expect);
     assert_eq!((world.made(0), world.made(1)), (vec![], vec![(1, true)]));
     let plan = &world.state.pod.as_ref().unwrap().plan;
     assert_eq!(plan.containers[1].env, [("X".into(), "1".into())]);
@@ -73,23 +80,66 @@ fn the_same_variables_again_and_a_restart_change_nothing() {
 
 #[test]
 fn a_daemon_that_is_killed_anywhere_on_the_way_finishes_it_once() {
-    for kill_at in [Step::RemoveContainer, Step::Create, Step::Start] {
+    for kill_at in [
+        Step::Record,
+        Step::RemoveContainer,
+        Step::Create,
+        Step::Start,
+    ] {
         for done in [true, false] {
-            let mut world = member(&[], false, RestartPolicy::Always);
-            world.desired.goal = RUN;
-            world.bind(0);
-            until(&mut world, kill_at);
-            if done {
-                world.end(Ending::Good);
+            for probed in [true, false] {
+                // Also before the API has said anything to the next daemon.
+                for goal in [RUN, Goal::Keep] {
+                    killed_on_the_way(kill_at, done, probed, goal);
+                }
             }
-            world.restart();
-            world.settle();
-            assert_eq!(world.state.phase, Phase::Ready(Residency::Running));
-            let made = world.made(0);
-            assert!(made.iter().all(|(_, with_env)| *with_env), "{made:?}");
-            assert_eq!(world.made(1), []);
         }
     }
+}
+
+/// `goal` is what the next daemon is told.
+fn killed_on_the_way(kill_at: Step, done: bool, probed: bool, goal: Goal) {
+    let mut world = member(&[], probed, RestartPolicy::Always);
+    world.desired.goal = RUN;
+    world.bind(0);
+    until(&mut world, kill_at);
+    if done {
+        world.end(Ending::Good);
+    }
+    world.desired.goal = goal;
+    world.restart();
+    let case = format!("{kill_at} {done} {probed} {goal:?}");
+    while world.doing_something() {
+        world.end(Ending::Good);
+        let ready = matches!(world.state.phase, Phase::Ready(_));
+        assert!(!ready || !probed, "{case}: ready before it was probed");
+    }
+    world.settle();
+    assert_eq!(
+        world.state.phase,
+        Phase::Ready(Residency::Running),
+        "{case}"
+    );
+    let made = world.made(0);
+    assert!(
+        made.iter().all(|(_, with_env)| *with_env),
+        "{case}: {made:?}"
+    );
+    assert_eq!(world.made(1), [], "{case}");
+    assert_eq!(world.journal.as_ref().unwrap().0, Stage::Ready, "{case}");
+}
+
+#[test]
+fn a_journal_that_cannot_be_written_does_not_hold_it_up() {
+    let mut world = member(&[], true, RestartPolicy::Always);
+    world.desired.goal = RUN;
+    world.bind(0);
+    assert_eq!(world.state.doing, Some(Op::Record(Stage::Creating)));
+    world.end(Ending::Bad);
+    let doing = world.state.doing.as_ref().map(Op::step);
+    assert_eq!(doing, Some(Step::RemoveContainer));
+    world.settle();
+    assert_eq!(world.state.phase, Phase::Ready(Residency::Running));
 }
 
 #[test]
