@@ -1,14 +1,14 @@
 //! A member becomes the claim's: one JSON patch that fails unless the object is still the pool's.
 
-use hearth_api::PodMetadata;
 use hearth_api::constants::{annotation, label};
+use hearth_api::{ClaimEnvVar, PodMetadata};
 use serde_json::{Value, json};
 
 use super::blueprint::owner_reference;
 use super::env;
 use crate::index::{ClaimRecord, SandboxRecord};
 
-/// The operations of the adoption.
+/// The operations of the adoption. `env` are the variables that the sandbox has from the claim's bind.
 ///
 /// There is no resourceVersion in it: the node writes the object's status meanwhile. The tests on the UIDs of the object
 /// and of its owner are what keeps the patch from another object and from one that somebody else has.
@@ -17,6 +17,7 @@ pub(super) fn operations(
     sandbox: &SandboxRecord,
     pool_uid: &str,
     pod_metadata: Option<&PodMetadata>,
+    env: &[ClaimEnvVar],
 ) -> Value {
     let mut operations = vec![
         json!({"op": "test", "path": "/metadata/uid", "value": sandbox.uid.as_str()}),
@@ -64,8 +65,8 @@ pub(super) fn operations(
         operations
             .push(json!({"op": "add", "path": "/spec/podTemplate/metadata", "value": metadata}));
     }
-    // What it was bound with, so that a later resume has it too.
-    operations.extend(env::operations(&sandbox.spec.text, claim.bound_env()));
+    // So that a later resume has them too.
+    operations.extend(env::operations(&sandbox.spec.text, env));
     Value::Array(operations)
 }
 

@@ -137,8 +137,8 @@ fn unadopted(
     sandbox: &SandboxRecord,
     binds: &[Bind],
 ) -> Decision {
-    if binds.iter().any(|bind| bind.sandbox == sandbox.uid) {
-        return adopt(index, claim, sandbox);
+    if let Some(bind) = binds.iter().find(|bind| bind.sandbox == sandbox.uid) {
+        return adopt(index, claim, sandbox, bind);
     }
     let node = sandbox
         .node
@@ -152,7 +152,7 @@ fn unadopted(
     }
 }
 
-fn adopt(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord) -> Decision {
+fn adopt(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord, bind: &Bind) -> Decision {
     let Owner::Pool { uid: pool_uid } = &sandbox.owner else {
         return Decision::Rest;
     };
@@ -175,7 +175,8 @@ fn adopt(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord) -> Decisio
         )
         .ok()
     });
-    let operations = adoption::operations(claim, sandbox, pool_uid, pod_metadata.as_ref());
+    let env = claim.bound_env(&bind.owner);
+    let operations = adoption::operations(claim, sandbox, pool_uid, pod_metadata.as_ref(), env);
     Decision::Adopt {
         sandbox: sandbox.id,
         operations,

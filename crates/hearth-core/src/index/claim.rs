@@ -142,9 +142,16 @@ impl ClaimRecord {
         }
     }
 
-    /// The variables that it was bound with. Those that it is given later reach no sandbox.
-    pub(crate) fn bound_env(&self) -> &[ClaimEnvVar] {
-        &self.bound_as.as_ref().unwrap_or(&self.spec).env
+    /// The variables that it was bound with under this owner key. Those that it is given later reach no sandbox. None when
+    /// nobody remembers them: another controller bound it, and the claim was edited since.
+    pub(crate) fn bound_env(&self, owner: &OwnerKey) -> &[ClaimEnvVar] {
+        let mark = env_mark_of(owner);
+        let specs = [self.bound_as.as_ref(), Some(&self.spec)];
+        let found = specs
+            .into_iter()
+            .flatten()
+            .find(|spec| mark_of(&spec.env) == mark);
+        found.map(|spec| spec.env.as_slice()).unwrap_or_default()
     }
 
     /// Takes over what the object says; what only we know stays.
@@ -207,11 +214,7 @@ impl ClaimRecord {
     /// Tells one list of variables from another in owner keys, so that a bind with those that the claim had before an
     /// edit is seen for what it is. Empty when there are none.
     pub(crate) fn env_mark(&self) -> String {
-        if self.spec.env.is_empty() {
-            return String::new();
-        }
-        let text = serde_json::to_vec(&self.spec.env).unwrap_or_default();
-        format!("{ENV_MARK}{:016x}", fnv1a_64(&text))
+        mark_of(&self.spec.env)
     }
 
     pub(crate) fn pool_key(&self) -> Key {
@@ -247,6 +250,15 @@ pub fn claim_uid_of(owner: &OwnerKey) -> &str {
 /// Begins the part of an owner key that stands for variables.
 const ENV_MARK: char = 'e';
 
+/// The part of an owner key that stands for these variables; empty when there are none.
+fn mark_of(env: &[ClaimEnvVar]) -> String {
+    if env.is_empty() {
+        return String::new();
+    }
+    let text = serde_json::to_vec(env).unwrap_or_default();
+    format!("{ENV_MARK}{:016x}", fnv1a_64(&text))
+}
+
 /// How many releases the owner key has survived.
 pub(crate) fn generation_of(owner: &OwnerKey) -> u32 {
     let mut parts = owner.0.split('.').skip(1);
@@ -280,21 +292,40 @@ mod tests {
         assert_eq!(env_mark_of(&owner), "");
     }
 
+    /// A claim with a variable of this value.
+    fn with_env(value: &str) -> ClaimRecord {
+        let mut claim =
+            ClaimRecord::new(Key::new("n", "c"), 0, Duration::ZERO, Timestamp::UNIX_EPOCH);
+        claim.uid = "u".into();
+        claim.spec = Arc::new(SandboxClaimSpec {
+            env: vec![ClaimEnvVar {
+                name: "X".into(),
+                value: value.into(),
+                container_name: String::new(),
+            }],
+            ..SandboxClaimSpec::default()
+        });
+        claim
+    }
+
+    #[test]
+    fn the_variables_of_a_bind_are_those_that_its_owner_key_stands_for() {
+        let mut claim = with_env("1");
+        let (owner, env) = (claim.owner_key(), claim.spec.env.clone());
+        assert_eq!(claim.bound_env(&owner), env, "it was not edited");
+        let bare = OwnerKey("u".into());
+        assert!(claim.bound_env(&bare).is_empty(), "it had none");
+        let bound_as = std::mem::replace(&mut claim.spec, with_env("2").spec);
+        assert!(claim.bound_env(&owner).is_empty(), "nobody remembers them");
+        claim.bound_as = Some(bound_as);
+        assert_eq!(claim.bound_env(&owner), env, "it was edited since");
+    }
+
     #[test]
     fn owner_keys_differ_when_the_variables_do() {
         let with = |generation, value: &str| {
-            let mut claim =
-                ClaimRecord::new(Key::new("n", "c"), 0, Duration::ZERO, Timestamp::UNIX_EPOCH);
-            claim.uid = "u".into();
+            let mut claim = with_env(value);
             claim.owner_generation = generation;
-            claim.spec = Arc::new(SandboxClaimSpec {
-                env: vec![ClaimEnvVar {
-                    name: "X".into(),
-                    value: value.into(),
-                    container_name: String::new(),
-                }],
-                ..SandboxClaimSpec::default()
-            });
             (claim.owner_key(), claim.env_mark())
         };
         let (owner, mark) = with(3, "1");

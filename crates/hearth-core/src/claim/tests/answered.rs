@@ -7,6 +7,16 @@ fn answered(
     sandbox: Option<hearth_api::Sandbox>,
     inventory: Vec<crate::index::Reported>,
 ) -> Vec<Write> {
+    answered_as(claim("c", 4), template("tpl", 1), sandbox, inventory)
+}
+
+/// The same for what this claim asks for by now, and for what the template allows.
+pub(super) fn answered_as(
+    claim: SandboxClaim,
+    template: SandboxTemplate,
+    sandbox: Option<hearth_api::Sandbox>,
+    inventory: Vec<crate::index::Reported>,
+) -> Vec<Write> {
     let mut index = Index::new(
         crate::index::Settings {
             claim_events: false,
@@ -16,12 +26,12 @@ fn answered(
         at(0),
     );
     index.apply_node(node("n1"), at(0));
-    index.apply_template(template("tpl", 1), at(0));
+    index.apply_template(template, at(0));
     index.apply_pool(pool("pool", 0, 2), at(0));
     sandbox
         .into_iter()
         .for_each(|sandbox| index.apply_sandbox(sandbox, at(0)));
-    let mut object = serde_json::to_value(claim("c", 4)).unwrap();
+    let mut object = serde_json::to_value(claim).unwrap();
     object["status"] = json!({
         "conditions": [{"type": "Ready", "status": "True", "reason": "DependenciesReady", "message": "Pod is Ready",
                         "observedGeneration": 1, "lastTransitionTime": "2027-01-15T07:00:00Z"}],

@@ -1,5 +1,6 @@
 //! Claims that bring variables.
 
+use super::answered::answered_as;
 use super::*;
 use crate::podspec::Variable;
 
@@ -202,4 +203,34 @@ fn what_no_member_can_have_any_more_is_started_cold() {
     assert_eq!(asks(&effects), []);
     let cold = one(effects);
     assert_eq!(cold.receipt.intent, Intent::ColdCreate);
+}
+
+/// The key under which a node holds a member for a claim that was bound with `X=1`.
+fn bound_with_one() -> String {
+    let (_, bind) = half_replaced();
+    owner_of(&bind).to_owned()
+}
+
+#[test]
+fn a_new_leader_writes_no_variables_that_the_container_does_not_have() {
+    let owner = bound_with_one();
+    for (asks_for, written) in [("1", vec![json!("1")]), ("2", vec![])] {
+        let all = answered_as(
+            claim_with("c", 4, variable(asks_for)),
+            with_policy("envVarsInjectionPolicy", "Allowed"),
+            Some(member("a", 3)),
+            vec![reported("a", Phase::Running, Some(&owner))],
+        );
+        assert_eq!(all.len(), 1, "{all:?}");
+        assert_eq!(all[0].receipt.intent, Intent::Adopt);
+        let Body::Operations(operations) = &all[0].body else {
+            panic!("{all:?}");
+        };
+        let operations = operations.as_array().unwrap().iter();
+        let values: Vec<_> = operations
+            .filter(|operation| operation["path"].as_str().unwrap().ends_with("/env"))
+            .map(|operation| operation["value"][0]["value"].clone())
+            .collect();
+        assert_eq!(values, written, "it asks for {asks_for} by now");
+    }
 }
