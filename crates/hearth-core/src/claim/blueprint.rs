@@ -3,13 +3,13 @@
 use hearth_api::constants::{
     EXTENSIONS_API_VERSION, SANDBOX_API_VERSION, TEARDOWN_FINALIZER, annotation, label,
 };
-use hearth_api::{InjectionPolicy, PersistentVolumeClaimTemplate};
+use hearth_api::{ClaimEnvVar, InjectionPolicy, PersistentVolumeClaimTemplate};
 use serde_json::{Map, Value, json};
 
 use super::refusal::Refusal;
 use super::{env, metadata};
 use crate::ids::NodeName;
-use crate::index::ClaimRecord;
+use crate::index::{Bind, ClaimRecord};
 use crate::podspec::claims_in;
 use crate::pool::Template;
 
@@ -18,9 +18,19 @@ use crate::pool::Template;
 /// # Errors
 /// When the claim asks for what the template forbids.
 pub(super) fn sandbox(claim: &ClaimRecord, template: &Template) -> Result<Value, Refusal> {
+    sandbox_with(claim, template, &claim.spec.env, template.env_policy)
+}
+
+/// The same with these variables, as far as the policy allows them.
+fn sandbox_with(
+    claim: &ClaimRecord,
+    template: &Template,
+    env: &[ClaimEnvVar],
+    policy: InjectionPolicy,
+) -> Result<Value, Refusal> {
     let volumes = volumes(template, &claim.spec.volume_claim_templates)?;
     let mut pod_spec = template.pod_spec.clone();
-    env::inject(&mut pod_spec, &claim.spec.env, template.env_policy)?;
+    env::inject(&mut pod_spec, env, policy)?;
     let created_by = claim.created_by.as_deref();
     let pod_metadata = metadata::merge(
         template,
@@ -85,14 +95,16 @@ pub(crate) fn guard_volumes(object: &mut Value) {
     }
 }
 
-/// The Sandbox object of a bound pod, made again after the first one went with its pool.
+/// The Sandbox object of a bound pod, made again after the first one went with its pool. It has the variables of the bind,
+/// whatever the claim asks for and the template allows by now.
 pub(super) fn recreated(
     claim: &ClaimRecord,
     template: &Template,
-    name: &str,
-    old_uid: &str,
+    bind: &Bind,
 ) -> Result<Value, Refusal> {
-    let mut object = sandbox(claim, template)?;
+    let env = claim.bound_env(&bind.owner);
+    let mut object = sandbox_with(claim, template, env, InjectionPolicy::Overrides)?;
+    let (name, old_uid) = (claim.sandbox.as_str(), bind.sandbox.as_str());
     object["metadata"]["name"] = name.into();
     object["metadata"]["labels"][label::LAUNCH_TYPE] = "warm".into();
     object["metadata"]["annotations"][annotation::ADOPTS] = old_uid.into();

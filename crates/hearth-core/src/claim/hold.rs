@@ -201,15 +201,13 @@ fn lost(index: &Index, claim: &ClaimRecord, bind: Option<&Bind>) -> Decision {
         .and_then(|pool| index.template_of(pool));
     let template = template.or_else(|| index.template_of_lost(claim));
     match template {
-        Some(template) if went_with_pool => {
-            match blueprint::recreated(claim, &template, &claim.sandbox, bind.sandbox.as_str()) {
-                Ok(object) => Decision::Create {
-                    object: Box::new(object),
-                    node: Some(bind.node.clone()),
-                },
-                Err(_) => release(bind),
-            }
-        }
+        Some(template) if went_with_pool => match blueprint::recreated(claim, &template, bind) {
+            Ok(object) => Decision::Create {
+                object: Box::new(object),
+                node: Some(bind.node.clone()),
+            },
+            Err(_) => release(bind),
+        },
         _ => release(bind),
     }
 }

@@ -234,3 +234,29 @@ fn a_new_leader_writes_no_variables_that_the_container_does_not_have() {
         assert_eq!(values, written, "it asks for {asks_for} by now");
     }
 }
+
+#[test]
+fn a_sandbox_that_went_with_its_pool_is_made_again_with_the_variables_of_the_bind() {
+    let owner = bound_with_one();
+    let one = json!([{"name": "X", "value": "1"}]);
+    for (asks_for, allowed, env) in [
+        ("1", "Allowed", &one),
+        // They were allowed when it was bound, and the pod is in use.
+        ("1", "Disallowed", &one),
+        ("2", "Allowed", &Value::Null),
+        ("2", "Disallowed", &Value::Null),
+    ] {
+        let all = answered_as(
+            claim_with("c", 4, variable(asks_for)),
+            with_policy("envVarsInjectionPolicy", allowed),
+            None,
+            vec![reported("a", Phase::Running, Some(&owner))],
+        );
+        assert_eq!(all.len(), 1, "{all:?}");
+        let Body::Create(object) = &all[0].body else {
+            panic!("{asks_for} {allowed}: {all:?}");
+        };
+        let container = &object["spec"]["podTemplate"]["spec"]["containers"][0];
+        assert_eq!(&container["env"], env, "{asks_for} {allowed}");
+    }
+}
