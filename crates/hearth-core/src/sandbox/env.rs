@@ -10,12 +10,12 @@ use super::state::{Desired, Life, Pod, State};
 use crate::podspec::Role;
 
 impl State {
-    /// Takes the variables of a bind into the plan of the pod that they are for.
+    /// Takes the variables of a bind into the plan of the pod that they are for. Of one that has ended nothing is made anew.
     pub(super) fn take_env(&mut self, desired: &Desired) {
         let (Some(env), Some(pod)) = (&desired.env, &mut self.pod) else {
             return;
         };
-        if pod.env.is_none() && !pod.ending {
+        if pod.env.is_none() && !pod.ending && pod.ended.is_none() {
             pod.plan = Arc::new(pod.plan.with_variables(&env.variables));
             pod.env = Some(Arc::clone(env));
         }

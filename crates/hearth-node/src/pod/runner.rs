@@ -396,6 +396,10 @@ impl Runner {
             self.replacing = Some(Instant::now());
             self.phases = PhaseTimes::default();
         }
+        if next.pod.is_none() {
+            // It was stopped on the way; the next one is made as a whole.
+            self.replacing = None;
+        }
         if next.ready()
             && let Some(since) = self.replacing.take()
         {

@@ -52,6 +52,19 @@ fn it_does_not_matter_what_becomes_of_a_container_that_ends() {
 }
 
 #[test]
+fn one_that_has_ended_is_not_on_the_way_to_being_ready_again() {
+    let mut world = settled(1, false, RestartPolicy::Never, RUN);
+    world.container_exits(0, 0);
+    world.settle();
+    // The bind was decided when it was still ready.
+    world.bind_anyway(0);
+    world.settle();
+    assert_eq!(world.state.phase, Phase::Finished(Ended::Succeeded));
+    let pod = world.state.pod.as_ref().unwrap();
+    assert!(pod.env.is_none() && !pod.is_half_replaced());
+}
+
+#[test]
 fn a_sidecar_is_made_anew_and_an_init_container_is_not() {
     let mut world = member(&[Role::Sidecar], false, RestartPolicy::Always);
     replaced(&mut world, 0);
