@@ -66,6 +66,8 @@ pub(super) struct Gate {
     resting: bool,
     /// Nobody has used it for so long that it is to be suspended.
     spent: bool,
+    /// Somebody has used it since this daemon began.
+    was_used: bool,
     /// It is frozen, and most of its memory was given back.
     reclaimed: bool,
     view: Arc<PodView>,
@@ -113,6 +115,7 @@ impl Gate {
             freezer: None,
             resting: false,
             spent: false,
+            was_used: false,
             reclaimed: false,
             view: Arc::new(view),
             counted_free: false,
@@ -143,6 +146,7 @@ impl Gate {
     fn used(&mut self) {
         self.asked += 1;
         (self.resting, self.spent) = (false, false);
+        self.was_used = true;
     }
 
     fn settle(&mut self, residency: Residency) {
@@ -234,12 +238,12 @@ impl Cell {
     }
 
     /// A new incarnation, or one that was found: how it is frozen and whether it is. One that was found frozen rests
-    /// until it is known why it was.
+    /// until it is known why it was, unless somebody has come for it meanwhile.
     pub(super) fn attach(&self, freezer: Option<Arc<dyn Freezer>>, residency: Residency) {
         let mut gate = self.gate.lock();
         gate.freezer = freezer;
         gate.settle(residency);
-        gate.resting = residency == Residency::Frozen;
+        gate.resting = residency == Residency::Frozen && !gate.was_used;
         gate.spent = false;
         gate.thaw_ms = None;
     }

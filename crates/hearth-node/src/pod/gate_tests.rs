@@ -249,3 +249,15 @@ async fn a_packet_during_a_freeze_waits_for_it_and_thaws() {
     assert!(!inner.is_frozen().unwrap());
     assert_eq!(cell.view().tier, Some(Tier::Running));
 }
+
+#[tokio::test]
+async fn one_that_is_found_frozen_rests_unless_somebody_came_before_that_was_known() {
+    let cell = ready_member();
+    cell.attach(None, Residency::Frozen);
+    assert!(cell.gate_state().resting);
+    let cell = ready_member();
+    cell.bound_again();
+    cell.attach(None, Residency::Frozen);
+    let gate = cell.gate_state();
+    assert_eq!((gate.residency, gate.resting), (Residency::Frozen, false));
+}
