@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_api::Tier;
+use hearth_api::{OperatingMode, Sandbox, Tier};
 use hearth_core::binding::BoundEnv;
 use hearth_core::podspec::Variable;
 use hearth_cri::{ErrorKind, Operation};
@@ -158,6 +158,36 @@ async fn a_daemon_that_is_killed_on_the_way_finishes_it() {
             assert_eq!(node.changes_made(), calls, "{op:?} {effect}");
         }
     }
+}
+
+/// Suspends a sandbox that runs, and resumes it.
+async fn resumed(node: &Node, mut sandbox: Sandbox) {
+    sandbox.spec.operating_mode = OperatingMode::Suspended;
+    node.want(&sandbox);
+    node.view_when("a", "stopped", |view| view.phase == PodPhase::Stopped)
+        .await;
+    sandbox.spec.operating_mode = OperatingMode::Running;
+    node.want(&sandbox);
+    node.ready("a", Tier::Running).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_later_incarnation_has_them_until_the_sandbox_says_itself_what_it_has() {
+    let (node, _, env) = stocked().await;
+    let given = node.given_env();
+    node.pods
+        .thaw_for_bind(&uid("a"), Some(&env))
+        .await
+        .unwrap()
+        .commit();
+    node.ready("a", Tier::Running).await;
+    // Not adopted yet.
+    resumed(&node, member("a")).await;
+    // Adopted, and edited by its user.
+    let main = json!({"name": "main", "image": IMAGE, "env": [{"name": "X", "value": "2"}]});
+    resumed(&node, sandbox("a", &json!({"containers": [main]}))).await;
+    let value = |value: &str| vec![("X".to_owned(), value.to_owned())];
+    assert_eq!(*given.lock(), [value("1"), value("1"), value("2")]);
 }
 
 #[tokio::test(start_paused = true)]
