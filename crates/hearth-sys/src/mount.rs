@@ -109,12 +109,15 @@ pub fn unmount_entries(directory: &Path) -> Result<(), MountError> {
     Ok(())
 }
 
-/// Detaches all that is mounted at `path`, but not below it. Success when there is no such path.
+/// Detaches all that is mounted at `path`, but not below it. Success when there is no such path. What is mounted below it
+/// goes with it, and stays elsewhere.
 pub fn unmount_at(path: &Path) -> Result<(), MountError> {
     for _ in 0..ROUNDS {
         if !path.try_exists().unwrap_or(true) || !is_mount_point(path)? {
             return Ok(());
         }
+        // Whoever mounted it may have been killed before this was done.
+        set_apart(path)?;
         unmount(path)?;
     }
     Err(MountError::new(
@@ -142,8 +145,9 @@ pub fn bind(source: &Path, target: &Path, read_only: bool) -> Result<(), MountEr
 }
 
 /// Keeps what happens to the mount at `target`, and to those below it, from happening elsewhere. With a recursive mount come
-/// copies of the node's own mounts below: where those are shared, taking ours away would take theirs away.
-pub(crate) fn set_apart(target: &Path) -> Result<(), MountError> {
+/// copies of the node's own mounts below: where those are shared, taking ours away would take theirs away. Harmless when it
+/// was done already; but what was shared since is shared no longer.
+pub fn set_apart(target: &Path) -> Result<(), MountError> {
     let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     rustix::mount::mount_change(target, flags)
         .map_err(|error| MountError::new("set apart the mount at", target, error))

@@ -517,7 +517,8 @@ fn share(path: &Path, volume: &str, plan: &PodPlan) -> Result<(), MountError> {
 /// Mounts what of the node a volume is, unless it is mounted already.
 fn mount_host_path(plan: &HostPathPlan, at: &Path) -> Result<(), MountError> {
     if at.exists() && mount::is_mount_point(at)? {
-        return Ok(());
+        // The daemon may have been killed between the two steps of the mount.
+        return mount::set_apart(at);
     }
     let (expect, missing) = match plan.kind {
         HostPathKind::Any => (Expect::Anything, Missing::MakeDirectory),

@@ -82,6 +82,22 @@ fn taking_it_away_takes_nothing_from_the_node() {
 }
 
 #[test]
+fn taking_away_what_a_killed_daemon_did_not_set_apart_takes_nothing_from_the_node_either() {
+    let node = Node::new();
+    mount::make_shared(&node.path("allowed")).unwrap();
+    mount::tmpfs(&node.path("allowed/data/inner"), None).unwrap();
+    fs::write(node.path("allowed/data/inner/deep"), "deep").unwrap();
+    let volume = node.path("volume");
+    fs::create_dir(&volume).unwrap();
+    let allowed = node.path("allowed");
+    rustix::mount::mount_bind_recursive(allowed.as_path(), volume.as_path()).unwrap();
+    assert!(volume.join("data/inner/deep").exists());
+    mount::unmount_at(&volume).unwrap();
+    assert!(!volume.join("data").exists());
+    assert!(node.path("allowed/data/inner/deep").exists());
+}
+
+#[test]
 fn no_link_leads_out_of_what_is_allowed() {
     let node = Node::new();
     for (name, target) in [
