@@ -96,14 +96,16 @@ pub(crate) fn guard_volumes(object: &mut Value) {
 }
 
 /// The Sandbox object of a bound pod, made again after the first one went with its pool. It has the variables of the bind,
-/// whatever the claim asks for and the template allows by now.
+/// whatever the claim asks for and the template allows by now; none when the template has not even the containers any more
+/// that they are for, which is no reason to give up a pod that is in use.
 pub(super) fn recreated(
     claim: &ClaimRecord,
     template: &Template,
     bind: &Bind,
 ) -> Result<Value, Refusal> {
     let env = claim.bound_env(&bind.owner);
-    let mut object = sandbox_with(claim, template, env, InjectionPolicy::Overrides)?;
+    let with = |env: &[ClaimEnvVar]| sandbox_with(claim, template, env, InjectionPolicy::Overrides);
+    let mut object = with(env).or_else(|_| with(&[]))?;
     let (name, old_uid) = (claim.sandbox.as_str(), bind.sandbox.as_str());
     object["metadata"]["name"] = name.into();
     object["metadata"]["labels"][label::LAUNCH_TYPE] = "warm".into();

@@ -205,15 +205,16 @@ fn what_no_member_can_have_any_more_is_started_cold() {
     assert_eq!(cold.receipt.intent, Intent::ColdCreate);
 }
 
-/// The key under which a node holds a member for a claim that was bound with `X=1`.
-fn bound_with_one() -> String {
-    let (_, bind) = half_replaced();
-    owner_of(&bind).to_owned()
+/// The key under which a node holds a member for a claim that was bound with this.
+fn bound_with(env: Value) -> String {
+    let mut index = allowed(&["m"]);
+    index.apply_claim(claim_with("c", 20, env), at(100));
+    owner_of(&asked(&mut index, 100)).to_owned()
 }
 
 #[test]
 fn a_new_leader_writes_no_variables_that_the_container_does_not_have() {
-    let owner = bound_with_one();
+    let owner = bound_with(variable("1"));
     for (asks_for, written) in [("1", vec![json!("1")]), ("2", vec![])] {
         let all = answered_as(
             claim_with("c", 4, variable(asks_for)),
@@ -237,7 +238,7 @@ fn a_new_leader_writes_no_variables_that_the_container_does_not_have() {
 
 #[test]
 fn a_sandbox_that_went_with_its_pool_is_made_again_with_the_variables_of_the_bind() {
-    let owner = bound_with_one();
+    let owner = bound_with(variable("1"));
     let one = json!([{"name": "X", "value": "1"}]);
     for (asks_for, allowed, env) in [
         ("1", "Allowed", &one),
@@ -259,4 +260,20 @@ fn a_sandbox_that_went_with_its_pool_is_made_again_with_the_variables_of_the_bin
         let container = &object["spec"]["podTemplate"]["spec"]["containers"][0];
         assert_eq!(&container["env"], env, "{asks_for} {allowed}");
     }
+}
+
+#[test]
+fn a_container_that_the_template_has_no_longer_is_no_reason_to_give_up_a_pod() {
+    let env = json!({"env": [{"name": "X", "value": "1", "containerName": "main"}]});
+    let owner = bound_with(env.clone());
+    let mut template = serde_json::to_value(template("tpl", 50)).unwrap();
+    template["spec"]["podTemplate"]["spec"]["containers"][0]["name"] = "other".into();
+    let all = answered_as(
+        claim_with("c", 4, env),
+        serde_json::from_value(template).unwrap(),
+        None,
+        vec![reported("a", Phase::Running, Some(&owner))],
+    );
+    assert_eq!(all.len(), 1, "{all:?}");
+    assert!(matches!(&all[0].body, Body::Create(_)), "{all:?}");
 }
