@@ -210,6 +210,9 @@ impl Ladder {
         seat.address = seat.address.or(address);
         let stands = standing(&footing);
         seat.clock.look(stands, footing.uses, now);
+        if seat.clock.rung(&seat.rules, now) != Rung::Suspended {
+            self.pods.ask_suspension(uid, footing.uses, false);
+        }
         if !matches!(stands, Standing::Resting | Standing::Kept) {
             seat.trial = Trial::Due;
             self.to_reclaim.remove(uid);
@@ -255,6 +258,7 @@ impl Ladder {
 
     fn unseat(&mut self, uid: &SandboxUid) {
         if self.seats.contains_key(uid) {
+            self.pods.ask_suspension(uid, 0, false);
             self.silence(uid);
             self.seats.remove(uid);
             self.timers.cancel(uid);
@@ -386,7 +390,7 @@ impl Ladder {
             };
             let now = self.now();
             if seat.clock.rung(&seat.rules, now) == Rung::Suspended && seat.bell == Bell::Armed {
-                self.pods.ask_suspension(uid, footing.uses);
+                self.pods.ask_suspension(uid, footing.uses, true);
             }
             let free = !footing.resting && !footing.held;
             if seat.counted && seat.bell == Bell::Silent && free {
@@ -427,11 +431,11 @@ impl Ladder {
                 continue;
             };
             seat.clock.read(reading, now);
-            match seat.clock.rung(&seat.rules, now) {
-                Rung::Running => {}
-                Rung::Suspended => self.pods.ask_suspension(&uid, footing.uses),
-                Rung::Frozen if self.may_rest(&uid, &footing) => idle.push((uid, footing)),
-                Rung::Frozen => {}
+            let rung = seat.clock.rung(&seat.rules, now);
+            let asks = rung == Rung::Suspended;
+            self.pods.ask_suspension(&uid, footing.uses, asks);
+            if rung == Rung::Frozen && self.may_rest(&uid, &footing) {
+                idle.push((uid, footing));
             }
         }
         idle

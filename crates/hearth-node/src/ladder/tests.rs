@@ -1,5 +1,7 @@
 //! The ladder on a node without a kernel.
 
+mod doubt;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::net::Ipv4Addr;

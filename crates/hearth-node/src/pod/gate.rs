@@ -274,9 +274,13 @@ impl Cell {
         self.poke();
     }
 
-    /// Asks for its suspension, unless somebody has used it since `asked` was read.
-    pub(super) fn ask_suspension(&self, asked: u64) {
-        self.change(|gate| gate.spent |= gate.asked == asked && !gate.held());
+    /// Asks for its suspension, unless somebody has used it since `asked` was read; or withdraws that.
+    pub(super) fn ask_suspension(&self, asked: u64, asks: bool) {
+        // Every look says so of every sandbox, and nearly always it is as it was.
+        if self.gate.lock().spent == asks {
+            return;
+        }
+        self.change(|gate| gate.spent = asks && gate.asked == asked && !gate.held());
     }
 
     /// Most of its memory was given back, if it is still as frozen as when `asked` was read.
@@ -500,11 +504,11 @@ impl Cell {
 
     /// Keeps the processes running while the guard lives.
     pub(super) async fn hold(self: &Arc<Self>, within: Duration) -> Result<Hold, GateError> {
-        {
-            let mut gate = self.gate.lock();
+        // What follows from its not being used is withdrawn here, not when the runner comes to it.
+        self.change(|gate| {
             gate.holds += 1;
             gate.used();
-        }
+        });
         let hold = Hold(Arc::clone(self));
         self.thaw(within, ThawReason::Use).await?;
         Ok(hold)

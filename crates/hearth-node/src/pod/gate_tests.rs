@@ -204,7 +204,7 @@ async fn one_that_rests_is_roused_and_one_that_is_about_to_is_not_frozen() {
     let asked = cell.gate_state().asked;
     assert!(cell.rest(asked));
     assert!(freeze(asked).await);
-    cell.ask_suspension(asked);
+    cell.ask_suspension(asked, true);
     cell.reclaimed(asked);
     assert_eq!(cell.view().tier, Some(Tier::Reclaimed));
     assert!(cell.view().asks_suspension);
@@ -212,7 +212,7 @@ async fn one_that_rests_is_roused_and_one_that_is_about_to_is_not_frozen() {
     assert!(!freezer.is_frozen().unwrap());
     assert_eq!(cell.view().tier, Some(Tier::Running));
     assert!(!cell.view().asks_suspension && !cell.gate_state().resting);
-    cell.ask_suspension(asked);
+    cell.ask_suspension(asked, true);
     cell.reclaimed(asked);
     assert_eq!(
         cell.view().tier,
@@ -260,4 +260,24 @@ async fn one_that_is_found_frozen_rests_unless_somebody_came_before_that_was_kno
     cell.attach(None, Residency::Frozen);
     let gate = cell.gate_state();
     assert_eq!((gate.residency, gate.resting), (Residency::Frozen, false));
+}
+
+#[tokio::test]
+async fn what_is_used_is_not_to_be_suspended_from_that_moment_on() {
+    let cell = ready_member();
+    let asks = || cell.view().asks_suspension;
+    let asked = cell.gate_state().asked;
+    cell.ask_suspension(asked, true);
+    assert!(asks());
+    cell.ask_suspension(asked, false);
+    assert!(!asks(), "it is used, though not through the gate");
+    cell.ask_suspension(asked, true);
+    assert!(asks());
+    let hold = cell.hold(WITHIN).await.unwrap();
+    assert!(!asks(), "no runner has looked yet");
+    cell.ask_suspension(cell.gate_state().asked, true);
+    assert!(!asks(), "it is held");
+    drop(hold);
+    cell.ask_suspension(asked, true);
+    assert!(!asks(), "that was before");
 }

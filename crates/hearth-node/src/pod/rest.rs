@@ -70,10 +70,10 @@ impl PodManager {
         }
     }
 
-    /// Asks for the suspension of a sandbox, unless somebody has used it since `uses` was read.
-    pub(crate) fn ask_suspension(&self, uid: &SandboxUid, uses: u64) {
+    /// Asks for the suspension of a sandbox, unless somebody has used it since `uses` was read; or withdraws that.
+    pub(crate) fn ask_suspension(&self, uid: &SandboxUid, uses: u64, asks: bool) {
         if let Some(cell) = self.cell(uid) {
-            cell.ask_suspension(uses);
+            cell.ask_suspension(uses, asks);
         }
     }
 
