@@ -19,6 +19,7 @@ struct State {
     gone: bool,
     fail_freezes: u32,
     fail_thaws: u32,
+    tries: u32,
     freezes: u32,
     thaws: u32,
 }
@@ -45,6 +46,12 @@ impl FakeFreezer {
         self.state.lock().gone = true;
     }
 
+    /// How many freezes were tried.
+    #[must_use]
+    pub fn tries(&self) -> u32 {
+        self.state.lock().tries
+    }
+
     /// How many freezes succeeded.
     #[must_use]
     pub fn freezes(&self) -> u32 {
@@ -65,6 +72,7 @@ impl Freezer for FakeFreezer {
 
     fn freeze(&self, within: Duration) -> Result<(), FreezeError> {
         let mut state = self.state.lock();
+        state.tries += 1;
         if state.gone {
             return Err(FreezeError::Gone {
                 path: "/fake".into(),

@@ -105,6 +105,12 @@ impl Clock {
             .map_or(Duration::ZERO, |since| now.saturating_sub(since))
     }
 
+    /// Whether its processes stand still, so that there is nothing to read.
+    #[must_use]
+    pub fn stands_still(&self) -> bool {
+        self.frozen_since.is_some()
+    }
+
     /// How long it has been frozen.
     #[must_use]
     pub fn frozen_for(&self, now: Duration) -> Duration {

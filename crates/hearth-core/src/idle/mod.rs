@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use hearth_api::IdlePolicy;
 
+use crate::restart::doubled;
+
 pub use clock::{Clock, Reading, Rung, Standing};
 pub use duration::parse_duration;
 
@@ -20,6 +22,17 @@ pub const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST_PACE: Duration = Duration::from_secs(15);
 /// A rule is looked at so many times while it runs out.
 const LOOKS_PER_RULE: u32 = 4;
+/// The longest time until what could not be frozen is tried again.
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(60);
+
+/// How long an idle sandbox is left running that could not be frozen so many times. It is looked at meanwhile as ever.
+#[must_use]
+pub fn freeze_again(failures: u32) -> Duration {
+    match failures.checked_sub(1) {
+        None => Duration::ZERO,
+        Some(doublings) => doubled(SHORTEST, doublings, LONGEST_BACK_OFF),
+    }
+}
 
 /// What `spec.idle` asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -121,6 +134,13 @@ mod tests {
                 ("reclaimAfter", "must be at least 1s"),
             ]
         );
+    }
+
+    #[test]
+    fn what_cannot_be_frozen_is_tried_ever_less_often_but_for_ever() {
+        for (failures, seconds) in [(0, 0), (1, 1), (2, 2), (6, 32), (7, 60), (u32::MAX, 60)] {
+            assert_eq!(freeze_again(failures), Duration::from_secs(seconds));
+        }
     }
 
     #[test]

@@ -171,8 +171,8 @@ impl Ladder {
         self.turn().await;
     }
 
-    /// Something of a sandbox has changed.
-    async fn note(&mut self, uid: &SandboxUid) {
+    /// Something of a sandbox may have changed. Says how it stood, unless it is of no concern.
+    async fn note(&mut self, uid: &SandboxUid) -> Option<Footing> {
         let footing = self.pods.footing(uid);
         let concerns = |footing: &Footing| {
             footing.resting
@@ -183,11 +183,11 @@ impl Ladder {
         };
         let Some(footing) = footing.filter(concerns) else {
             self.unseat(uid);
-            return;
+            return None;
         };
         if footing.view.phase == PodPhase::Unknown {
             // Until it is known, it stays as it is.
-            return;
+            return None;
         }
         let now = self.now();
         let address = footing.view.pod_ips.iter().find_map(|ip| ip.parse().ok());
@@ -199,9 +199,7 @@ impl Ladder {
         if is_new_pod {
             self.unseat(uid);
         }
-        let Some(pod) = footing.view.pod_uid.clone() else {
-            return;
-        };
+        let pod = footing.view.pod_uid.clone()?;
         let seat = self
             .seats
             .entry(uid.clone())
@@ -210,6 +208,7 @@ impl Ladder {
         seat.address = seat.address.or(address);
         let stands = standing(&footing);
         seat.clock.look(stands, footing.uses, now);
+        seat.note_failed_rests(footing.failed_rests, now);
         if seat.clock.rung(&seat.rules, now) != Rung::Suspended {
             self.pods.ask_suspension(uid, footing.uses, false);
         }
@@ -225,14 +224,16 @@ impl Ladder {
                     self.pods.rest_no_more(uid);
                 }
             }
+            Standing::Running { .. } | Standing::Resting
+                if footing.resting && heard && !self.may_rest(uid, &footing) =>
+            {
+                self.pods.rouse(uid, ThawReason::Wish).await;
+            }
             // It is on its way into the freezer.
             Standing::Running { .. } if footing.resting => {}
             Standing::Running { .. } => {
                 self.disarm(uid);
                 self.count(uid);
-            }
-            Standing::Resting if heard && !self.may_rest(uid, &footing) => {
-                self.pods.rouse(uid, ThawReason::Wish).await;
             }
             Standing::Resting => {
                 if let Some(seat) = self.seats.get_mut(uid)
@@ -244,6 +245,7 @@ impl Ladder {
             }
         }
         self.schedule(uid);
+        Some(footing)
     }
 
     /// Whether it may be frozen for being idle.
@@ -301,21 +303,7 @@ impl Ladder {
     /// When a sandbox is looked at next. Looks fall on whole seconds, so that those that are due about then are one.
     fn schedule(&mut self, uid: &SandboxUid) {
         let now = self.now();
-        let Some(seat) = self.seats.get(uid) else {
-            return;
-        };
-        let by_time = seat.clock.next(&seat.rules, now);
-        let at = if seat.counted && seat.bell == Bell::Silent {
-            seat.rules.pace().map(|pace| now + pace)
-        } else {
-            let again = match seat.trial {
-                Trial::Due if seat.clock.reclaims(&seat.rules, now) => Some(now),
-                Trial::NotBefore(at) => Some(at),
-                _ => None,
-            };
-            again.into_iter().chain(by_time).min()
-        };
-        if let Some(at) = at {
+        if let Some(at) = self.seats.get(uid).and_then(|seat| seat.next_look(now)) {
             self.timers.wake_at(uid.clone(), up_to_second(at));
         }
     }
@@ -384,16 +372,16 @@ impl Ladder {
     async fn look(&mut self, due: Vec<SandboxUid>) {
         let mut running = Vec::new();
         for uid in &due {
-            self.note(uid).await;
-            let Some((seat, footing)) = self.seats.get(uid).zip(self.pods.footing(uid)) else {
+            // What is decided is decided by this: whoever uses it from here on makes it void.
+            let footing = self.note(uid).await;
+            let Some((seat, footing)) = self.seats.get(uid).zip(footing) else {
                 continue;
             };
             let now = self.now();
             if seat.clock.rung(&seat.rules, now) == Rung::Suspended && seat.bell == Bell::Armed {
                 self.pods.ask_suspension(uid, footing.uses, true);
             }
-            let free = !footing.resting && !footing.held;
-            if seat.counted && seat.bell == Bell::Silent && free {
+            if seat.counted && !seat.clock.stands_still() && !footing.held {
                 running.push((uid.clone(), footing));
             }
             if let Some(seat) = self.seats.get_mut(uid)
@@ -412,7 +400,8 @@ impl Ladder {
         self.tell_kernel().await;
     }
 
-    /// Reads what running sandboxes have used and gives those back that belong into the freezer.
+    /// Reads what running sandboxes have used and gives those back that belong into the freezer and are not on their way.
+    /// Those that are come back from there when they were used: their freeze may wait long, for a probe.
     async fn read(&mut self, running: Vec<(SandboxUid, Footing)>) -> Vec<(SandboxUid, Footing)> {
         self.metrics.looked(running.len());
         let Some(readings) = self.readings(&running).await else {
@@ -430,11 +419,14 @@ impl Ladder {
                 self.count(&uid);
                 continue;
             };
-            seat.clock.read(reading, now);
+            let used = seat.clock.read(reading, now);
             let rung = seat.clock.rung(&seat.rules, now);
+            let rests = rung == Rung::Frozen && seat.may_try_rest(now);
             let asks = rung == Rung::Suspended;
             self.pods.ask_suspension(&uid, footing.uses, asks);
-            if rung == Rung::Frozen && self.may_rest(&uid, &footing) {
+            if footing.resting && used {
+                self.pods.rouse(&uid, ThawReason::Wish).await;
+            } else if !footing.resting && rests && self.may_rest(&uid, &footing) {
                 idle.push((uid, footing));
             }
         }

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use hearth_api::{OperatingMode, Tier};
-use hearth_core::idle::{Clock, IdleRules, Standing};
+use hearth_core::idle::{Clock, IdleRules, Standing, freeze_again};
 use hearth_core::ids::PodUid;
 
 use super::reclaim::Trial;
@@ -21,6 +21,10 @@ pub(super) struct Seat {
     pub(super) counted: bool,
     pub(super) bell: Bell,
     pub(super) trial: Trial,
+    /// How often it could not be frozen since somebody used it.
+    failed_rests: u32,
+    /// It is not frozen before this, because it could not be before.
+    rests_not_before: Duration,
 }
 
 /// Whether packets to a sandbox are announced.
@@ -44,7 +48,37 @@ impl Seat {
             counted: false,
             bell: Bell::Silent,
             trial: Trial::Due,
+            failed_rests: 0,
+            rests_not_before: Duration::ZERO,
         }
+    }
+
+    /// Takes in how often it could not be frozen so far.
+    pub(super) fn note_failed_rests(&mut self, failures: u32, now: Duration) {
+        if self.failed_rests != failures {
+            self.failed_rests = failures;
+            self.rests_not_before = now + freeze_again(failures);
+        }
+    }
+
+    /// Whether freezing it is worth a try now, as far as the last one is concerned.
+    pub(super) fn may_try_rest(&self, now: Duration) -> bool {
+        now >= self.rests_not_before
+    }
+
+    /// When it is to be looked at next: while its processes run by the pace of its rules, even when they are about to
+    /// be frozen, and after that only when time alone brings something about.
+    pub(super) fn next_look(&self, now: Duration) -> Option<Duration> {
+        if self.counted && !self.clock.stands_still() {
+            return self.rules.pace().map(|pace| now + pace);
+        }
+        let again = match self.trial {
+            Trial::Due if self.clock.reclaims(&self.rules, now) => Some(now),
+            Trial::NotBefore(at) => Some(at),
+            _ => None,
+        };
+        let by_time = self.clock.next(&self.rules, now);
+        again.into_iter().chain(by_time).min()
     }
 
     /// Whether its memory may be given back now, as far as the last try is concerned.

@@ -64,6 +64,8 @@ pub(super) struct Gate {
     freezer: Option<Arc<dyn Freezer>>,
     /// Nobody has used it for as long as its rules say: it is to be frozen until somebody does.
     resting: bool,
+    /// How often it could not be frozen for that since somebody used it.
+    failed_rests: u32,
     /// Nobody has used it for so long that it is to be suspended.
     spent: bool,
     /// Somebody has used it since this daemon began.
@@ -100,6 +102,7 @@ pub(super) struct GateState {
     /// The variables of the bind.
     pub(super) env: Option<Arc<BoundEnv>>,
     pub(super) resting: bool,
+    pub(super) failed_rests: u32,
     pub(super) asked: u64,
 }
 
@@ -114,6 +117,7 @@ impl Gate {
             offer: Offer::NotReady,
             freezer: None,
             resting: false,
+            failed_rests: 0,
             spent: false,
             was_used: false,
             reclaimed: false,
@@ -138,6 +142,7 @@ impl Gate {
             bound: self.bound,
             env: self.env.clone().filter(|_| self.bound),
             resting: self.resting,
+            failed_rests: self.failed_rests,
             asked: self.asked,
         }
     }
@@ -147,11 +152,15 @@ impl Gate {
         self.asked += 1;
         (self.resting, self.spent) = (false, false);
         self.was_used = true;
+        self.failed_rests = 0;
     }
 
     fn settle(&mut self, residency: Residency) {
         self.residency = residency;
         self.reclaimed &= residency == Residency::Frozen;
+        if residency == Residency::Frozen {
+            self.failed_rests = 0;
+        }
     }
 
     fn held(&self) -> bool {
@@ -244,6 +253,7 @@ impl Cell {
         gate.freezer = freezer;
         gate.settle(residency);
         gate.resting = residency == Residency::Frozen && !gate.was_used;
+        gate.failed_rests = 0;
         gate.spent = false;
         gate.thaw_ms = None;
     }
@@ -266,6 +276,16 @@ impl Cell {
         }
         self.poke();
         true
+    }
+
+    /// It could not be frozen for being idle, as was decided when `asked` was read. It is not tried again before somebody
+    /// has looked whether it is idle still.
+    pub(super) fn rest_failed(&self, asked: u64) {
+        let mut gate = self.gate.lock();
+        if gate.asked == asked {
+            gate.resting = false;
+            gate.failed_rests = gate.failed_rests.saturating_add(1);
+        }
     }
 
     /// It rests no longer, though nobody has used it: it is frozen for another reason, or not at all.

@@ -281,3 +281,30 @@ async fn what_is_used_is_not_to_be_suspended_from_that_moment_on() {
     cell.ask_suspension(asked, true);
     assert!(!asks(), "that was before");
 }
+
+#[tokio::test]
+async fn a_freeze_for_being_idle_that_fails_is_decided_anew() {
+    let cell = ready_member();
+    let asked = cell.gate_state().asked;
+    let failures = || cell.gate_state().failed_rests;
+    for times in 1..3 {
+        assert!(cell.rest(asked));
+        cell.rest_failed(asked);
+        assert!(!cell.gate_state().resting);
+        assert_eq!(failures(), times);
+    }
+    drop(cell.hold(WITHIN).await.unwrap());
+    assert_eq!(failures(), 0, "another time, another chance");
+    let now = cell.gate_state().asked;
+    assert!(cell.rest(now));
+    cell.rest_failed(asked);
+    assert!(cell.gate_state().resting, "that was decided before");
+    cell.rest_failed(now);
+    let freezer = Arc::new(FakeFreezer::new());
+    assert!(
+        cell.freeze(freezer, WITHIN, now, FreezeReason::Idle)
+            .await
+            .unwrap()
+    );
+    assert_eq!(failures(), 0);
+}

@@ -22,6 +22,8 @@ pub(crate) struct Footing {
     pub(crate) held: bool,
     /// Whether it is frozen, or is to be, because nobody used it.
     pub(crate) resting: bool,
+    /// How often it could not be frozen for that since somebody used it.
+    pub(crate) failed_rests: u32,
     /// Goes up whenever somebody begins or ceases to need its processes.
     pub(crate) uses: u64,
     pub(crate) residency: Residency,
@@ -37,6 +39,7 @@ impl PodManager {
             view: gate.view(),
             held: state.held,
             resting: state.resting,
+            failed_rests: state.failed_rests,
             uses: state.asked,
             residency: state.residency,
         })

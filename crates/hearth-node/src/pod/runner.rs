@@ -59,6 +59,8 @@ pub(super) struct Runner {
     started_at: Option<Instant>,
     /// Since when containers are being made anew for the variables of a bind.
     replacing: Option<Instant>,
+    /// Why it could not be frozen the last time.
+    unfrozen: Option<String>,
     last_change: Instant,
     /// Dropped once it is known what an earlier daemon left.
     adopting: Option<mpsc::Sender<()>>,
@@ -116,6 +118,7 @@ impl Runner {
             phases: PhaseTimes::default(),
             started_at: None,
             replacing: None,
+            unfrozen: None,
             last_change: Instant::now(),
             adopting,
         }
@@ -279,6 +282,9 @@ impl Runner {
                 self.note_phase(doing.step, took);
             }
             Outcome::Failed(error) => {
+                if doing.step == Step::Freeze {
+                    self.unfrozen = Some(error.clone());
+                }
                 self.shared.metrics.failed(doing.step, true);
                 tracing::warn!(sandbox = %self.key, uid = %self.cell.uid, step = %doing.step, error, "step failed");
             }
@@ -632,6 +638,7 @@ impl Runner {
             handler: &handler,
             phases: &self.phases,
             no_packets: self.shared.config.no_packets.as_deref(),
+            unfrozen: self.unfrozen.as_deref().filter(|_| gate.failed_rests > 0),
         });
         let offer = match &self.state.phase {
             _ if desired.goal.ends_pod() => Offer::Ending,

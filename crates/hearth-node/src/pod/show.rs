@@ -21,6 +21,8 @@ pub(super) struct Source<'a> {
     pub(super) handler: &'a Handler,
     pub(super) phases: &'a PhaseTimes,
     pub(super) no_packets: Option<&'a str>,
+    /// Why it could not be frozen for being idle the last time; its state forgets that until it is tried again.
+    pub(super) unfrozen: Option<&'a str>,
 }
 
 /// A view of nothing yet.
@@ -64,6 +66,7 @@ pub(super) fn view(source: &Source<'_>) -> PodView {
         handler,
         phases,
         no_packets,
+        unfrozen,
     } = *source;
     let pod = PodFacts::of(state, residency);
     let requests = state
@@ -106,6 +109,10 @@ pub(super) fn view(source: &Source<'_>) -> PodView {
         message: Some(status::obstacle(state))
             .filter(|message| !message.is_empty())
             .or_else(|| stays_running(desired?, handler, no_packets))
+            .or_else(|| {
+                desired?.idle.freeze_after?;
+                unfrozen.map(str::to_owned)
+            })
             .unwrap_or_default(),
         phases: phases.clone(),
         requests: Requests {

@@ -123,7 +123,7 @@ fn cgroup_of(pod: &PodUid) -> String {
 
 impl FakeHost {
     /// The freezer of a pod, to script it and to ask it.
-    pub(super) fn fake_freezer(&self, pod: &PodUid) -> FakeFreezer {
+    pub(crate) fn fake_freezer(&self, pod: &PodUid) -> FakeFreezer {
         self.state
             .lock()
             .freezers

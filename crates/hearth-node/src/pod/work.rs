@@ -381,6 +381,14 @@ impl Subject {
     }
 
     async fn freeze(&self) -> Result<Learned> {
+        let frozen = self.freeze_once().await;
+        if frozen.is_err() && self.freeze_reason == FreezeReason::Idle {
+            self.cell.rest_failed(self.asked);
+        }
+        frozen
+    }
+
+    async fn freeze_once(&self) -> Result<Learned> {
         let target = self.freeze_target()?;
         let freezer = blocking(&self.shared, move |host| host.freezer(&target)).await?;
         // Somebody who needs the processes is no failure: what follows is decided by who holds the pod then.
