@@ -72,10 +72,13 @@ impl Seat {
         if self.counted && !self.clock.stands_still() {
             return self.rules.pace().map(|pace| now + pace);
         }
+        // Without its rule, or before its time, a try that was put off is nothing to wait for: the moment that it was put
+        // off to would lie in the past for ever.
         let again = match self.trial {
-            Trial::Due if self.clock.reclaims(&self.rules, now) => Some(now),
-            Trial::NotBefore(at) => Some(at),
-            _ => None,
+            _ if !self.clock.reclaims(&self.rules, now) => None,
+            Trial::Due => Some(now),
+            Trial::NotBefore(at) => Some(at.max(now)),
+            Trial::Queued | Trial::Over => None,
         };
         let by_time = self.clock.next(&self.rules, now);
         again.into_iter().chain(by_time).min()
@@ -107,5 +110,31 @@ pub(super) fn standing(footing: &Footing) -> Standing {
         },
         OperatingMode::Running | OperatingMode::Frozen if frozen => Standing::Kept,
         OperatingMode::Running | OperatingMode::Frozen => Standing::Away,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_try_that_was_put_off_is_waited_for_only_while_its_rule_wants_it() {
+        let secs = Duration::from_secs;
+        let mut seat = Seat::new(PodUid::from("p"));
+        seat.clock.look(Standing::Resting, 0, secs(100));
+        seat.rules.reclaim_after = Some(secs(10));
+        seat.trial = Trial::NotBefore(secs(140));
+        assert_eq!(seat.next_look(secs(105)), Some(secs(110)));
+        assert_eq!(seat.next_look(secs(120)), Some(secs(140)));
+        assert_eq!(seat.next_look(secs(141)), Some(secs(141)), "it is due");
+        seat.rules.reclaim_after = Some(secs(1_000));
+        assert_eq!(seat.next_look(secs(141)), Some(secs(1_100)));
+        seat.rules.reclaim_after = None;
+        assert_eq!(seat.next_look(secs(141)), None);
+        seat.rules.reclaim_after = Some(secs(10));
+        for trial in [Trial::Queued, Trial::Over] {
+            seat.trial = trial;
+            assert_eq!(seat.next_look(secs(141)), None, "{trial:?}");
+        }
     }
 }
