@@ -81,6 +81,10 @@ impl Clock {
                 self.last = None;
             }
             Standing::Kept => {
+                // It ran meanwhile, however short: its memory is in use again.
+                if used {
+                    self.frozen_since = None;
+                }
                 self.frozen_since.get_or_insert(now);
                 (self.idle_since, self.last) = (None, None);
             }
@@ -279,6 +283,18 @@ mod tests {
             clock.reclaims(&rules, s(20)),
             "but its memory is given back"
         );
+    }
+
+    #[test]
+    fn what_was_thawed_between_two_looks_is_frozen_from_then_on() {
+        let (rules, mut clock) = (rules(), Clock::default());
+        clock.look(Standing::Kept, 0, s(0));
+        clock.look(Standing::Kept, 0, s(20));
+        assert!(clock.reclaims(&rules, s(20)));
+        // An exec that began and ended.
+        clock.look(Standing::Kept, 2, s(25));
+        assert_eq!(clock.frozen_for(s(25)), s(0));
+        assert!(!clock.reclaims(&rules, s(44)) && clock.reclaims(&rules, s(45)));
     }
 
     #[derive(Clone, Debug)]

@@ -212,7 +212,8 @@ impl Ladder {
         if seat.clock.rung(&seat.rules, now) != Rung::Suspended {
             self.pods.ask_suspension(uid, footing.uses, false);
         }
-        if !matches!(stands, Standing::Resting | Standing::Kept) {
+        if seat.clock.frozen_for(now).is_zero() {
+            // It runs, or ran until now.
             seat.trial = Trial::Due;
             self.to_reclaim.remove(uid);
         }
