@@ -82,11 +82,12 @@ impl SysTraffic {
 #[async_trait]
 impl Traffic for SysTraffic {
     fn change(&self, change: &Change) -> Result<(), CommandError> {
-        self.table.change(change)
+        let group = self.log.group();
+        self.table.mended(group, |table| table.change(change))
     }
 
     fn counts(&self) -> Result<Counts, CommandError> {
-        self.table.counts()
+        self.table.mended(self.log.group(), TrafficTable::counts)
     }
 
     async fn heard(&self) -> io::Result<Heard> {

@@ -117,6 +117,26 @@ add rule {name} to ip daddr @armed log group {group} snaplen {HEADER} queue-thre
         Ok(read_counts(&self.nft.list_table(&name)?))
     }
 
+    /// Does something with the sets. Where the table is gone, as after `nft flush ruleset`, it is made anew for this group,
+    /// with nothing in its sets, and the same is done once more.
+    ///
+    /// # Errors
+    /// What the first try met, if the table could not be made anew; else what the second did.
+    pub fn mended<T>(
+        &self,
+        group: u16,
+        call: impl Fn(&Self) -> Result<T, CommandError>,
+    ) -> Result<T, CommandError> {
+        match call(self) {
+            // One that is there after all comes to no harm.
+            Err(first @ CommandError::Failed { .. }) => match self.create(group) {
+                Ok(()) => call(self),
+                Err(_) => Err(first),
+            },
+            done => done,
+        }
+    }
+
     fn name(&self) -> Result<String, CommandError> {
         crate::nft::table_name("bridge", &self.instance)
     }

@@ -183,6 +183,32 @@ fn packets_to_an_armed_address_are_told_and_counted_and_others_are_not() {
 }
 
 #[test]
+fn a_table_that_somebody_has_flushed_is_made_anew_and_announces_again() {
+    assert_root();
+    let network = PodNetwork::new();
+    let nft = Nft::new("nft", LONG);
+    let table = TrafficTable::new(nft.clone(), &network.instance);
+    let log = PacketLog::open(0x3800).unwrap();
+    let arm = Change {
+        arm: [network.pod].into(),
+        ..Change::default()
+    };
+    table.create(log.group()).unwrap();
+    table.change(&arm).unwrap();
+    nft.delete(&network.instance).unwrap();
+    assert!(table.counts().is_err());
+    let counts = table.mended(log.group(), TrafficTable::counts).unwrap();
+    assert_eq!(counts, Counts::default(), "that it is not armed shows");
+    nft.delete(&network.instance).unwrap();
+    table
+        .mended(log.group(), |table| table.change(&arm))
+        .unwrap();
+    let answer = TcpStream::connect_timeout(&(network.pod, 1).into(), LONG);
+    assert_eq!(answer.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(log.hear().unwrap(), Heard::Packets(vec![network.pod]));
+}
+
+#[test]
 fn a_log_that_nobody_reads_says_that_it_has_lost_some() {
     assert_root();
     let network = PodNetwork::new();

@@ -191,3 +191,17 @@ async fn what_is_not_to_be_frozen_any_more_while_its_freeze_waits_is_not() {
         assert_eq!(scene.traffic.armed(), BTreeSet::new());
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_rests_and_is_armed_no_more_is_woken_by_the_resync() {
+    let scene = Scene::new();
+    scene.node.want(&idle("a"));
+    scene.node.ready("a", Tier::Frozen).await;
+    // Somebody has flushed the packet filter, and who read it has made it anew.
+    scene.traffic.state.lock().counts = Counts::default();
+    let start = Instant::now();
+    scene.node.ready("a", Tier::Running).await;
+    assert!(start.elapsed() <= RESYNC + secs(1));
+    scene.node.ready("a", Tier::Frozen).await;
+    assert_eq!(scene.traffic.armed(), [scene.address("a")].into());
+}
