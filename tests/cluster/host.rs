@@ -85,7 +85,7 @@ impl Instance {
             min_parallel_creates: 1,
             pids_limit: 0,
             allow: Vec::new(),
-            first_user_id: hearth_node::config::FIRST_USER_ID,
+            first_user_id: hearth_node::config::first_user_id(&self.id),
             reclaim_rate: 0,
             cluster_dns: Vec::new(),
             cluster_domain: String::new(),

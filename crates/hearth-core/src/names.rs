@@ -28,7 +28,9 @@ pub(crate) fn fnv1a_64(bytes: &[u8]) -> u64 {
     })
 }
 
-fn fnv1a(bytes: &[u8]) -> u32 {
+/// FNV-1a, 32 bits.
+#[must_use]
+pub fn fnv1a(bytes: &[u8]) -> u32 {
     const OFFSET_BASIS: u32 = 0x811c_9dc5;
     const PRIME: u32 = 0x0100_0193;
     bytes.iter().fold(OFFSET_BASIS, |hash, &byte| {

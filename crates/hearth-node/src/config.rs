@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hearth_core::names::fnv1a;
 pub use hearth_core::podspec::Grant;
 use hearth_core::podspec::{ClusterDns, Policy, Support, UserNamespaces, api_server_variables};
 use thiserror::Error;
@@ -246,7 +247,24 @@ const MAX_SANDBOXES: u16 = 1000;
 
 /// Ids from here on are nobody's by systemd's account of who uses which; below it are those of its own containers and of
 /// users' `subuid`s.
-pub const FIRST_USER_ID: u32 = 0x7000_0000;
+const FIRST_USER_ID: u32 = 0x7000_0000;
+
+/// Ids from the beginning of one instance's block to that of the next: those of 16 pods.
+const IDS_PER_BLOCK: u32 = 16 << 16;
+
+/// How many blocks there are. A prime, so that ids of instances that are much alike go to blocks that are not. Above the
+/// last is room for [`MAX_SANDBOXES`] pods below 2³¹.
+const BLOCKS: u32 = 191;
+
+/// The first id for pods with user namespaces of an instance that is told no other: where its block begins.
+///
+/// The instances of a machine do not know of each other, so the block follows from the instance id alone. Two of them have
+/// the same with a chance of 1 in 191; and one that has more than 16 such pods at once runs on into the blocks above. Who
+/// has several instances and wants certainty gives each its `--userns-first-id`.
+#[must_use]
+pub fn first_user_id(instance: &str) -> u32 {
+    FIRST_USER_ID + fnv1a(instance.as_bytes()) % BLOCKS * IDS_PER_BLOCK
+}
 
 /// Whether `id` can be an instance id.
 #[must_use]
@@ -289,7 +307,7 @@ mod tests {
             min_parallel_creates: 1,
             pids_limit: 0,
             allow: Vec::new(),
-            first_user_id: FIRST_USER_ID,
+            first_user_id: first_user_id("node"),
             reclaim_rate: 0,
             cluster_dns: Vec::new(),
             cluster_domain: "cluster.local".to_owned(),
@@ -316,6 +334,39 @@ mod tests {
             };
             assert_eq!(config.host_ip(), expect, "{advertised:?}");
         }
+    }
+
+    #[test]
+    fn each_instance_has_a_block_of_ids_of_its_own() {
+        // Written down: were it another after an upgrade, an instance could come into what its neighbour has meanwhile.
+        for (instance, expect) in [
+            ("node", 0x7340_0000),
+            ("node2", 0x79f0_0000),
+            ("t1", 0x72e0_0000),
+            ("t2", 0x73a0_0000),
+        ] {
+            assert_eq!(first_user_id(instance), expect, "{instance}");
+        }
+        let mut blocks = std::collections::BTreeSet::new();
+        for last in ('a'..='z').chain('0'..='9') {
+            let config = Config {
+                instance: last.to_string(),
+                first_user_id: first_user_id(&last.to_string()),
+                ..good()
+            };
+            config.check().unwrap();
+            assert!(
+                blocks.insert(config.first_user_id),
+                "{last} has the block of another"
+            );
+        }
+    }
+
+    #[test]
+    fn the_last_block_has_room_for_as_many_pods_as_a_node_has() {
+        let last = FIRST_USER_ID + (BLOCKS - 1) * IDS_PER_BLOCK;
+        let pods = ((1 << 31) - last) >> 16;
+        assert!(pods >= u32::from(MAX_SANDBOXES), "{pods}");
     }
 
     #[test]

@@ -122,9 +122,9 @@ struct RunArgs {
     )]
     allow: Vec<Grant>,
     /// The first of the node's user and group ids for pods with hostUsers: false, which have 65536 each; a multiple of
-    /// that, above all that the node uses otherwise.
-    #[arg(long, env = "HEARTH_USERNS_FIRST_ID", default_value_t = hearth_node::config::FIRST_USER_ID)]
-    userns_first_id: u32,
+    /// that, above all that the node uses otherwise. Absent: one that follows from the instance id.
+    #[arg(long, env = "HEARTH_USERNS_FIRST_ID")]
+    userns_first_id: Option<u32>,
     /// Memory of frozen sandboxes that is moved to swap in a second, in MiB, for those whose spec.idle.reclaimAfter is over;
     /// 0: none.
     #[arg(long, env = "HEARTH_RECLAIM_MIB_PER_SECOND", default_value_t = 64)]
@@ -190,6 +190,8 @@ impl RunArgs {
             log_format: _,
         } = self;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let first_user_id =
+            userns_first_id.unwrap_or_else(|| hearth_node::config::first_user_id(&instance));
         Config {
             node_name,
             root_dir: root_dir.unwrap_or_else(|| default_dir("/var/lib/hearth", &instance)),
@@ -209,7 +211,7 @@ impl RunArgs {
             min_parallel_creates,
             pids_limit,
             allow,
-            first_user_id: userns_first_id,
+            first_user_id,
             reclaim_rate: u64::from(reclaim_mib_per_second) << 20,
             cluster_dns,
             cluster_domain,

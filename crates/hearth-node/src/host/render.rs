@@ -202,7 +202,7 @@ mod tests {
             min_parallel_creates: 1,
             pids_limit: 0,
             allow: Vec::new(),
-            first_user_id: crate::config::FIRST_USER_ID,
+            first_user_id: crate::config::first_user_id("t1"),
             cluster_dns: Vec::new(),
             cluster_domain: String::new(),
             kubernetes_service: None,

@@ -86,7 +86,7 @@ impl PodConfig {
             host_ip: String::new(),
             handlers: BTreeMap::from([("runc".to_owned(), runc)]),
             support: Support::default(),
-            first_user_id: crate::config::FIRST_USER_ID,
+            first_user_id: crate::config::first_user_id(instance),
             seccomp_dir: PathBuf::from("/nonexistent/seccomp"),
             logs_dir,
             pids_limit: 0,
