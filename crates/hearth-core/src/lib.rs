@@ -23,6 +23,7 @@ pub mod index;
 pub mod lease;
 pub mod limits;
 pub mod names;
+mod patch;
 pub mod placement;
 pub mod podsecurity;
 pub mod podspec;

@@ -9,6 +9,7 @@ use hearth_api::constants::{annotation, suspended_by};
 use serde_json::{Value, json};
 
 use crate::index::{Index, SandboxRecord};
+use crate::patch;
 
 /// What to do about a Sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,12 +40,7 @@ pub(crate) fn decide(index: &Index, record: &SandboxRecord) -> Option<Suspension
 impl Suspension {
     /// The JSON patch. It fails on another object of that name, and on one whose mode somebody has changed meanwhile.
     pub(crate) fn operations(self, record: &SandboxRecord) -> Value {
-        let by = format!(
-            "/metadata/annotations/{}",
-            annotation::SUSPENDED_BY
-                .replace('~', "~0")
-                .replace('/', "~1")
-        );
+        let by = patch::annotation(annotation::SUSPENDED_BY);
         let mut operations =
             vec![json!({"op": "test", "path": "/metadata/uid", "value": record.uid.as_str()})];
         match self {
@@ -52,8 +48,7 @@ impl Suspension {
                 let mode = "/spec/operatingMode";
                 operations.push(json!({"op": "test", "path": mode, "value": "Running"}));
                 if !record.marks.annotations {
-                    operations
-                        .push(json!({"op": "add", "path": "/metadata/annotations", "value": {}}));
+                    operations.extend(patch::make_annotations());
                 }
                 operations.push(json!({"op": "add", "path": by, "value": suspended_by::IDLE}));
                 operations.push(json!({"op": "replace", "path": mode, "value": "Suspended"}));
@@ -130,6 +125,7 @@ mod tests {
             [
                 r#"test /metadata/uid "uid-a""#,
                 r#"test /spec/operatingMode "Running""#,
+                "test /metadata/annotations null",
                 "add /metadata/annotations {}",
                 r#"add /metadata/annotations/hearth.dev~1suspended-by "idle""#,
                 r#"replace /spec/operatingMode "Suspended""#,
@@ -170,6 +166,26 @@ mod tests {
             at(10),
         );
         assert_eq!(suspensions(&mut index, 60_000), []);
+    }
+
+    #[test]
+    fn annotations_that_somebody_writes_meanwhile_are_kept() {
+        let mut index = index(sandbox(1, "Running", None), true);
+        let made = suspensions(&mut index, 0);
+        index.on_outcome(&made[0].receipt, Outcome::Conflict, at(5));
+        let mut theirs = sandbox(2, "Running", None);
+        theirs.metadata.annotations = Some([("example.com/a".to_owned(), "1".to_owned())].into());
+        index.apply_sandbox(theirs, at(10));
+        let again = suspensions(&mut index, 5_000);
+        assert_eq!(
+            operations(&again[0]),
+            [
+                r#"test /metadata/uid "uid-a""#,
+                r#"test /spec/operatingMode "Running""#,
+                r#"add /metadata/annotations/hearth.dev~1suspended-by "idle""#,
+                r#"replace /spec/operatingMode "Suspended""#,
+            ]
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::blueprint::owner_reference;
 use super::env;
 use crate::index::{ClaimRecord, SandboxRecord};
+use crate::patch;
 
 /// The operations of the adoption. `env` are the variables that the sandbox has from the claim's bind.
 ///
@@ -35,7 +36,7 @@ pub(super) fn operations(
         ),
     ] {
         if present {
-            operations.push(json!({"op": "remove", "path": label_path(key)}));
+            operations.push(json!({"op": "remove", "path": patch::label(key)}));
         }
     }
     let mut added = vec![
@@ -49,17 +50,17 @@ pub(super) fn operations(
             .map(|created_by| (label::CREATED_BY, created_by)),
     );
     for (key, value) in added {
-        operations.push(json!({"op": "add", "path": label_path(key), "value": value}));
+        operations.push(json!({"op": "add", "path": patch::label(key), "value": value}));
     }
     if !marks.annotations {
-        operations.push(json!({"op": "add", "path": "/metadata/annotations", "value": {}}));
+        operations.extend(patch::make_annotations());
     }
-    operations.push(json!({"op": "add", "path": annotation_path(annotation::POD_NAME), "value": sandbox.key.name}));
+    operations.push(json!({"op": "add", "path": patch::annotation(annotation::POD_NAME), "value": sandbox.key.name}));
     if marks.warmth {
-        operations.push(json!({"op": "remove", "path": annotation_path(annotation::WARMTH)}));
+        operations.push(json!({"op": "remove", "path": patch::annotation(annotation::WARMTH)}));
     }
     if let Some(context) = &claim.trace_context {
-        operations.push(json!({"op": "add", "path": annotation_path(annotation::TRACE_CONTEXT), "value": context}));
+        operations.push(json!({"op": "add", "path": patch::annotation(annotation::TRACE_CONTEXT), "value": context}));
     }
     if let Some(metadata) = pod_metadata {
         operations
@@ -81,21 +82,9 @@ pub(super) fn metadata_operations(
     if !launch_type {
         // A claimed Sandbox has at least the label of its claim, so the map is there.
         operations
-            .push(json!({"op": "add", "path": label_path(label::LAUNCH_TYPE), "value": "warm"}));
+            .push(json!({"op": "add", "path": patch::label(label::LAUNCH_TYPE), "value": "warm"}));
     }
     operations
         .push(json!({"op": "add", "path": "/spec/podTemplate/metadata", "value": pod_metadata}));
     Value::Array(operations)
-}
-
-fn label_path(key: &str) -> String {
-    format!("/metadata/labels/{}", escape(key))
-}
-
-fn annotation_path(key: &str) -> String {
-    format!("/metadata/annotations/{}", escape(key))
-}
-
-fn escape(key: &str) -> String {
-    key.replace('~', "~0").replace('/', "~1")
 }

@@ -49,6 +49,35 @@ pub(super) fn answered_as(
 }
 
 #[test]
+fn the_adoption_wipes_no_annotations_that_it_has_not_seen() {
+    let mut bare = member_object("a");
+    bare["metadata"]
+        .as_object_mut()
+        .unwrap()
+        .remove("annotations");
+    let mine = vec![reported("a", Phase::Running, Some("uid-c"))];
+    let made = answered(Some(created(&bare, 3)), mine);
+    let adoption = made
+        .iter()
+        .find(|write| write.receipt.intent == Intent::Adopt)
+        .unwrap();
+    let Body::Operations(operations) = &adoption.body else {
+        panic!("{adoption:?}")
+    };
+    let operations = operations.as_array().unwrap();
+    let path = "/metadata/annotations";
+    let add = json!({"op": "add", "path": path, "value": {}});
+    let at = operations
+        .iter()
+        .position(|operation| *operation == add)
+        .unwrap();
+    assert_eq!(
+        operations[at - 1],
+        json!({"op": "test", "path": path, "value": null})
+    );
+}
+
+#[test]
 fn the_recovery_table_holds() {
     let mine = || vec![reported("a", Phase::Running, Some("uid-c"))];
     // Written, adoption missing, bound to this claim: finish the adoption.

@@ -297,7 +297,8 @@ fn operate(object: &mut Value, operation: &Value) -> bool {
     let (parent, last) = path.rsplit_once('/').unwrap();
     let last = last.replace("~1", "/").replace("~0", "~");
     match operation["op"].as_str().unwrap() {
-        "test" => object.pointer(path) == Some(&operation["value"]),
+        // A field that is not there is null, as to the API server.
+        "test" => object.pointer(path).unwrap_or(&Value::Null) == &operation["value"],
         "replace" => object
             .pointer_mut(path)
             .map(|at| *at = operation["value"].clone())
