@@ -1,15 +1,21 @@
 //! Sandboxes that are alike to their neighbours, and how many of them are on which node.
 //!
 //! Placement asks of neighbours by their labels. The members of a pool have the same, so that there are few kinds of
-//! sandboxes however many there are, and each kind is looked at once.
+//! sandboxes however many there are, and each kind is looked at once. Labels that no two sandboxes share, as that of their
+//! claim, are no part of a kind. Rules that ask for them are rare; for such a rule each sandbox is looked at by itself.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use hearth_api::constants::label;
+
 use super::spec::SpecFacts;
 use crate::ids::NodeName;
 use crate::placement::{Alike, Labels, Neighbours};
+
+/// Labels by which one sandbox is told from all others.
+const OWN_LABELS: [&str; 2] = [label::CLAIM_UID, label::SANDBOX_NAME_HASH];
 
 /// Which kind a Sandbox is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,6 +27,7 @@ type KindKey = (Box<str>, usize, usize);
 #[derive(Debug)]
 struct Entry {
     key: KindKey,
+    /// Without those that are one sandbox's own.
     labels: Arc<Labels>,
     spec: Arc<SpecFacts>,
     on: HashMap<NodeName, u32>,
@@ -33,8 +40,11 @@ struct Entry {
 pub(super) struct Kinds {
     by_key: HashMap<KindKey, Kind>,
     entries: HashMap<Kind, Entry>,
+    labels: LabelCache,
     /// How many of the entries have a say in who comes near.
     wary: usize,
+    /// How many of those tell sandboxes of one kind apart.
+    picky: usize,
     next: u32,
 }
 
@@ -66,14 +76,14 @@ impl Kinds {
     pub(super) fn add(
         &mut self,
         namespace: &str,
-        labels: &Arc<Labels>,
+        labels: &Labels,
         spec: &Arc<SpecFacts>,
         node: &NodeName,
     ) -> Kind {
-        let address = |labels: &Arc<Labels>| Arc::as_ptr(labels) as usize;
+        let labels = self.labels.share(&common(labels));
         let key: KindKey = (
             namespace.into(),
-            address(labels),
+            Arc::as_ptr(&labels) as usize,
             Arc::as_ptr(spec) as usize,
         );
         let next = Kind(self.next);
@@ -81,10 +91,11 @@ impl Kinds {
         if kind == next {
             self.next = self.next.wrapping_add(1);
             self.wary += usize::from(is_wary(spec));
+            self.picky += usize::from(is_picky(spec));
         }
         let entry = self.entries.entry(kind).or_insert_with(|| Entry {
             key,
-            labels: Arc::clone(labels),
+            labels,
             spec: Arc::clone(spec),
             on: HashMap::new(),
             all: 0,
@@ -111,13 +122,15 @@ impl Kinds {
         {
             self.by_key.remove(&entry.key);
             self.wary -= usize::from(is_wary(&entry.spec));
+            self.picky -= usize::from(is_picky(&entry.spec));
         }
     }
 
     /// Whether Sandboxes with these labels and facts are of this kind.
-    pub(super) fn is_of(&self, kind: Kind, labels: &Arc<Labels>, spec: &Arc<SpecFacts>) -> bool {
+    pub(super) fn is_of(&self, kind: Kind, labels: &Labels, spec: &Arc<SpecFacts>) -> bool {
         self.entries.get(&kind).is_some_and(|entry| {
-            Arc::ptr_eq(&entry.labels, labels) && Arc::ptr_eq(&entry.spec, spec)
+            let common = labels.iter().filter(|(key, _)| !is_own(key));
+            Arc::ptr_eq(&entry.spec, spec) && common.eq(entry.labels.iter())
         })
     }
 
@@ -138,10 +151,36 @@ impl Kinds {
             .collect()
     }
 
+    /// Whether kinds are enough to place one that asks this of its neighbours: neither it nor any of them tells sandboxes
+    /// of one kind apart.
+    pub(super) fn suffice_for(&self, neighbours: Option<&Neighbours>) -> bool {
+        let asks = neighbours.is_some_and(|neighbours| neighbours.reads(&OWN_LABELS));
+        self.picky == 0 && !asks
+    }
+
     /// Whether any of them has a say in who comes near.
     pub(super) fn any_wary(&self) -> bool {
         self.wary > 0
     }
+}
+
+fn is_own(key: &str) -> bool {
+    OWN_LABELS.contains(&key)
+}
+
+/// The labels that all of a kind have.
+fn common(labels: &Labels) -> Cow<'_, Labels> {
+    if !OWN_LABELS.iter().any(|own| labels.contains_key(*own)) {
+        return Cow::Borrowed(labels);
+    }
+    let mut common = labels.clone();
+    common.retain(|key, _| !is_own(key));
+    Cow::Owned(common)
+}
+
+fn is_picky(spec: &SpecFacts) -> bool {
+    let neighbours = spec.shape.neighbours.as_deref();
+    neighbours.is_some_and(|neighbours| neighbours.keeps_away_by(&OWN_LABELS))
 }
 
 fn is_wary(spec: &SpecFacts) -> bool {
@@ -160,7 +199,183 @@ fn one_less(on: &HashMap<NodeName, u32>, node: &NodeName) -> HashMap<NodeName, u
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::placement::{Amounts, DEFAULT_HANDLER, Newcomer, NodeFacts, Shape, place};
+
+    fn map(of: &[(&str, &str)]) -> Labels {
+        of.iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    /// Labels of a sandbox that this claim has.
+    fn claimed(app: &str, claim: u8) -> Labels {
+        let claim = claim.to_string();
+        map(&[
+            ("app", app),
+            ("agents.x-k8s.io/claim-uid", &*claim),
+            ("agents.x-k8s.io/sandbox-name-hash", &*claim),
+        ])
+    }
+
+    fn facts(spec: &str) -> Arc<SpecFacts> {
+        let shape = Shape::of(&serde_json::from_str(spec).unwrap()).unwrap();
+        Arc::new(SpecFacts {
+            shape,
+            ..SpecFacts::default()
+        })
+    }
+
+    fn apart(rule: &str) -> String {
+        format!(
+            r#"{{"affinity":{{"podAntiAffinity":{{"requiredDuringSchedulingIgnoredDuringExecution":[
+                {{"topologyKey":"host",{rule}}}]}}}}}}"#
+        )
+    }
+
+    /// What somebody may ask of its neighbours, and whether for that kinds are enough.
+    fn rules() -> Vec<(Arc<SpecFacts>, bool)> {
+        let near = r#"{"affinity":{"podAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":[
+            {"topologyKey":"zone","labelSelector":{"matchLabels":{"app":"x"}}}]}}}"#;
+        let rather = r#"{"affinity":{"podAffinity":{"preferredDuringSchedulingIgnoredDuringExecution":[{"weight":3,
+            "podAffinityTerm":{"topologyKey":"zone","labelSelector":{"matchLabels":{"agents.x-k8s.io/claim-uid":"1"}}}}]}}}"#;
+        let spread = |more: &str| {
+            format!(
+                r#"{{"topologySpreadConstraints":[{{"maxSkew":1,"topologyKey":"zone","whenUnsatisfiable":"DoNotSchedule",
+                    "labelSelector":{{"matchLabels":{{"app":"x"}}}}{more}}}]}}"#
+            )
+        };
+        [
+            ("{}".to_owned(), true),
+            (
+                apart(r#""labelSelector":{"matchLabels":{"app":"x"}}"#),
+                true,
+            ),
+            (apart(r#""labelSelector":{}"#), true),
+            (near.to_owned(), true),
+            (spread(""), true),
+            (rather.to_owned(), false),
+            (
+                spread(r#","matchLabelKeys":["agents.x-k8s.io/claim-uid"]"#),
+                false,
+            ),
+            (
+                apart(r#""labelSelector":{"matchLabels":{"agents.x-k8s.io/claim-uid":"1"}}"#),
+                false,
+            ),
+            (
+                apart(
+                    r#""labelSelector":{"matchExpressions":[
+                        {"key":"agents.x-k8s.io/sandbox-name-hash","operator":"Exists"}]}"#,
+                ),
+                false,
+            ),
+            (
+                apart(r#""labelSelector":{},"mismatchLabelKeys":["agents.x-k8s.io/claim-uid"]"#),
+                false,
+            ),
+        ]
+        .into_iter()
+        .map(|(spec, kinds_suffice)| (facts(&spec), kinds_suffice))
+        .collect()
+    }
+
+    #[test]
+    fn the_sandboxes_of_many_claims_are_of_one_kind() {
+        let mut kinds = Kinds::default();
+        let (spec, node) = (facts("{}"), NodeName("1".to_owned()));
+        let first = kinds.add("n", &claimed("x", 0), &spec, &node);
+        for claim in 1..100 {
+            let labels = claimed("x", claim);
+            assert!(kinds.is_of(first, &labels, &spec));
+            assert_eq!(kinds.add("n", &labels, &spec, &node), first);
+        }
+        // Nor is a member another for having no claim.
+        assert_eq!(kinds.add("n", &map(&[("app", "x")]), &spec, &node), first);
+        assert!(!kinds.is_of(first, &claimed("y", 0), &spec));
+        assert_eq!(kinds.placed(None).len(), 1);
+    }
+
+    #[test]
+    fn kinds_are_not_enough_for_who_asks_for_one_sandbox() {
+        let node = NodeName("1".to_owned());
+        for (spec, suffice) in rules() {
+            let neighbours = spec.shape.neighbours.as_deref();
+            let mut kinds = Kinds::default();
+            assert_eq!(kinds.suffice_for(neighbours), suffice, "{neighbours:?}");
+            // One that is placed says for itself only whom it keeps away.
+            let kind = kinds.add("n", &claimed("x", 0), &spec, &node);
+            let keeps_away = !suffice && is_wary(&spec);
+            assert_eq!(kinds.suffice_for(None), !keeps_away, "{neighbours:?}");
+            kinds.remove(kind, &node);
+            assert!(kinds.suffice_for(None));
+        }
+    }
+
+    fn goes(
+        nodes: &[(NodeName, NodeFacts)],
+        newcomer: Newcomer<'_>,
+        placed: &[Alike<'_>],
+    ) -> Result<String, String> {
+        let nodes = nodes
+            .iter()
+            .map(|(key, facts)| (key, facts, Amounts::default()));
+        let order = crate::placement::Strategy::Spread;
+        place(newcomer, DEFAULT_HANDLER, order, nodes, placed)
+            .map(|node| node.name.clone())
+            .map_err(|refused| refused.to_string())
+    }
+
+    proptest! {
+        /// Where kinds are enough, they lead where a look at each sandbox leads.
+        #[test]
+        fn a_look_at_kinds_finds_what_a_look_at_each_sandbox_finds(
+            there in prop::collection::vec((any::<bool>(), 0..3_u8, 0..10_usize, 0..3_usize), 0..12),
+            (is_x, claim, rule) in (any::<bool>(), 0..3_u8, 0..10_usize),
+        ) {
+            let (rules, app) = (rules(), |is_x| if is_x { "x" } else { "y" });
+            let nodes: Vec<_> = [("a1", "a"), ("a2", "a"), ("b1", "b")]
+                .into_iter()
+                .map(|(name, zone)| {
+                    let facts = NodeFacts {
+                        name: name.to_owned(),
+                        ready: true,
+                        alive: true,
+                        labels: map(&[("zone", zone), ("host", name)]),
+                        handlers: [DEFAULT_HANDLER.to_owned()].into(),
+                        capacity: Amounts { sandboxes: 100, ..Amounts::default() },
+                        ..NodeFacts::default()
+                    };
+                    (NodeName(name.to_owned()), facts)
+                })
+                .collect();
+            let mut kinds = Kinds::default();
+            let there: Vec<_> = there
+                .into_iter()
+                .map(|(is_x, claim, rule, node)| (claimed(app(is_x), claim), &rules[rule].0, &nodes[node].0))
+                .collect();
+            for (labels, spec, node) in &there {
+                kinds.add("n", labels, spec, node);
+            }
+            let each: Vec<_> = there
+                .iter()
+                .map(|(labels, spec, node)| Alike {
+                    namespace: "n",
+                    labels,
+                    neighbours: spec.shape.neighbours.as_deref(),
+                    on: Cow::Owned(HashMap::from([((*node).clone(), 1)])),
+                })
+                .collect();
+            let (shape, labels) = (&rules[rule].0.shape, claimed(app(is_x), claim));
+            let newcomer = Newcomer { shape, namespace: "n", labels: &labels };
+            if kinds.suffice_for(shape.neighbours.as_deref()) {
+                let placed = kinds.placed(None);
+                prop_assert_eq!(goes(&nodes, newcomer, &placed), goes(&nodes, newcomer, &each));
+            }
+        }
+    }
 
     #[test]
     fn those_that_are_alike_are_counted_together_and_forgotten_together() {

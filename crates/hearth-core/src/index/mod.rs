@@ -468,12 +468,30 @@ impl Index {
         shape: &Shape,
         own: Option<u64>,
     ) -> Vec<placement::Alike<'_>> {
-        if shape.neighbours.is_some() || self.kinds.any_wary() {
-            let own = own.and_then(|id| self.charges.get(&id));
-            self.kinds.placed(own.map(|(node, _, kind)| (*kind, node)))
-        } else {
-            Vec::new()
+        if shape.neighbours.is_none() && !self.kinds.any_wary() {
+            return Vec::new();
         }
+        if !self.kinds.suffice_for(shape.neighbours.as_deref()) {
+            return self.each_neighbour(own);
+        }
+        let own = own.and_then(|id| self.charges.get(&id));
+        self.kinds.placed(own.map(|(node, _, kind)| (*kind, node)))
+    }
+
+    /// The same, each sandbox for itself.
+    fn each_neighbour(&self, own: Option<u64>) -> Vec<placement::Alike<'_>> {
+        let others = self.charges.iter().filter(|(id, _)| Some(**id) != own);
+        others
+            .filter_map(|(id, (node, _, _))| {
+                let record = self.sandboxes.get(id)?;
+                Some(placement::Alike {
+                    namespace: &record.key.namespace,
+                    labels: &record.pod_labels,
+                    neighbours: record.spec.shape.neighbours.as_deref(),
+                    on: Cow::Owned(HashMap::from([(node.clone(), 1)])),
+                })
+            })
+            .collect()
     }
 
     /// What a shape asks of a node with what its RuntimeClass adds, and the CRI handler.

@@ -34,6 +34,18 @@ impl Neighbours {
     pub(crate) fn is_wary(&self) -> bool {
         !self.apart.is_empty()
     }
+
+    /// Whether what it asks depends on labels with any of these keys.
+    pub(crate) fn reads(&self, keys: &[&str]) -> bool {
+        let rather = self.rather.iter().map(|(_, term)| term);
+        let mut terms = self.near.iter().chain(&self.apart).chain(rather);
+        terms.any(|term| term.reads(keys)) || self.spread.iter().any(|spread| spread.reads(keys))
+    }
+
+    /// Whether whom it keeps away does.
+    pub(crate) fn keeps_away_by(&self, keys: &[&str]) -> bool {
+        self.apart.iter().any(|term| term.reads(keys))
+    }
 }
 
 /// A `topologySpreadConstraint`.
@@ -99,9 +111,27 @@ impl LabelSelector {
     fn is_empty(&self) -> bool {
         self.match_labels.is_empty() && self.match_expressions.is_empty()
     }
+
+    fn reads(&self, keys: &[&str]) -> bool {
+        let expressions = &self.match_expressions;
+        keys.iter().any(|key| {
+            self.match_labels.contains_key(*key)
+                || expressions.iter().any(|expression| expression.key == *key)
+        })
+    }
+}
+
+fn has_any(list: &[String], keys: &[&str]) -> bool {
+    list.iter().any(|listed| keys.contains(&listed.as_str()))
 }
 
 impl Spread {
+    fn reads(&self, keys: &[&str]) -> bool {
+        let selector = self.label_selector.as_ref();
+        selector.is_some_and(|selector| selector.reads(keys))
+            || has_any(&self.match_label_keys, keys)
+    }
+
     fn counts(&self, own: &Labels, other: &Labels) -> bool {
         let agrees = |key: &String| match own.get(key) {
             Some(value) => other.get(key) == Some(value),
@@ -128,6 +158,13 @@ impl Spread {
 }
 
 impl Term {
+    fn reads(&self, keys: &[&str]) -> bool {
+        let selector = self.label_selector.as_ref();
+        selector.is_some_and(|selector| selector.reads(keys))
+            || has_any(&self.match_label_keys, keys)
+            || has_any(&self.mismatch_label_keys, keys)
+    }
+
     /// Whether `other` is meant by a term of a sandbox with `own` labels in `namespace`.
     fn means(&self, own: (&str, &Labels), other: (&str, &Labels)) -> bool {
         let (namespace, own) = own;
@@ -159,12 +196,13 @@ impl Term {
     }
 }
 
-/// Sandboxes that are alike: of one namespace, with the same labels, made from the same text.
+/// Sandboxes that are alike: of one namespace, made from the same text, with the same labels but for those that are one
+/// sandbox's own, where no rule asks for these.
 #[derive(Clone, Debug)]
 pub struct Alike<'a> {
     /// Their namespace.
     pub namespace: &'a str,
-    /// Labels of their pods.
+    /// Labels that their pods share.
     pub labels: &'a Labels,
     /// What they ask of their neighbours.
     pub neighbours: Option<&'a Neighbours>,
