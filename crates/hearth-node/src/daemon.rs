@@ -423,7 +423,13 @@ impl Parts {
             LocalSocket::bind(&path).map_err(|source| DaemonError::LocalSocket { path, source })?;
         let records: Vec<PodRecord> = records.iter().map(|kept| kept.record.clone()).collect();
         let logs = self.host.paths().logs();
-        let api = SandboxesApi::new(&records, logs, self.tracker.clone(), self.token.clone());
+        let api = SandboxesApi::new(
+            &records,
+            logs,
+            self.tracker.clone(),
+            self.token.clone(),
+            self.metrics.sessions.clone(),
+        );
         let served = api.clone();
         self.never_ends("local API", async move {
             served.serve(socket).await.map_err(DaemonError::ServeLocal)

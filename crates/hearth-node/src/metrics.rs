@@ -12,6 +12,7 @@ use crate::ladder::LadderMetrics;
 use crate::metered::CriMetrics;
 use crate::pod::PodMetrics;
 use crate::reporter::ReporterMetrics;
+use crate::sandboxes::SessionMetrics;
 use crate::server::ServerMetrics;
 
 /// The metrics of all parts.
@@ -29,6 +30,7 @@ pub(crate) struct Metrics {
     pub(crate) pods: PodMetrics,
     pub(crate) reporter: ReporterMetrics,
     pub(crate) server: ServerMetrics,
+    pub(crate) sessions: SessionMetrics,
 }
 
 impl Metrics {
@@ -47,6 +49,7 @@ impl Metrics {
         metrics.pods.register(registry);
         metrics.reporter.register(registry);
         metrics.server.register(registry);
+        metrics.sessions.register(registry);
         metrics
     }
 }

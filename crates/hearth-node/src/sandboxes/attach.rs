@@ -21,6 +21,8 @@ impl Kind for Attach {
     type Response = proto::AttachResponse;
     type Start = proto::AttachStart;
 
+    const NAME: &'static str = "attach";
+
     /// containerd writes to the log and to all who are attached in turn: one that does not read holds up the container.
     const STALLED: Duration = Duration::from_secs(30);
 

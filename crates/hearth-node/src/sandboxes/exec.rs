@@ -21,6 +21,8 @@ impl Kind for Exec {
     type Response = proto::ExecResponse;
     type Start = proto::ExecStart;
 
+    const NAME: &'static str = "exec";
+
     /// The command waits for whoever does not read, and nobody else does.
     const STALLED: Duration = IDLE;
 

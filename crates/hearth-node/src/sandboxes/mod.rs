@@ -15,6 +15,7 @@ mod exec;
 mod gate;
 mod logs;
 mod look;
+mod metrics;
 mod port;
 mod service;
 mod session;
@@ -44,6 +45,7 @@ use crate::binder::Binder;
 use crate::pod::{PodManager, PodRecord, PodView};
 
 use error::Refusal;
+pub use metrics::SessionMetrics;
 pub use socket::LocalSocket;
 
 /// Calls that are served at once through one door, those included that follow something.
@@ -94,6 +96,8 @@ struct Known {
     logs: PathBuf,
     /// There once the runtime has answered.
     node: OnceLock<Node>,
+    /// The sessions through all doors.
+    metrics: SessionMetrics,
 }
 
 #[derive(Debug)]
@@ -114,12 +118,14 @@ impl SandboxesApi {
         logs: PathBuf,
         tasks: TaskTracker,
         stop: CancellationToken,
+        metrics: SessionMetrics,
     ) -> Self {
         let view = |record: &PodRecord| Arc::new(PodView::of_record(record));
         let known = Known {
             views: records.iter().map(view).collect(),
             logs,
             node: OnceLock::new(),
+            metrics,
         };
         Self::door(Arc::new(known), tasks, stop)
     }

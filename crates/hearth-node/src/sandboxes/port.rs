@@ -36,6 +36,8 @@ impl Kind for PortForward {
     type Response = proto::PortForwardResponse;
     type Start = proto::PortForwardStart;
 
+    const NAME: &'static str = "port_forward";
+
     const STALLED: Duration = IDLE;
 
     fn part(request: Self::Request) -> Part<Self::Start> {

@@ -43,6 +43,9 @@ pub(super) trait Kind: 'static {
     type Response: Send + 'static;
     type Start: Send + Sync;
 
+    /// What it is called in metrics.
+    const NAME: &'static str;
+
     /// How long a caller may take none of what comes.
     const STALLED: Duration;
 
@@ -112,11 +115,12 @@ pub(super) async fn serve<K: Kind>(
         Ok((begun, pod, hold))
     };
     let (begun, pod, hold) = shared.bounded(LOOK, begin).await?;
+    let open = shared.known.metrics.open(K::NAME);
     let (sender, receiver) = mpsc::channel(OUTGOING);
     let stop = shared.stop.clone();
     shared.tasks.spawn(async move {
-        // Given back in this order: the pod may be frozen again, another session may come.
-        let (_permit, _hold): (_, LiveHold) = (permit, hold);
+        // Given back from the last on: it does not count any more, the pod may be frozen again, another session may come.
+        let (_permit, _hold, _open): (_, LiveHold, _) = (permit, hold, open);
         run::<K>(begun, requests, sender, pod, stop).await;
     });
     Ok(Response::new(ReceiverStream::new(receiver)))

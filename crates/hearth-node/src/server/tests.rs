@@ -28,6 +28,7 @@ use crate::binder::testing::{FakePods, view};
 use crate::binder::{Binder, BinderMetrics};
 use crate::journal::testing::Disk;
 use crate::pod::{ClaimActivity, PodPhase};
+use crate::sandboxes::SessionMetrics;
 
 /// Longer than anything here takes, short enough to wait for.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -102,7 +103,13 @@ impl Node {
             metrics,
         );
         let logs = dir.path().join("logs");
-        let sandboxes = SandboxesApi::new(&[], logs, tasks.clone(), stop.clone());
+        let sandboxes = SandboxesApi::new(
+            &[],
+            logs,
+            tasks.clone(),
+            stop.clone(),
+            SessionMetrics::default(),
+        );
         let api = api.with_sandboxes(sandboxes.another_door());
         let identity = Identity::generate("node").unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -37,6 +37,7 @@ struct Served {
     node: Node,
     client: SandboxesClient<Channel>,
     api: SandboxesApi,
+    sessions: SessionMetrics,
     socket: PathBuf,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -54,7 +55,14 @@ impl Served {
         std::fs::write(&path, "").unwrap();
         let socket = LocalSocket::bind(&path).unwrap();
         let logs = dir.path().join("logs");
-        let api = SandboxesApi::new(&[], logs, TaskTracker::new(), stop.clone());
+        let sessions = SessionMetrics::default();
+        let api = SandboxesApi::new(
+            &[],
+            logs,
+            TaskTracker::new(),
+            stop.clone(),
+            sessions.clone(),
+        );
         api.serve_all(super::Node {
             pods: node.pods.clone(),
             owners: Box::new(Bound("bound")),
@@ -66,6 +74,7 @@ impl Served {
             node,
             client: client_of(&path).await,
             api,
+            sessions,
             socket: path,
             stop,
             task,

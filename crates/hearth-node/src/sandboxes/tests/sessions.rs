@@ -128,6 +128,31 @@ async fn a_command_talks_in_a_pod_that_is_thawed_for_as_long() {
 }
 
 #[tokio::test]
+async fn sessions_are_counted_by_kind_while_they_are_open() {
+    let served = Served::start().await;
+    served.frozen_member().await;
+    let now = || ["exec", "attach", "port_forward"].map(|kind| served.sessions.now(kind));
+    assert_eq!(now(), [0, 0, 0]);
+    let (mut one, session) = served.begin(start(false)).await.unwrap();
+    let (two, runtime) = served.begin(start(false)).await.unwrap();
+    assert_eq!(now(), [2, 0, 0]);
+    // One that does not begin is none.
+    let nothing = proto::ExecStart {
+        command: Vec::new(),
+        ..start(false)
+    };
+    assert!(served.begin(nothing).await.is_err());
+    assert_eq!(now(), [2, 0, 0]);
+    session.output(Output::Exited(0)).await;
+    while one.told().await.unwrap().is_some() {}
+    // The other's ends are gone without a word.
+    drop((two, runtime));
+    // Nobody holds the pod any more, and what does not hold it does not count.
+    served.node.ready("a", Tier::Frozen).await;
+    assert_eq!(now(), [0, 0, 0]);
+}
+
+#[tokio::test]
 async fn the_end_of_the_requests_is_the_end_of_the_input_and_of_nothing_else() {
     let served = Served::start().await;
     served.node.want(&bare("a"));

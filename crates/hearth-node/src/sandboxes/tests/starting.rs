@@ -39,7 +39,13 @@ async fn what_the_journal_and_the_logs_say_is_there_at_once_and_the_rest_says_wh
     fs::create_dir_all(log.parent().unwrap()).unwrap();
     fs::write(&log, "2026-01-02T03:04:05Z stdout F said before\n").unwrap();
     let stop = CancellationToken::new();
-    let api = SandboxesApi::new(&[record], logs, TaskTracker::new(), stop.clone());
+    let api = SandboxesApi::new(
+        &[record],
+        logs,
+        TaskTracker::new(),
+        stop.clone(),
+        SessionMetrics::default(),
+    );
     let socket = LocalSocket::bind(&path).unwrap();
     let served = tokio::spawn(api.clone().serve(socket));
     let mut client = client_of(&path).await;
