@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::pin::pin;
 
 use futures::{Stream, StreamExt as _};
+use hearth_core::podspec::{Overhead, Quantity};
 use hearth_telemetry::ErrorChain;
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::runtime::WatchStreamExt as _;
@@ -11,10 +12,12 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use tokio_util::sync::CancellationToken;
 
-/// Tells `told` of the handlers by the names of their classes, each time they change, until `stop` is cancelled.
+use crate::pod::NodeClass;
+
+/// Tells `told` of the classes by their names, each time they change, until `stop` is cancelled.
 pub(crate) async fn follow(
     client: Client,
-    told: impl Fn(BTreeMap<String, String>),
+    told: impl Fn(BTreeMap<String, NodeClass>),
     stop: CancellationToken,
 ) {
     let api = Api::<RuntimeClass>::all(client);
@@ -28,7 +31,7 @@ pub(crate) async fn follow(
 
 async fn read(
     events: impl Stream<Item = watcher::Result<Event<RuntimeClass>>>,
-    told: impl Fn(BTreeMap<String, String>),
+    told: impl Fn(BTreeMap<String, NodeClass>),
 ) {
     let mut events = pin!(events);
     let (mut classes, mut listed) = (BTreeMap::new(), None);
@@ -57,8 +60,22 @@ async fn read(
     }
 }
 
-fn entry(class: RuntimeClass) -> Option<(String, String)> {
-    Some((class.metadata.name?, class.handler))
+fn entry(class: RuntimeClass) -> Option<(String, NodeClass)> {
+    let fixed = class.overhead.and_then(|overhead| overhead.pod_fixed);
+    let fixed = fixed.unwrap_or_default();
+    let amount = |name: &str| {
+        // The API server lets in nothing that is no quantity.
+        let amount = fixed.get(name).map(|amount| amount.0.parse::<Quantity>());
+        amount.and_then(Result::ok).unwrap_or_default()
+    };
+    let read = NodeClass {
+        handler: class.handler,
+        overhead: Overhead {
+            cpu_millis: amount("cpu").millis(),
+            memory: amount("memory").units(),
+        },
+    };
+    Some((class.metadata.name?, read))
 }
 
 #[cfg(test)]
@@ -74,6 +91,31 @@ mod tests {
         };
         class.metadata.name = Some(name.to_owned());
         class
+    }
+
+    #[test]
+    fn what_a_class_adds_to_its_pods_is_read() {
+        use k8s_openapi::api::node::v1::Overhead as Fixed;
+        use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
+        let mut gvisor = class("gvisor", "runsc");
+        let amounts = [
+            ("cpu", "250m"),
+            ("memory", "64Mi"),
+            ("example.com/other", "1"),
+        ];
+        let amounts = amounts.map(|(name, amount)| (name.to_owned(), Text(amount.to_owned())));
+        gvisor.overhead = Some(Fixed {
+            pod_fixed: Some(amounts.into()),
+        });
+        let (name, read) = entry(gvisor).unwrap();
+        assert_eq!((&*name, &*read.handler), ("gvisor", "runsc"));
+        let overhead = Overhead {
+            cpu_millis: 250,
+            memory: 64 << 20,
+        };
+        assert_eq!(read.overhead, overhead);
+        let (_, plain) = entry(class("runc", "runc")).unwrap();
+        assert_eq!(plain.overhead, Overhead::default());
     }
 
     #[tokio::test]

@@ -1,19 +1,29 @@
 //! From a pod's `runtimeClassName` to a handler of this node, by the cluster's RuntimeClasses.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use hearth_core::placement::DEFAULT_HANDLER;
-use hearth_core::podspec::{Refusal, UnsupportedField};
+use hearth_core::podspec::{Overhead, PodPlan, Refusal, UnsupportedField};
 use parking_lot::RwLock;
 
 use super::config::Handler;
+
+/// A RuntimeClass, as far as it matters at its nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeClass {
+    /// The handler.
+    pub handler: String,
+    /// What the runtime of each of its pods needs besides.
+    pub overhead: Overhead,
+}
 
 /// What RuntimeClasses there are, and the handlers of the node.
 #[derive(Debug)]
 pub(super) struct Classes {
     handlers: BTreeMap<String, Handler>,
-    /// Handlers by the name of their class; `None` while the API was not heard.
-    known: RwLock<Option<BTreeMap<String, String>>>,
+    /// By name; `None` while the API was not heard.
+    known: RwLock<Option<BTreeMap<String, NodeClass>>>,
 }
 
 impl Classes {
@@ -25,7 +35,7 @@ impl Classes {
     }
 
     /// Sets what RuntimeClasses there are, and says whether that is new.
-    pub(super) fn set(&self, classes: BTreeMap<String, String>) -> bool {
+    pub(super) fn set(&self, classes: BTreeMap<String, NodeClass>) -> bool {
         let mut known = self.known.write();
         let changed = known.as_ref() != Some(&classes);
         *known = Some(classes);
@@ -42,6 +52,22 @@ impl Classes {
         self.handlers.get(name).cloned().unwrap_or_else(unknown)
     }
 
+    /// The plan of a pod with what its class says that it needs besides. What the pod says of that itself comes before.
+    pub(super) fn with_overhead(&self, plan: &Arc<PodPlan>) -> Arc<PodPlan> {
+        let none = Overhead::default();
+        let known = self.known.read();
+        let class = known
+            .as_ref()
+            .and_then(|known| known.get(&plan.runtime_class));
+        let overhead = class.map_or(none, |class| class.overhead);
+        if overhead == none || plan.overhead != none {
+            return Arc::clone(plan);
+        }
+        let mut plan = PodPlan::clone(plan);
+        plan.overhead = overhead;
+        Arc::new(plan)
+    }
+
     /// The handler for a pod; `None` while that is not known.
     pub(super) fn resolve(&self, class: &str) -> Result<Option<Handler>, Refusal> {
         let name = if class.is_empty() {
@@ -53,7 +79,7 @@ impl Classes {
                     let remedy = "there is no RuntimeClass of this name".to_owned();
                     return Err(refusal(class, remedy));
                 }
-                Some(Some(name)) => name.clone(),
+                Some(Some(class)) => class.handler.clone(),
             }
         };
         match self.handlers.get(&name) {
@@ -105,7 +131,11 @@ mod tests {
         check("", "runc");
         check("gvisor", "not known");
         let known = [("gvisor", "runsc"), ("safe", "runsc"), ("vm", "kata")];
-        let known: BTreeMap<_, _> = known.map(|(a, b)| (a.to_owned(), b.to_owned())).into();
+        let class = |handler: &str| NodeClass {
+            handler: handler.to_owned(),
+            ..NodeClass::default()
+        };
+        let known: BTreeMap<_, _> = known.map(|(a, b)| (a.to_owned(), class(b))).into();
         assert!(classes.set(known.clone()));
         assert!(!classes.set(known));
         check("", "runc");

@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use super::alarm::Alarm;
 use super::cell::Cell;
 use super::changes::{Changes, Hub};
-use super::classes::Classes;
+use super::classes::{Classes, NodeClass};
 use super::clock::WallClock;
 use super::config::PodConfig;
 use super::desired::{DesiredSandbox, Plans};
@@ -332,8 +332,8 @@ impl PodManager {
         self.shared.tell_all(|_| {});
     }
 
-    /// The handlers of the cluster's RuntimeClasses, by the names of the classes. Pods that wait for one go on.
-    pub fn set_runtime_classes(&self, classes: BTreeMap<String, String>) {
+    /// The cluster's RuntimeClasses, by name. Pods that wait for one go on.
+    pub fn set_runtime_classes(&self, classes: BTreeMap<String, NodeClass>) {
         if self.shared.classes.set(classes) {
             self.shared.tell_all(|inbox| inbox.retry = true);
         }

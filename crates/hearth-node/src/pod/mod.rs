@@ -61,6 +61,7 @@ mod tests;
 
 pub use activity::ClaimActivity;
 pub use changes::Changes;
+pub use classes::NodeClass;
 pub use clock::WallClock;
 pub use config::{Handler, PodConfig};
 pub use desired::{DesiredSandbox, NoPlan};

@@ -507,11 +507,13 @@ impl Runner {
             Err(NoPlan::Refused(refusal)) => return Some(Err(Arc::clone(refusal))),
             Err(NoPlan::Lacking(_)) => return None,
         };
-        match self.shared.classes.resolve(&plan.runtime_class) {
+        let classes = &self.shared.classes;
+        match classes.resolve(&plan.runtime_class) {
             Ok(None) => None,
             Ok(Some(handler)) => {
                 let honoured = podspec::honoured_by(&handler.name, plan);
-                Some(honoured.map(|()| Arc::clone(plan)).map_err(Arc::new))
+                let plan = honoured.map(|()| classes.with_overhead(plan));
+                Some(plan.map_err(Arc::new))
             }
             Err(refusal) => Some(Err(Arc::new(refusal))),
         }

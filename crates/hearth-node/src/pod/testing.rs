@@ -468,7 +468,7 @@ impl Node {
 
     /// Sets which RuntimeClasses there are, and their handlers.
     pub(super) fn classes(&self, classes: &[(&str, &str)]) {
-        let classes = classes.iter().map(|(a, b)| (a.to_string(), b.to_string()));
+        let classes = classes.iter().map(|(name, handler)| class(name, handler));
         self.pods.set_runtime_classes(classes.collect());
     }
 
@@ -647,8 +647,16 @@ fn manager(
     for (key, config) in open_namespace("ns") {
         pods.set_config(key, config);
     }
-    pods.set_runtime_classes([("gvisor".to_owned(), "runsc".to_owned())].into());
+    pods.set_runtime_classes([class("gvisor", "runsc")].into());
     pods
+}
+
+fn class(name: &str, handler: &str) -> (String, NodeClass) {
+    let class = NodeClass {
+        handler: handler.to_owned(),
+        ..NodeClass::default()
+    };
+    (name.to_owned(), class)
 }
 
 /// A bare sandbox with one container, and these fields in its pod.

@@ -1,9 +1,10 @@
 //! Handlers beside the default one: who gets which, and what a freezer is told of their pods.
 
-use super::super::testing::{Node, member, sandbox};
+use super::super::testing::{IMAGE, Node, member, sandbox};
 use super::super::*;
 use super::uid;
 use hearth_api::Tier;
+use hearth_core::podspec::Overhead;
 use hearth_cri::{ErrorKind, Operation};
 use serde_json::json;
 
@@ -42,6 +43,40 @@ async fn a_pod_runs_on_the_handler_of_its_class_and_its_containers_are_what_is_f
     );
     assert_eq!(target.containers, node.runtime.running_containers());
     assert!(!target.containers.contains(&target.sandbox));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_has_what_its_class_says_that_it_needs_besides() {
+    let node = Node::new();
+    let gvisor = NodeClass {
+        handler: "runc".into(),
+        overhead: Overhead {
+            cpu_millis: 50,
+            memory: 64 << 20,
+        },
+    };
+    node.pods
+        .set_runtime_classes([("gvisor".to_owned(), gvisor)].into());
+    for (name, own, expect) in [
+        ("a", json!(null), (150, 80 << 20)),
+        // What the pod says itself is not added to.
+        ("b", json!({"memory": "1Mi"}), (100, 17 << 20)),
+    ] {
+        let mut fields = json!({"runtimeClassName": "gvisor"});
+        fields["containers"] = json!([{"name": "main", "image": IMAGE,
+            "resources": {"limits": {"cpu": "100m", "memory": "16Mi"}}}]);
+        if !own.is_null() {
+            fields["overhead"] = own;
+        }
+        node.want(&sandbox(name, &fields));
+        let view = node.ready(name, Tier::Running).await;
+        let limits = node.host.limits(view.pod_uid.as_ref().unwrap()).unwrap();
+        assert_eq!(
+            (limits.cpu_request_millis, limits.memory_bytes),
+            (expect.0, Some(expect.1)),
+            "{name}"
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]
