@@ -10,8 +10,8 @@ use std::time::Duration;
 use hearth_core::effects::{Effect, NodeReply, NodeRequest, Now, Outcome};
 use hearth_core::ids::{Key, NodeName};
 use hearth_core::index::{Endpoint, Index};
-use hearth_core::placement::RuntimeClass;
 use hearth_core::placement::shape::Toleration;
+use hearth_core::placement::{Amounts, RuntimeClass, quantity};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -440,7 +440,19 @@ impl Engine {
 fn runtime_class(class: k8s_openapi::api::node::v1::RuntimeClass) -> (String, RuntimeClass) {
     let scheduling = class.scheduling.unwrap_or_default();
     let tolerations = scheduling.tolerations.unwrap_or_default();
+    let fixed = class.overhead.and_then(|overhead| overhead.pod_fixed);
+    let fixed = fixed.unwrap_or_default();
+    let amount = |name: &str, read: fn(&str) -> Option<i64>| {
+        // The API server lets in nothing that is no quantity.
+        fixed.get(name).and_then(|amount| read(&amount.0))
+    };
     let read = RuntimeClass {
+        overhead: Amounts {
+            sandboxes: 0,
+            milli_cpu: amount("cpu", quantity::milli_value).unwrap_or(0),
+            memory_bytes: amount("memory", quantity::value).unwrap_or(0),
+            storage_bytes: amount("ephemeral-storage", quantity::value).unwrap_or(0),
+        },
         handler: class.handler,
         node_selector: scheduling.node_selector.unwrap_or_default(),
         tolerations: tolerations

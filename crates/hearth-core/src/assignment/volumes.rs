@@ -9,7 +9,7 @@ use crate::effects::{Body, Intent, Subject};
 use crate::ids::{Key, NodeName};
 use crate::index::{Index, SandboxRecord, node_key};
 use crate::names::name_hash;
-use crate::placement::{self, Amounts, Newcomer, NodeFacts, Unplaceable, VolumeObstacle};
+use crate::placement::{self, Newcomer, NodeFacts, Unplaceable, VolumeObstacle};
 use crate::volumes::{
     self, Choice, Class, Phase, Pv, Pvc, adopt, choose, claim_of_template, prebind, protect,
     select_node, suits,
@@ -256,7 +256,7 @@ fn find_node<'a>(
     let nodes = nodes.map(|(key, node)| {
         // Its own place is not in its own way.
         let used = if record.intended.as_ref() == Some(key) {
-            node.used_without(Amounts::of(shape))
+            node.used_without(index.takes(shape))
         } else {
             node.used()
         };

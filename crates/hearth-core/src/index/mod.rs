@@ -494,6 +494,14 @@ impl Index {
             .collect()
     }
 
+    /// What a Sandbox of this shape takes with what its RuntimeClass adds.
+    pub(crate) fn takes(&self, shape: &Shape) -> placement::Amounts {
+        match self.runtime_classes.get(&shape.runtime_class) {
+            Some(class) => class.takes(shape),
+            None => placement::Amounts::of(shape),
+        }
+    }
+
     /// What a shape asks of a node with what its RuntimeClass adds, and the CRI handler.
     pub(crate) fn demand<'a>(
         &'a self,

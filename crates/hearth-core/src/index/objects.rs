@@ -503,7 +503,14 @@ impl Index {
     /// A RuntimeClass is there.
     pub fn apply_runtime_class(&mut self, name: String, class: RuntimeClass, now: Now) {
         self.now = now;
-        self.runtime_classes.insert(name, class);
+        let overhead = class.overhead;
+        let before = self.runtime_classes.insert(name.clone(), class);
+        if before.map(|class| class.overhead).unwrap_or_default() != overhead {
+            let of_class = |record: &&SandboxRecord| record.spec.shape.runtime_class == name;
+            let records = self.sandboxes.values().filter(of_class);
+            let ids: Vec<_> = records.map(|record| record.id).collect();
+            ids.into_iter().for_each(|id| self.refresh(id));
+        }
         self.retry_unplaced();
     }
 

@@ -106,7 +106,7 @@ impl Index {
             node: record.node.clone(),
             pressure,
         };
-        let charge = charge(record);
+        let charge = self.charge(record);
         let pool = record.pool_uid().map(str::to_owned);
         self.recharge(id, charge);
         self.resupply(id);
@@ -137,6 +137,12 @@ impl Index {
             }
         }
         self.mark_pool_uid(uid);
+    }
+
+    /// What a Sandbox takes on its node: nothing while it is suspended.
+    fn charge(&self, record: &SandboxRecord) -> Option<(NodeName, Amounts)> {
+        let node = record.node.clone().or_else(|| record.intended.clone())?;
+        (record.mode != OperatingMode::Suspended).then(|| (node, self.takes(&record.spec.shape)))
     }
 
     fn recharge(&mut self, id: u64, charge: Option<(NodeName, Amounts)>) {
@@ -282,10 +288,4 @@ impl Index {
             _ => Class::Starting,
         }
     }
-}
-
-/// What a Sandbox takes on its node: nothing while it is suspended.
-fn charge(record: &SandboxRecord) -> Option<(NodeName, Amounts)> {
-    let node = record.node.clone().or_else(|| record.intended.clone())?;
-    (record.mode != OperatingMode::Suspended).then(|| (node, Amounts::of(&record.spec.shape)))
 }

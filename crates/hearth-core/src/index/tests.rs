@@ -3,9 +3,13 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
+use serde_json::json;
 
+use super::Index;
+use super::testing::{at, leader, metadata, n1, node};
 use super::world::{Kind, World};
 use crate::ids::Key;
+use crate::placement::{Amounts, RuntimeClass};
 
 fn key(name: &str) -> Key {
     Key::new("n", name)
@@ -43,6 +47,34 @@ fn a_deleted_claim_leaves_nothing_behind() {
     world.api.delete(Kind::Claim, &key("a"));
     world.quiesce();
     world.check_settled();
+}
+
+#[test]
+fn what_a_class_adds_is_taken_from_its_nodes_whenever_it_is_heard_of() {
+    let mut index = leader();
+    index.apply_node(node("n1"), at(0));
+    let mut sandbox = json!({
+        "metadata": metadata("a", 1),
+        "spec": {"podTemplate": {"spec": {
+            "runtimeClassName": "gvisor",
+            "containers": [{"name": "main", "image": "i", "resources": {"requests": {"memory": "16"}}}],
+        }}},
+    });
+    sandbox["metadata"]["labels"] = json!({"hearth.dev/node": "n1"});
+    index.apply_sandbox(serde_json::from_value(sandbox).unwrap(), at(0));
+    let used = |index: &Index| index.nodes[&n1()].used().memory_bytes;
+    assert_eq!(used(&index), 16);
+    for (overhead, expect) in [(64, 80), (32, 48), (0, 16)] {
+        let class = RuntimeClass {
+            overhead: Amounts {
+                memory_bytes: overhead,
+                ..Amounts::default()
+            },
+            ..RuntimeClass::default()
+        };
+        index.apply_runtime_class("gvisor".to_owned(), class, at(1));
+        assert_eq!(used(&index), expect);
+    }
 }
 
 /// One thing that may happen.

@@ -111,16 +111,32 @@ pub struct RuntimeClass {
     pub node_selector: BTreeMap<String, String>,
     /// `scheduling.tolerations`: tolerated, too.
     pub tolerations: Vec<shape::Toleration>,
+    /// `overhead.podFixed`: what each pod takes besides, unless it says itself what it takes.
+    pub overhead: Amounts,
 }
 
 impl RuntimeClass {
+    /// What one sandbox of this class and shape takes.
+    #[must_use]
+    pub fn takes(&self, shape: &Shape) -> Amounts {
+        let mut takes = Amounts::of(shape);
+        if !shape.has_overhead {
+            takes.add(self.overhead);
+        }
+        takes
+    }
+
     /// What a sandbox of this class asks of a node.
     #[must_use]
     pub fn shape<'a>(&self, shape: &'a Shape) -> Cow<'a, Shape> {
-        if self.node_selector.is_empty() && self.tolerations.is_empty() {
+        let takes = self.takes(shape);
+        let is_plain = self.node_selector.is_empty() && self.tolerations.is_empty();
+        if is_plain && takes == Amounts::of(shape) {
             return Cow::Borrowed(shape);
         }
         let mut shape = shape.clone();
+        (shape.milli_cpu, shape.memory_bytes) = (takes.milli_cpu, takes.memory_bytes);
+        shape.storage_bytes = takes.storage_bytes;
         for (key, value) in &self.node_selector {
             let written = shape.node_selector.entry(key.clone());
             match written.or_insert_with(|| value.clone()) {
@@ -436,6 +452,30 @@ mod tests {
     }
 
     #[test]
+    fn a_class_says_what_its_sandboxes_take_besides() {
+        let class = RuntimeClass {
+            overhead: Amounts {
+                milli_cpu: 250,
+                memory_bytes: 64,
+                ..Amounts::default()
+            },
+            ..RuntimeClass::default()
+        };
+        for (has_overhead, expect) in [(false, (350, 80)), (true, (100, 16))] {
+            let shape = Shape {
+                milli_cpu: 100,
+                memory_bytes: 16,
+                has_overhead,
+                ..Shape::default()
+            };
+            let takes = class.takes(&shape);
+            assert_eq!((takes.milli_cpu, takes.memory_bytes), expect);
+            assert_eq!(takes.sandboxes, 1);
+            assert_eq!(Amounts::of(&class.shape(&shape)), takes, "what it asks for");
+        }
+    }
+
+    #[test]
     fn a_class_has_a_say_in_where_its_sandboxes_go() {
         let class = RuntimeClass {
             handler: "runc".into(),
@@ -445,6 +485,7 @@ mod tests {
                 operator: "Exists".into(),
                 ..shape::Toleration::default()
             }],
+            overhead: Amounts::default(),
         };
         let taint = NodeTaint {
             key: "sandboxes".into(),

@@ -18,6 +18,8 @@ pub struct Shape {
     pub memory_bytes: i64,
     /// Ephemeral storage requested, in bytes.
     pub storage_bytes: i64,
+    /// Whether the spec says itself what the pod takes besides its containers: it is part of the amounts then.
+    pub has_overhead: bool,
     /// `runtimeClassName`; empty when unset.
     pub runtime_class: String,
     /// `nodeName`, when the spec insists on a node.
@@ -81,6 +83,7 @@ impl Shape {
         let pod: Pod = spec.parse()?;
         let [milli_cpu, memory_bytes, storage_bytes] = pod.requests();
         let images = pod.images();
+        let has_overhead = pod.overhead.is_some_and(|overhead| !overhead.is_empty());
         let affinity = pod.affinity.unwrap_or_default();
         let node_affinity = affinity.node_affinity.unwrap_or_default();
         let neighbours = Neighbours {
@@ -91,6 +94,7 @@ impl Shape {
             milli_cpu,
             memory_bytes,
             storage_bytes,
+            has_overhead,
             runtime_class: pod.runtime_class_name.unwrap_or_default(),
             node_name: pod.node_name.unwrap_or_default(),
             node_selector: pod.node_selector.unwrap_or_default(),
