@@ -69,6 +69,8 @@ impl Index {
             spec.meaning,
             &sandbox.spec.volume_claim_templates,
             sandbox.spec.service,
+            sandbox.spec.idle.as_ref(),
+            sandbox.spec.recreate,
         );
         let is_new = id.is_none();
         let id = id.unwrap_or_else(|| self.insert_sandbox(blank(key.clone(), now)));
@@ -211,6 +213,8 @@ impl Index {
             spec.meaning,
             &sandbox.spec.volume_claim_templates,
             sandbox.spec.service,
+            sandbox.spec.idle.as_ref(),
+            sandbox.spec.recreate,
         );
         let labels = self
             .pod_labels

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 
-use hearth_api::{PersistentVolumeClaimTemplate, PodSpecJson};
-use serde_json::Value;
+use hearth_api::{IdlePolicy, PersistentVolumeClaimTemplate, PodSpecJson, RecreatePolicy};
+use serde_json::{Value, json};
 
 use crate::placement::Shape;
 use crate::podspec::{ConfigRef, account_in, admission_of, claims_in, configs_in};
@@ -71,11 +71,14 @@ impl SpecCache {
 }
 
 /// Hash of all that makes a member stale when it differs: pod spec, volume claim templates by name and spec in order,
-/// and `service`. Labels and annotations never do.
+/// `service`, and the policies that only Hearth has, for a member keeps those that it was made with. Labels and
+/// annotations never do.
 pub(crate) fn semantics(
     spec_meaning: u64,
     volumes: &[PersistentVolumeClaimTemplate],
     service: Option<bool>,
+    idle: Option<&IdlePolicy>,
+    recreate: Option<RecreatePolicy>,
 ) -> u64 {
     let mut hasher = DefaultHasher::new();
     hasher.write_u64(spec_meaning);
@@ -84,6 +87,10 @@ pub(crate) fn semantics(
         Some(false) => 1,
         Some(true) => 2,
     });
+    // A policy that says nothing, or what is meant without it, is none.
+    let policies = json!({"idle": idle, "recreate": recreate.unwrap_or_default()});
+    hasher.write(canonical(&policies).as_bytes());
+    hasher.write_u8(0xff);
     for volume in volumes {
         hasher.write(volume.metadata.name.as_bytes());
         hasher.write_u8(0xff);
@@ -133,13 +140,21 @@ mod tests {
     }
 
     #[test]
-    fn meaning_ignores_writing_but_not_volumes_or_service() {
+    fn meaning_ignores_writing_but_not_volumes_service_or_policies() {
         let meaning = |text| SpecCache::default().facts(&spec(text)).meaning;
         let a = meaning(r#"{"a":1,"resources":{}}"#);
         let b = meaning(r#"{ "a": 1 }"#);
         assert_eq!(a, b);
+        let plain = semantics(a, &[], None, None, None);
         let volume = PersistentVolumeClaimTemplate::default();
-        assert_ne!(semantics(a, &[], None), semantics(a, &[volume], None));
-        assert_ne!(semantics(a, &[], None), semantics(a, &[], Some(true)));
+        assert_ne!(plain, semantics(a, &[volume], None, None, None));
+        assert_ne!(plain, semantics(a, &[], Some(true), None, None));
+        let mut idle = IdlePolicy::default();
+        assert_eq!(plain, semantics(a, &[], None, Some(&idle), None));
+        idle.freeze_after = Some("30s".into());
+        assert_ne!(plain, semantics(a, &[], None, Some(&idle), None));
+        let recreate = |policy| semantics(a, &[], None, None, Some(policy));
+        assert_eq!(plain, recreate(RecreatePolicy::Never));
+        assert_ne!(plain, recreate(RecreatePolicy::OnFailure));
     }
 }

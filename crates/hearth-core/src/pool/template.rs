@@ -61,6 +61,8 @@ impl Template {
             "podTemplate": &pod_template,
             "volumeClaimTemplates": &spec.volume_claim_templates,
             "service": spec.service,
+            "idle": &spec.idle,
+            "recreate": spec.recreate,
         });
         let name = metadata.name.unwrap_or_default();
         Self {
@@ -71,7 +73,13 @@ impl Template {
             blueprint_hash: name_hash(&canonical(&blueprint)),
             pod_template_hash: name_hash(&canonical(&pod_template)),
             pod_metadata: spec.pod_template.metadata,
-            semantics: semantics(facts.meaning, &spec.volume_claim_templates, spec.service),
+            semantics: semantics(
+                facts.meaning,
+                &spec.volume_claim_templates,
+                spec.service,
+                spec.idle.as_ref(),
+                spec.recreate,
+            ),
             spec: facts,
             pod_spec,
             volumes: spec.volume_claim_templates,

@@ -270,6 +270,27 @@ fn recreate_replaces_stale_members_and_on_replenish_keeps_them() {
 }
 
 #[test]
+fn members_follow_the_policies_that_only_hearth_has() {
+    for (field, value, retired) in [
+        ("idle", json!({"freezeAfter": "30s"}), 2),
+        ("idle", json!({}), 0),
+        ("recreate", json!("OnFailure"), 2),
+        ("recreate", json!("Never"), 0),
+    ] {
+        let mut index = filled(2);
+        let mut strict = serde_json::to_value(pool("pool", 2, 150)).unwrap();
+        strict["spec"]["updateStrategy"] = json!({"type": "Recreate"});
+        index.apply_pool(serde_json::from_value(strict).unwrap(), at(10));
+        settle(&mut index, at(10));
+        let mut edited = serde_json::to_value(template("tpl", 200)).unwrap();
+        edited["spec"][field] = value.clone();
+        index.apply_template(serde_json::from_value(edited).unwrap(), at(20));
+        let asked = asks(&settle(&mut index, at(20)));
+        assert_eq!(asked.len(), retired, "{field}: {value}");
+    }
+}
+
+#[test]
 fn refilling_yields_to_claims_unless_the_pool_is_nearly_empty() {
     let taken = |index: &mut Index, claims: std::ops::Range<u64>, ms: u64| {
         for number in claims {
