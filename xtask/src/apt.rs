@@ -51,6 +51,10 @@ const PACKAGES: &[Package] = &[
         name: "nftables",
         purpose: "keeps sandboxes away from the node's own addresses",
     },
+    Package {
+        name: "python3-venv",
+        purpose: "the Python SDK that tests use as a client",
+    },
 ];
 
 /// What a guest for `vm-test` is made and run with.
@@ -148,6 +152,7 @@ fn without_apt() -> Result<()> {
         "docker-registry",
         "ip",
         "nft",
+        "python3",
     ];
     let absent: Vec<_> = tools
         .into_iter()

@@ -3,12 +3,11 @@
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
-use serde_json::Value;
 
 use crate::deploy;
 use crate::hearth;
 use crate::instance::Instance;
-use crate::kubeconfig::{Server, Trust};
+use crate::kubeconfig::{self, Server};
 use crate::kubectl::Kubectl;
 use crate::paths::Layout;
 use crate::system;
@@ -26,24 +25,11 @@ pub(crate) fn adopt(layout: &Layout) -> Result<Server> {
         "--output=json",
     ]))
     .context("--existing wants KUBECONFIG to point to a cluster")?;
-    let server = server(&text)?;
+    let server =
+        kubeconfig::server(&text).context("--existing wants KUBECONFIG to point to a cluster")?;
     system::write_atomic(&layout.kubeconfig(), text.as_bytes(), 0o600)?;
     ui::note(format!("using the cluster at {}", server.url));
     Ok(server)
-}
-
-fn server(kubeconfig: &str) -> Result<Server> {
-    let config: Value = serde_json::from_str(kubeconfig).context("kubectl did not print JSON")?;
-    let cluster = &config["clusters"][0]["cluster"];
-    let url = cluster["server"]
-        .as_str()
-        .context("KUBECONFIG names no current cluster")?;
-    Ok(Server {
-        url: url.to_owned(),
-        trust: cluster["certificate-authority-data"]
-            .as_str()
-            .map_or(Trust::System, |data| Trust::Data(data.to_owned())),
-    })
 }
 
 /// Removes from the cluster what belongs to this machine. CRDs and roles stay: others may use them
@@ -73,23 +59,5 @@ pub(crate) fn leave(layout: &Layout, instance: &Instance) -> Result<()> {
 pub(crate) fn remove_examples(layout: &Layout) {
     if let Err(error) = hearth::remove_examples(layout) {
         ui::warn(format!("the examples could not be removed: {error:#}"));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn server_is_read_with_and_without_an_authority() {
-        let text = r#"{"clusters":[{"cluster":{"server":"https://a","certificate-authority-data":"eA=="}}]}"#;
-        let expect = Server {
-            url: "https://a".into(),
-            trust: Trust::Data("eA==".into()),
-        };
-        assert_eq!(server(text).unwrap(), expect);
-        let text = r#"{"clusters":[{"cluster":{"server":"https://a"}}]}"#;
-        assert_eq!(server(text).unwrap().trust, Trust::System);
-        assert!(server(r#"{"clusters":null}"#).is_err());
     }
 }

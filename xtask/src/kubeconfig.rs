@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use anyhow::Result;
-use serde_json::json;
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
 
 use crate::pki::Pair;
 use crate::system;
@@ -63,4 +63,46 @@ pub(crate) fn write(path: &Path, server: &Server, user: &User<'_>) -> Result<()>
             "current-context": "hearth",
         }),
     )
+}
+
+/// The server of the first cluster in the text of a kubeconfig that is JSON.
+pub(crate) fn server(text: &str) -> Result<Server> {
+    let config: Value = serde_json::from_str(text).context("the kubeconfig is no JSON")?;
+    let cluster = &config["clusters"][0]["cluster"];
+    let field = |name: &str| cluster[name].as_str().map(str::to_owned);
+    Ok(Server {
+        url: field("server").context("the kubeconfig names no cluster")?,
+        trust: field("certificate-authority-data")
+            .map(Trust::Data)
+            .or_else(|| field("certificate-authority").map(Trust::File))
+            .unwrap_or(Trust::System),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn server_is_read_with_and_without_an_authority() {
+        for (cluster, trust) in [
+            (r#"{"server":"https://a"}"#, Trust::System),
+            (
+                r#"{"server":"https://a","certificate-authority-data":"eA=="}"#,
+                Trust::Data("eA==".into()),
+            ),
+            (
+                r#"{"server":"https://a","certificate-authority":"/ca.crt"}"#,
+                Trust::File("/ca.crt".into()),
+            ),
+        ] {
+            let text = format!(r#"{{"clusters":[{{"cluster":{cluster}}}]}}"#);
+            let expect = Server {
+                url: "https://a".into(),
+                trust,
+            };
+            assert_eq!(server(&text).unwrap(), expect);
+        }
+        assert!(server(r#"{"clusters":null}"#).is_err());
+    }
 }

@@ -26,6 +26,7 @@ mod kubectl;
 mod paths;
 mod pki;
 mod process;
+mod sdk;
 mod services;
 mod status;
 mod suite;
@@ -119,6 +120,11 @@ enum Command {
         #[command(flatten)]
         packages: Packages,
     },
+    /// Runs the checks of the Python SDK on the cluster that is up.
+    Sdk {
+        #[command(flatten)]
+        place: Where,
+    },
     /// Tests the node in a guest with unified cgroup v2 and systemd.
     VmTest {
         /// The directory of its cluster [default: .hearth-guest in the checkout].
@@ -195,6 +201,7 @@ fn run(command: Command) -> Result<()> {
             let dir = dir.unwrap_or_else(|| paths::repository().join(".hearth-test"));
             suite::test(&Layout::new(Some(&dir))?, packages.consent())
         }
+        Command::Sdk { place } => sdk::test(&place.layout()?),
         Command::VmTest {
             dir,
             packages,

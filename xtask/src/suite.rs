@@ -11,6 +11,7 @@ use crate::down::down;
 use crate::guest;
 use crate::inventory::Inventory;
 use crate::paths::Layout;
+use crate::sdk;
 use crate::services;
 use crate::supervise;
 use crate::system;
@@ -70,7 +71,7 @@ fn check_phases(phases: &mut Phases, consent: Consent) -> Result<()> {
     })
 }
 
-/// Everything: [`check`], and the cluster suite on a cluster of its own, with a look at the machine
+/// Everything: [`check`], and the cluster suite and the Python SDK on a cluster of its own, with a look at the machine
 /// before and after.
 pub(crate) fn test(layout: &Layout, consent: Consent) -> Result<()> {
     system::require_root()?;
@@ -83,6 +84,7 @@ pub(crate) fn test(layout: &Layout, consent: Consent) -> Result<()> {
 fn test_phases(phases: &mut Phases, layout: &Layout, consent: Consent) -> Result<()> {
     check_phases(phases, consent)?;
     phases.run("components", components::build_all)?;
+    phases.run("Python environments", sdk::prepare)?;
     // What an earlier run left would pass for the machine's own.
     phases.run("clean start", || down(layout))?;
     let before = Inventory::take(layout)?;
@@ -98,7 +100,8 @@ fn test_phases(phases: &mut Phases, layout: &Layout, consent: Consent) -> Result
                 },
             )
         })
-        .and_then(|()| phases.run("cluster suite", || cluster_suite(layout)));
+        .and_then(|()| phases.run("cluster suite", || cluster_suite(layout)))
+        .and_then(|()| phases.run("Python SDK", || sdk::test(layout)));
     if tested.is_err() {
         print_logs(layout);
     }
