@@ -93,10 +93,6 @@ impl Args {
         if !leader_elect || !extensions {
             tracing::warn!("--leader-elect=false and --extensions=false have no effect");
         }
-        tracing::debug!(
-            cluster_domain,
-            "Services are not written yet, so the cluster domain is not used"
-        );
         let identity = leader_election_identity
             .unwrap_or_else(|| format!("{}_{}", host_name(), uuid::Uuid::new_v4()));
         let duration = Duration::from_secs(u64::from(lease_duration_seconds));
@@ -113,6 +109,7 @@ impl Args {
             metrics_address: metrics_bind_address,
             health_address: health_probe_bind_address,
             settings: Settings {
+                cluster_domain,
                 batch: sandbox_warm_pool_max_batch_size.max(1),
                 claim_annotations: !disable_claim_observability_annotations,
                 claim_events: !disable_claim_events,

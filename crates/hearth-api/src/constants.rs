@@ -28,6 +28,8 @@ pub mod label {
     pub const CREATED_BY: &str = "agents.x-k8s.io/created-by";
     /// `true` on an object without a controller: a Sandbox may take it over.
     pub const ADOPTABLE: &str = "agents.x-k8s.io/adoptable";
+    /// On a claim: the Sandbox assigned to it, where earlier releases of upstream wrote it.
+    pub const SANDBOX_NAME: &str = "agents.x-k8s.io/sandbox-name";
     /// UID of the claim that has the Sandbox.
     pub const CLAIM_UID: &str = "agents.x-k8s.io/claim-uid";
     /// The node that runs the Sandbox (a name over 63 characters is hashed). Written by the controller only.
@@ -40,6 +42,10 @@ pub mod annotation {
     pub const POD_NAME: &str = "agents.x-k8s.io/pod-name";
     /// On a claim: the Sandbox assigned to it.
     pub const SANDBOX_NAME: &str = "agents.x-k8s.io/sandbox-name";
+    /// On a pod: keys of the labels that come from its Sandbox, sorted, with commas between.
+    pub const PROPAGATED_LABELS: &str = "agents.x-k8s.io/propagated-labels";
+    /// On a pod: keys of the annotations that come from its Sandbox, sorted, with commas between.
+    pub const PROPAGATED_ANNOTATIONS: &str = "agents.x-k8s.io/propagated-annotations";
     /// Name of the template, plain.
     pub const TEMPLATE_REF: &str = "agents.x-k8s.io/sandbox-template-ref";
     /// When the SDK sent the claim, by the client's clock.
@@ -80,6 +86,8 @@ pub mod condition {
     pub const SUSPENDED: &str = "Suspended";
     /// The sandbox has a node.
     pub const POD_SCHEDULED: &str = "PodScheduled";
+    /// Whether the sandbox may be given a node. Hearth only.
+    pub const HEARTH_ASSIGNED: &str = "HearthAssigned";
     /// The sandbox's processes have ended.
     pub const FINISHED: &str = "Finished";
     /// SandboxNode: more Sandboxes vanished at once than anybody announced, and the node left them running.
@@ -116,6 +124,14 @@ pub mod reason {
     pub const FROZEN: &str = "Frozen";
     /// Suspended is unknown.
     pub const POD_STATE_UNKNOWN: &str = "PodStateUnknown";
+    /// Suspended is false: a pod of somebody else has the Sandbox's name.
+    pub const POD_NOT_OWNED: &str = "PodNotOwned";
+    /// Not ready: more than one pod belongs to the Sandbox. Also the reason of an Event.
+    pub const MULTIPLE_PODS: &str = "MultiplePods";
+    /// PodScheduled is unknown.
+    pub const POD_SCHEDULING_UNKNOWN: &str = "PodSchedulingUnknown";
+    /// HearthAssigned is false: a pod of the controller before this one is still there. Hearth only.
+    pub const OLD_POD_PRESENT: &str = "OldPodPresent";
     /// PodScheduled is true.
     pub const POD_SCHEDULED: &str = "PodScheduled";
     /// PodScheduled is false: no node fits.
@@ -150,6 +166,20 @@ pub mod message {
     pub const POD_DOES_NOT_EXIST: &str = "Pod does not exist";
     /// Running, but its probes fail.
     pub const POD_NOT_READY: &str = "Pod is Running but not Ready";
+    /// Behind what is said of the pod: the Sandbox has its Service.
+    pub const SERVICE_EXISTS: &str = "; Service Exists";
+    /// Behind what is said of the pod: the Sandbox has not got the Service that it asks for.
+    pub const SERVICE_DOES_NOT_EXIST: &str = "; Service does not exist";
+    /// Before what stands in the way.
+    pub const ERROR_SEEN: &str = "Error seen: ";
+    /// A pod of somebody else has the Sandbox's name.
+    pub const POD_NOT_OWNED: &str = "Refused to delete pod because it is not owned by this sandbox";
+    /// There is a pod, and nobody has said whether it has a node.
+    pub const POD_SCHEDULING_NOT_REPORTED: &str =
+        "Pod has not reported a PodScheduled condition yet";
+    /// Nobody knows whether there is a pod.
+    pub const POD_SCHEDULING_UNKNOWN: &str =
+        "Pod state is unknown. Pod scheduling cannot be determined";
     /// On the way to suspended.
     pub const SANDBOX_SUSPENDING: &str = "Sandbox is suspending";
     /// Suspended.

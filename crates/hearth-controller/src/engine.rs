@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::confirm::{Confirmed, Confirmer};
 use crate::election::Leadership;
 use crate::events::Events;
+use crate::feeds;
 use crate::locations::Locations;
 use crate::metrics::Metrics;
 use crate::sessions::{NodeInput, Outlets, Sessions};
@@ -31,6 +32,9 @@ use crate::writer::{Writer, Written};
 /// How many inputs of one channel are taken in before the picture is looked at: enough to see a burst as one, few enough
 /// that an answer never waits long.
 const BATCH: usize = 64;
+
+/// How often it is said which kinds have not been listed while that keeps us from acting.
+const UNLISTED_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Least time between two counts of Sandboxes in the metrics.
 const CENSUS_INTERVAL: Duration = Duration::from_secs(1);
@@ -84,6 +88,8 @@ pub struct Engine {
     started: Instant,
     /// Kinds whose first list is complete.
     listed: HashSet<Kind>,
+    /// When it is said next which are not.
+    unlisted_due: Instant,
     endpoints: HashMap<NodeName, Endpoint>,
     hands: Option<Hands>,
     make_hands: Option<MakeHands>,
@@ -122,6 +128,7 @@ impl Engine {
             index: Index::new(settings, seed, now),
             started,
             listed: HashSet::new(),
+            unlisted_due: started + UNLISTED_INTERVAL,
             endpoints: HashMap::new(),
             hands: None,
             make_hands: Some(make_hands),
@@ -157,6 +164,7 @@ impl Engine {
                 else => return End::InputsGone,
             }
             self.drain(&mut inputs);
+            self.report_unlisted();
             self.lead(leadership);
             self.act();
         }
@@ -189,7 +197,7 @@ impl Engine {
         let Leadership::Leader(fence) = leadership else {
             return;
         };
-        if self.hands.is_some() || self.listed.len() < Kind::ALL.len() {
+        if self.hands.is_some() || !self.all_listed() {
             return;
         }
         let Some(make_hands) = self.make_hands.take() else {
@@ -202,6 +210,25 @@ impl Engine {
         }
         self.hands = Some(hands);
         self.index.lead(self.now());
+    }
+
+    fn all_listed(&self) -> bool {
+        self.listed.len() == Kind::ALL.len()
+    }
+
+    /// Says which kinds keep us from acting: one that we may not list would do so for ever.
+    fn report_unlisted(&mut self) {
+        let now = Instant::now();
+        if self.all_listed() || now < self.unlisted_due {
+            return;
+        }
+        self.unlisted_due = now + UNLISTED_INTERVAL;
+        let kinds = Kind::ALL.iter().filter(|kind| !self.listed.contains(kind));
+        let kinds: Vec<_> = kinds.collect();
+        tracing::warn!(
+            ?kinds,
+            "nothing is done before these kinds have been listed"
+        );
     }
 
     /// Looks at all that waits to be looked at and hands the effects over.
@@ -235,7 +262,8 @@ impl Engine {
     fn deadline(&self) -> Option<Instant> {
         let rules = self.index.next_deadline().map(|at| self.started + at);
         let census = self.index.has_new_census().then_some(self.census_due);
-        rules.into_iter().chain(census).min()
+        let unlisted = (!self.all_listed()).then_some(self.unlisted_due);
+        rules.into_iter().chain(census).chain(unlisted).min()
     }
 
     fn perform(&mut self, effect: Effect) {
@@ -403,6 +431,10 @@ impl Engine {
             WatchInput::VolumeClaim(change) => volumes::claim(index, change, now),
             WatchInput::Volume(change) => volumes::volume(index, change, now),
             WatchInput::StorageClass(change) => volumes::class(index, change, now),
+            WatchInput::Service(change) => feeds::service(index, change, now),
+            WatchInput::EndpointSlice(change) => feeds::slice(index, change, now),
+            WatchInput::NetworkPolicy(change) => feeds::policy(index, change, now),
+            WatchInput::Pod(change) => feeds::pod(index, change, now),
         }
     }
 

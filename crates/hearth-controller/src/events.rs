@@ -65,12 +65,17 @@ async fn publish(
     let claims = recorder("sandboxclaim-controller");
     let sandboxes = recorder("sandbox-controller");
     let pools = recorder("sandboxwarmpool-controller");
+    let templates = recorder("sandboxtemplate-controller");
     let volumes = recorder(PROVISIONER);
     while let Some((queued_at, note)) = notes.recv().await {
         let _place = writer.observing(queued_at).await;
         let recorder = match &note.subject {
             Subject::Claim(_) => &claims,
-            Subject::Sandbox(_) => &sandboxes,
+            Subject::Sandbox(_)
+            | Subject::Service(_)
+            | Subject::EndpointSlice(_)
+            | Subject::Pod(_) => &sandboxes,
+            Subject::Template(_) | Subject::NetworkPolicy(_) => &templates,
             Subject::Pool(_) => &pools,
             Subject::VolumeClaim(_) | Subject::Volume(_) => &volumes,
         };
@@ -102,6 +107,11 @@ fn reference(note: &EventNote) -> ObjectReference {
         Subject::Pool(_) => (EXTENSIONS_API_VERSION, "SandboxWarmPool"),
         Subject::VolumeClaim(_) => ("v1", "PersistentVolumeClaim"),
         Subject::Volume(_) => ("v1", "PersistentVolume"),
+        Subject::Service(_) => ("v1", "Service"),
+        Subject::Pod(_) => ("v1", "Pod"),
+        Subject::EndpointSlice(_) => ("discovery.k8s.io/v1", "EndpointSlice"),
+        Subject::Template(_) => (EXTENSIONS_API_VERSION, "SandboxTemplate"),
+        Subject::NetworkPolicy(_) => ("networking.k8s.io/v1", "NetworkPolicy"),
     };
     let key = note.subject.key();
     ObjectReference {

@@ -8,6 +8,7 @@ pub mod confirm;
 pub mod election;
 pub mod engine;
 mod events;
+mod feeds;
 pub mod locations;
 pub mod metrics;
 mod run;

@@ -9,14 +9,17 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
-use hearth_api::constants::NODE_LEASE_NAMESPACE;
+use hearth_api::constants::{NODE_LEASE_NAMESPACE, label};
 use hearth_api::{Guarded, Sandbox, SandboxClaim, SandboxNode, SandboxTemplate, SandboxWarmPool};
 use hearth_core::ids::Key;
 use hearth_telemetry::ErrorChain;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::api::storage::v1::StorageClass;
+use kube::api::PartialObjectMeta;
 use kube::runtime::watcher::watcher;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -29,6 +32,9 @@ use tokio_util::task::TaskTracker;
 const SHORTEST_WAIT: Duration = Duration::from_millis(200);
 /// Longest wait before a broken watch is tried again.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// The EndpointSlices that are ours.
+pub const OUR_SLICES: &str = "endpointslice.kubernetes.io/managed-by=hearth.dev";
 
 /// What a watch brings.
 #[derive(Debug)]
@@ -53,6 +59,14 @@ pub enum WatchInput {
     Volume(Change<PersistentVolume>),
     /// Of StorageClasses.
     StorageClass(Change<StorageClass>),
+    /// Of Services.
+    Service(Change<Service>),
+    /// Of EndpointSlices of ours.
+    EndpointSlice(Change<EndpointSlice>),
+    /// Of NetworkPolicies.
+    NetworkPolicy(Change<NetworkPolicy>),
+    /// Of Pods with the label of a Sandbox.
+    Pod(Change<PartialObjectMeta<Pod>>),
 }
 
 /// The kinds that are watched.
@@ -78,11 +92,19 @@ pub enum Kind {
     Volume,
     /// StorageClass.
     StorageClass,
+    /// Service.
+    Service,
+    /// EndpointSlice.
+    EndpointSlice,
+    /// NetworkPolicy.
+    NetworkPolicy,
+    /// Pod.
+    Pod,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::Claim,
         Self::Sandbox,
         Self::Pool,
@@ -93,6 +115,10 @@ impl Kind {
         Self::VolumeClaim,
         Self::Volume,
         Self::StorageClass,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::NetworkPolicy,
+        Self::Pod,
     ];
 }
 
@@ -111,6 +137,10 @@ impl WatchInput {
             Self::VolumeClaim(_) => Kind::VolumeClaim,
             Self::Volume(_) => Kind::Volume,
             Self::StorageClass(_) => Kind::StorageClass,
+            Self::Service(_) => Kind::Service,
+            Self::EndpointSlice(_) => Kind::EndpointSlice,
+            Self::NetworkPolicy(_) => Kind::NetworkPolicy,
+            Self::Pod(_) => Kind::Pod,
         }
     }
 
@@ -128,6 +158,10 @@ impl WatchInput {
             Self::VolumeClaim(change) => matches!(change, Change::Retain(_)),
             Self::Volume(change) => matches!(change, Change::Retain(_)),
             Self::StorageClass(change) => matches!(change, Change::Retain(_)),
+            Self::Service(change) => matches!(change, Change::Retain(_)),
+            Self::EndpointSlice(change) => matches!(change, Change::Retain(_)),
+            Self::NetworkPolicy(change) => matches!(change, Change::Retain(_)),
+            Self::Pod(change) => matches!(change, Change::Retain(_)),
         }
     }
 }
@@ -164,102 +198,79 @@ pub fn start(
     tracker: &TaskTracker,
     token: &CancellationToken,
 ) {
+    let watches = Watches {
+        inputs,
+        tracker,
+        token,
+    };
+    let all = watcher::Config::default;
     let leases = Api::namespaced(client.clone(), NODE_LEASE_NAMESPACE);
-    spawn(
+    watches.start(Api::all(client.clone()), all(), WatchInput::Claim);
+    watches.start(Api::all(client.clone()), all(), WatchInput::Sandbox);
+    watches.start(Api::all(client.clone()), all(), WatchInput::Pool);
+    watches.start(Api::all(client.clone()), all(), WatchInput::Template);
+    watches.start(Api::all(client.clone()), all(), WatchInput::Node);
+    watches.start(leases, all(), WatchInput::Heartbeat);
+    watches.start(Api::all(client.clone()), all(), WatchInput::RuntimeClass);
+    watches.start(Api::all(client.clone()), all(), WatchInput::VolumeClaim);
+    watches.start(Api::all(client.clone()), all(), WatchInput::Volume);
+    watches.start(Api::all(client.clone()), all(), WatchInput::StorageClass);
+    // A cluster has many of these that are nothing to us, and leading waits for their lists: any recent state will do,
+    // for the watch goes on from it, and each write names the state that it was made from.
+    let any = || watcher::Config::default().any_semantic();
+    watches.start(Api::all(client.clone()), any(), WatchInput::Service);
+    watches.start(
         Api::all(client.clone()),
-        WatchInput::Claim,
-        inputs,
-        tracker,
-        token,
+        any().labels(OUR_SLICES),
+        WatchInput::EndpointSlice,
     );
-    spawn(
+    watches.start(Api::all(client.clone()), any(), WatchInput::NetworkPolicy);
+    // Metadata only: whose it is says all, and the Pods of a cluster would fill this process.
+    watches.start(
         Api::all(client.clone()),
-        WatchInput::Sandbox,
-        inputs,
-        tracker,
-        token,
-    );
-    spawn(
-        Api::all(client.clone()),
-        WatchInput::Pool,
-        inputs,
-        tracker,
-        token,
-    );
-    spawn(
-        Api::all(client.clone()),
-        WatchInput::Template,
-        inputs,
-        tracker,
-        token,
-    );
-    spawn(
-        Api::all(client.clone()),
-        WatchInput::Node,
-        inputs,
-        tracker,
-        token,
-    );
-    spawn(leases, WatchInput::Heartbeat, inputs, tracker, token);
-    spawn(
-        Api::all(client.clone()),
-        WatchInput::RuntimeClass,
-        inputs,
-        tracker,
-        token,
-    );
-    spawn(
-        Api::all(client.clone()),
-        WatchInput::VolumeClaim,
-        inputs,
-        tracker,
-        token,
-    );
-    spawn(
-        Api::all(client.clone()),
-        WatchInput::Volume,
-        inputs,
-        tracker,
-        token,
-    );
-    spawn(
-        Api::all(client.clone()),
-        WatchInput::StorageClass,
-        inputs,
-        tracker,
-        token,
+        any().labels(label::SANDBOX_NAME_HASH),
+        WatchInput::Pod,
     );
 }
 
-fn spawn<K>(
-    api: Api<Guarded<K>>,
-    wrap: fn(Change<K>) -> WatchInput,
-    inputs: &mpsc::Sender<WatchInput>,
-    tracker: &TaskTracker,
-    token: &CancellationToken,
-) where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
-{
-    let inputs = inputs.clone();
-    let token = token.clone();
-    tracker.spawn(async move {
-        // Cancel-safe: the watch holds nothing that outlives it.
-        tokio::select! {
-            () = token.cancelled() => {}
-            () = follow(api, wrap, inputs) => {}
-        }
-    });
+/// What all watches have in common.
+struct Watches<'a> {
+    inputs: &'a mpsc::Sender<WatchInput>,
+    tracker: &'a TaskTracker,
+    token: &'a CancellationToken,
+}
+
+impl Watches<'_> {
+    fn start<K>(
+        &self,
+        api: Api<Guarded<K>>,
+        config: watcher::Config,
+        wrap: fn(Change<K>) -> WatchInput,
+    ) where
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    {
+        let inputs = self.inputs.clone();
+        let token = self.token.clone();
+        self.tracker.spawn(async move {
+            // Cancel-safe: the watch holds nothing that outlives it.
+            tokio::select! {
+                () = token.cancelled() => {}
+                () = follow(api, config, wrap, inputs) => {}
+            }
+        });
+    }
 }
 
 async fn follow<K>(
     api: Api<Guarded<K>>,
+    config: watcher::Config,
     wrap: fn(Change<K>) -> WatchInput,
     inputs: mpsc::Sender<WatchInput>,
 ) where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     let kind = K::kind(&());
-    let mut events = watcher(api, watcher::Config::default()).boxed();
+    let mut events = watcher(api, config).boxed();
     let mut listed = HashSet::new();
     let mut wait = SHORTEST_WAIT;
     loop {
@@ -367,6 +378,12 @@ mod tests {
         assert!(
             matches!(retained, Some(Change::Retain(keys)) if keys == HashSet::from([Key::new("n", "a")]))
         );
+    }
+
+    #[test]
+    fn of_pods_only_the_metadata_is_asked_for() {
+        assert!(<Guarded<PartialObjectMeta<Pod>> as Resource>::metadata_api());
+        assert!(!<Guarded<Service> as Resource>::metadata_api());
     }
 
     #[test]

@@ -11,7 +11,9 @@ mod request;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_core::effects::{Intent, Lane, Object, Outcome, Receipt, Subject, Write};
+use hearth_core::effects::{Lane, Object, Outcome, Receipt, Subject, Write};
+use hearth_core::services::{ServiceRecord, SliceRecord};
+use hearth_core::templates::PolicyRecord;
 use hearth_core::volumes::{Pv, Pvc};
 use hearth_telemetry::ErrorChain;
 use kube::Client;
@@ -194,14 +196,27 @@ impl Worker {
 /// The object in a response, where the index wants it. One that does not parse is left to the watch.
 fn object(receipt: &Receipt, text: &str) -> Option<Box<Object>> {
     match (&receipt.subject, receipt.intent) {
-        (_, Intent::ClaimDelete | Intent::SandboxDelete) | (Subject::Pool(_), _) => None,
-        (_, Intent::VolumeDelete) => None,
+        // A deletion is answered with the object as it was, or with no object at all.
+        (_, intent) if intent.is_deletion() => None,
+        (Subject::Pool(_) | Subject::Pod(_), _) => None,
         (Subject::VolumeClaim(key), _) => serde_json::from_str(text)
             .ok()
             .map(|pvc| Box::new(Object::VolumeClaim(key.clone(), Pvc::of(pvc)))),
         (Subject::Volume(_), _) => serde_json::from_str(text)
             .ok()
             .map(|pv| Box::new(Object::Volume(Pv::of(pv)))),
+        (Subject::Service(key), _) => serde_json::from_str(text)
+            .ok()
+            .map(|service| Box::new(Object::Service(key.clone(), ServiceRecord::of(service)))),
+        (Subject::EndpointSlice(key), _) => serde_json::from_str(text)
+            .ok()
+            .map(|slice| Box::new(Object::EndpointSlice(key.clone(), SliceRecord::of(slice)))),
+        (Subject::NetworkPolicy(key), _) => serde_json::from_str(text)
+            .ok()
+            .map(|policy| Box::new(Object::NetworkPolicy(key.clone(), PolicyRecord::of(policy)))),
+        (Subject::Template(_), _) => serde_json::from_str(text)
+            .ok()
+            .map(|template| Box::new(Object::Template(Box::new(template)))),
         (Subject::Claim(_), _) => serde_json::from_str(text)
             .ok()
             .map(|claim| Box::new(Object::Claim(claim))),

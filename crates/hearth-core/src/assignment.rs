@@ -289,6 +289,9 @@ fn assigned(index: &Index, record: &SandboxRecord) -> Decision {
         }
     }
     let Some(node) = &record.node else {
+        if crate::legacy::holds_back(index, record) {
+            return Decision::Rest;
+        }
         return if suspended {
             write_suspended(index, record)
         } else {

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_api::{Sandbox, SandboxClaim};
+use hearth_api::{Sandbox, SandboxClaim, SandboxTemplate};
 use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::ids::{Key, NodeName, OwnerKey, SandboxUid};
 use crate::podspec::{ConfigRef, Variable};
+use crate::services::{ServiceRecord, SliceRecord};
+use crate::templates::PolicyRecord;
 use crate::tokens::{Owner, TokenNeed};
 use crate::volumes::{Location, Pv, Pvc};
 
@@ -207,6 +209,16 @@ pub enum Subject {
     VolumeClaim(Key),
     /// A PersistentVolume, which has no namespace.
     Volume(Key),
+    /// A Service.
+    Service(Key),
+    /// An EndpointSlice.
+    EndpointSlice(Key),
+    /// A SandboxTemplate.
+    Template(Key),
+    /// A NetworkPolicy.
+    NetworkPolicy(Key),
+    /// A Pod of the controller before this one.
+    Pod(Key),
 }
 
 impl Subject {
@@ -218,7 +230,12 @@ impl Subject {
             | Self::Sandbox(key)
             | Self::Pool(key)
             | Self::VolumeClaim(key)
-            | Self::Volume(key) => key,
+            | Self::Volume(key)
+            | Self::Service(key)
+            | Self::EndpointSlice(key)
+            | Self::Template(key)
+            | Self::NetworkPolicy(key)
+            | Self::Pod(key) => key,
         }
     }
 }
@@ -271,6 +288,58 @@ pub enum Intent {
     VolumeBind,
     /// The end of a PersistentVolume of ours.
     VolumeDelete,
+    /// The annotation of a Sandbox that names its pod.
+    PodName,
+    /// A Service of a Sandbox, made or kept as it is to be.
+    Service,
+    /// The end of a Service of a Sandbox.
+    ServiceDelete,
+    /// Where the Service of a Sandbox leads to.
+    EndpointSlice,
+    /// The end of an EndpointSlice of ours.
+    EndpointSliceDelete,
+    /// The label of a template.
+    TemplateLabel,
+    /// The NetworkPolicy of a template, made or kept as it is to be.
+    NetworkPolicy,
+    /// The end of a NetworkPolicy.
+    NetworkPolicyDelete,
+    /// The end of a Pod of the controller before this one.
+    PodDelete,
+}
+
+impl Intent {
+    /// Whether the object is to be gone.
+    #[must_use]
+    pub fn is_deletion(self) -> bool {
+        match self {
+            Self::ClaimDelete
+            | Self::SandboxDelete
+            | Self::VolumeDelete
+            | Self::ServiceDelete
+            | Self::EndpointSliceDelete
+            | Self::NetworkPolicyDelete
+            | Self::PodDelete => true,
+            Self::ClaimStatus
+            | Self::ClaimAnnotations
+            | Self::ColdCreate
+            | Self::MemberCreate
+            | Self::Adopt
+            | Self::PodMetadata
+            | Self::Place
+            | Self::Suspension
+            | Self::SandboxStatus
+            | Self::PoolStatus
+            | Self::Finalizers
+            | Self::VolumeCreate
+            | Self::VolumeBind
+            | Self::PodName
+            | Self::Service
+            | Self::EndpointSlice
+            | Self::TemplateLabel
+            | Self::NetworkPolicy => false,
+        }
+    }
 }
 
 /// A write to the API server.
@@ -342,6 +411,14 @@ pub enum Object {
     VolumeClaim(Key, Pvc),
     /// A PersistentVolume.
     Volume(Pv),
+    /// A Service.
+    Service(Key, ServiceRecord),
+    /// An EndpointSlice.
+    EndpointSlice(Key, SliceRecord),
+    /// A template.
+    Template(Box<SandboxTemplate>),
+    /// A NetworkPolicy.
+    NetworkPolicy(Key, PolicyRecord),
 }
 
 /// A Kubernetes Event.

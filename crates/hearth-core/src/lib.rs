@@ -6,13 +6,15 @@
 //! The node's half: [`sandbox`] (the life of one sandbox), [`binding`] (who owns which member), [`idle`] (what becomes of
 //! a sandbox that nobody uses), [`podspec`], [`podsecurity`], [`limits`], [`images`], [`storage`], [`probe`],
 //! [`restart`], [`filler`], [`status`]. The controller's half: [`index`], [`claim`], [`pool`], [`assignment`],
-//! [`suspension`], [`placement`], [`volumes`], [`tokens`], [`expiry`], [`lease`], with what they want done in [`effects`].
+//! [`suspension`], [`placement`], [`volumes`], [`tokens`], [`services`], [`templates`], [`legacy`], [`expiry`], [`lease`], with
+//! what they want done in [`effects`].
 //! Both: [`names`], [`conditions`], [`ids`].
 
 pub mod assignment;
 pub mod binding;
 pub mod claim;
 pub mod conditions;
+pub mod controller_ref;
 pub mod effects;
 pub mod expiry;
 pub mod filler;
@@ -21,6 +23,7 @@ pub mod ids;
 pub mod images;
 pub mod index;
 pub mod lease;
+pub mod legacy;
 pub mod limits;
 pub mod names;
 mod patch;
@@ -31,9 +34,11 @@ pub mod pool;
 pub mod probe;
 pub mod restart;
 pub mod sandbox;
+pub mod services;
 pub mod status;
 pub mod storage;
 pub mod suspension;
+pub mod templates;
 pub mod timers;
 pub mod tokens;
 pub mod volumes;

@@ -45,6 +45,49 @@ pub struct Facts {
     pub message: String,
     /// Where the time of the last start or wake went.
     pub phases: PhaseTimes,
+    /// Its Service.
+    pub service: ServiceFact,
+    /// What the controller cannot do for it, in words; `None`: nothing.
+    pub fault: Option<String>,
+}
+
+/// What a node knows of the Service of a sandbox. It belongs to the controller, which tells the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ServiceFact {
+    /// Nobody has said anything: the status keeps what it says of it.
+    #[default]
+    NotAsked,
+    /// There is none, and none is wanted.
+    Absent,
+    /// There is none, and the sandbox is not ready without.
+    Missing,
+    /// There is one.
+    There {
+        /// Its name.
+        name: String,
+        /// Its name in the cluster's DNS.
+        fqdn: String,
+    },
+}
+
+impl ServiceFact {
+    /// What `Ready` says of it, behind what it says of the pod.
+    fn suffix(&self) -> &'static str {
+        match self {
+            Self::NotAsked | Self::Absent => "",
+            Self::Missing => message::SERVICE_DOES_NOT_EXIST,
+            Self::There { .. } => message::SERVICE_EXISTS,
+        }
+    }
+
+    /// `service` and `serviceFQDN` of the status.
+    fn fields(&self, previous: &SandboxStatus) -> (String, String) {
+        match self {
+            Self::NotAsked => (previous.service.clone(), previous.service_fqdn.clone()),
+            Self::Absent | Self::Missing => (String::new(), String::new()),
+            Self::There { name, fqdn } => (name.clone(), fqdn.clone()),
+        }
+    }
 }
 
 /// What a node knows of a pod.
@@ -193,9 +236,10 @@ pub fn status(previous: &SandboxStatus, name: &str, facts: &Facts, now: &Time) -
     conditions.finished();
     let conditions = conditions.list;
     let pod = facts.pod.as_ref();
+    let (service, service_fqdn) = facts.service.fields(previous);
     SandboxStatus {
-        service_fqdn: previous.service_fqdn.clone(),
-        service: previous.service.clone(),
+        service_fqdn,
+        service,
         conditions,
         selector: format!("{}={}", label::SANDBOX_NAME_HASH, name_hash(name)),
         pod_ips: pod.map(|pod| pod.ips.clone()).unwrap_or_default(),
@@ -320,6 +364,11 @@ impl Conditions<'_> {
 
     fn ready(&mut self) {
         use ConditionStatus::{False, True};
+        if let Some(fault) = &self.facts.fault {
+            let text = format!("{}{fault}", message::ERROR_SEEN);
+            self.set(condition::READY, False, reason::RECONCILER_ERROR, &text);
+            return;
+        }
         let (status, reason, message) = match self.facts.mode {
             OperatingMode::Suspended => (
                 False,
@@ -332,7 +381,7 @@ impl Conditions<'_> {
                     None => (
                         False,
                         reason::DEPENDENCIES_NOT_READY,
-                        message::POD_DOES_NOT_EXIST.to_owned(),
+                        self.with_service(message::POD_DOES_NOT_EXIST),
                     ),
                 },
                 Some(pod) => match (
@@ -350,17 +399,31 @@ impl Conditions<'_> {
                         self.suspending(self.frozen()),
                     ),
                     (None, _, _) => match not_ready(pod) {
-                        Some(message) => (False, reason::DEPENDENCIES_NOT_READY, message),
+                        Some(message) => (
+                            False,
+                            reason::DEPENDENCIES_NOT_READY,
+                            self.with_service(&message),
+                        ),
+                        None if self.facts.service == ServiceFact::Missing => (
+                            False,
+                            reason::DEPENDENCIES_NOT_READY,
+                            self.with_service(message::POD_READY),
+                        ),
                         None => (
                             True,
                             reason::DEPENDENCIES_READY,
-                            message::POD_READY.to_owned(),
+                            self.with_service(message::POD_READY),
                         ),
                     },
                 },
             },
         };
         self.set(condition::READY, status, reason, &message);
+    }
+
+    /// What is said of the pod, with what is said of the Service.
+    fn with_service(&self, pod: &str) -> String {
+        format!("{pod}{}", self.facts.service.suffix())
     }
 
     fn suspending(&self, done: bool) -> String {

@@ -2,6 +2,7 @@
 
 use hearth_api::constants::{EXTENSIONS_API_VERSION, SANDBOX_API_VERSION};
 use hearth_core::effects::{Body, Outcome, Subject, Write};
+use hearth_core::ids::Key;
 use hearth_telemetry::ErrorChain;
 use http::header::CONTENT_TYPE;
 use http::{Method, Request};
@@ -10,6 +11,8 @@ use thiserror::Error;
 
 /// `metadata.managedFields[].manager` of what we write.
 const FIELD_MANAGER: &str = "agent-sandbox-controller";
+/// The same of what is made for a Sandbox: upstream's name for it.
+const SANDBOX_FIELD_MANAGER: &str = "sandbox-controller";
 
 /// A write that cannot be expressed.
 #[derive(Debug, Error)]
@@ -59,10 +62,20 @@ pub(super) fn build(write: &Write) -> Result<Request<Vec<u8>>, BuildError> {
     finish(
         subject,
         method,
-        &format!("{path}?fieldManager={FIELD_MANAGER}"),
+        &format!("{path}?fieldManager={}", field_manager(write)),
         content_type,
         body,
     )
+}
+
+fn field_manager(write: &Write) -> &'static str {
+    match (&write.receipt.subject, &write.body) {
+        (
+            Subject::VolumeClaim(_) | Subject::Service(_) | Subject::EndpointSlice(_),
+            Body::Create(_),
+        ) => SANDBOX_FIELD_MANAGER,
+        _ => FIELD_MANAGER,
+    }
 }
 
 fn finish(
@@ -85,18 +98,25 @@ fn finish(
 fn collection(subject: &Subject) -> String {
     let (group, plural) = match subject {
         Subject::Claim(_) => (EXTENSIONS_API_VERSION, "sandboxclaims"),
+        Subject::Template(_) => (EXTENSIONS_API_VERSION, "sandboxtemplates"),
+        Subject::EndpointSlice(_) => ("discovery.k8s.io/v1", "endpointslices"),
+        Subject::NetworkPolicy(_) => ("networking.k8s.io/v1", "networkpolicies"),
         Subject::Sandbox(_) => (SANDBOX_API_VERSION, "sandboxes"),
         Subject::Pool(_) => (EXTENSIONS_API_VERSION, "sandboxwarmpools"),
-        Subject::VolumeClaim(key) => {
-            let namespace = &key.namespace;
-            return format!("/api/v1/namespaces/{namespace}/persistentvolumeclaims");
-        }
+        Subject::VolumeClaim(key) => return core_collection(key, "persistentvolumeclaims"),
+        Subject::Service(key) => return core_collection(key, "services"),
+        Subject::Pod(key) => return core_collection(key, "pods"),
         Subject::Volume(_) => return "/api/v1/persistentvolumes".to_owned(),
     };
     format!(
         "/apis/{group}/namespaces/{}/{plural}",
         subject.key().namespace
     )
+}
+
+/// The objects of a kind of the core group in the namespace of `key`.
+fn core_collection(key: &Key, plural: &str) -> String {
+    format!("/api/v1/namespaces/{}/{plural}", key.namespace)
 }
 
 /// What a failed request means.
@@ -119,7 +139,6 @@ pub(super) fn outcome(error: &kube::Error, body: &Body) -> Outcome {
 mod tests {
     use super::*;
     use hearth_core::effects::{Intent, Lane, Receipt};
-    use hearth_core::ids::Key;
     use kube::core::Status;
 
     fn write(subject: Subject, body: Body) -> Write {
@@ -192,6 +211,40 @@ mod tests {
             "/apis/agents.x-k8s.io/v1beta1/namespaces/n/sandboxes/s?fieldManager=agent-sandbox-controller",
             "application/json-patch+json",
             "[]",
+        );
+    }
+
+    #[test]
+    fn what_is_made_for_a_sandbox_is_made_in_the_name_of_its_controller() {
+        let key = || Key::new("n", "s");
+        for (subject, uri) in [
+            (
+                Subject::VolumeClaim(key()),
+                "/api/v1/namespaces/n/persistentvolumeclaims?fieldManager=sandbox-controller",
+            ),
+            (
+                Subject::Service(key()),
+                "/api/v1/namespaces/n/services?fieldManager=sandbox-controller",
+            ),
+            (
+                Subject::EndpointSlice(key()),
+                "/apis/discovery.k8s.io/v1/namespaces/n/endpointslices?fieldManager=sandbox-controller",
+            ),
+            (
+                Subject::NetworkPolicy(key()),
+                "/apis/networking.k8s.io/v1/namespaces/n/networkpolicies?fieldManager=agent-sandbox-controller",
+            ),
+        ] {
+            let body = Body::Create(json!({}));
+            check(subject, body, "POST", uri, "application/json", "{}");
+        }
+        check(
+            Subject::Template(key()),
+            Body::Merge(json!({})),
+            "PATCH",
+            "/apis/extensions.agents.x-k8s.io/v1beta1/namespaces/n/sandboxtemplates/s?fieldManager=agent-sandbox-controller",
+            "application/merge-patch+json",
+            "{}",
         );
     }
 

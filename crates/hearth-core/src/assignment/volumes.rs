@@ -58,12 +58,12 @@ pub(super) fn claims(index: &Index, record: &SandboxRecord) -> Option<Result<Vec
         let name = format!("{}-{}", template.metadata.name, record.key.name);
         let key = Key::new(record.key.namespace.clone(), name);
         let subject = Subject::VolumeClaim(key.clone());
-        if index.volumes.is_writing(&subject) {
+        if index.writes.is_writing(&subject) {
             waits = true;
             continue;
         }
         let fault = index.volumes.faults.get(&key);
-        let blocked = index.volumes.blocked_until(&subject, index.now.mono);
+        let blocked = index.writes.blocked_until(&subject, index.now.mono);
         let Some(pvc) = index.volumes.pvcs.get(&key) else {
             match (fault, blocked) {
                 (Some(fault), Some(_)) => return Some(Err(fault.clone())),
@@ -327,9 +327,9 @@ fn binding(index: &Index, claims: &[(Key, Claim<'_>)], node: &NodeFacts) -> Vec<
             continue;
         };
         let subject = Subject::VolumeClaim(key.clone());
-        let busy = index.volumes.is_writing(&subject)
+        let busy = index.writes.is_writing(&subject)
             || index
-                .volumes
+                .writes
                 .blocked_until(&subject, index.now.mono)
                 .is_some();
         match on_node(index, key, pvc, class, node, &taken) {
@@ -374,8 +374,8 @@ fn protection(index: &Index, claims: &[(Key, Claim<'_>)]) -> Result<(), Vec<Acti
         }
         all = false;
         let subject = Subject::VolumeClaim(key.clone());
-        let blocked = index.volumes.blocked_until(&subject, index.now.mono);
-        if !index.volumes.is_writing(&subject) && blocked.is_none() {
+        let blocked = index.writes.blocked_until(&subject, index.now.mono);
+        if !index.writes.is_writing(&subject) && blocked.is_none() {
             actions.push(Action::Claim {
                 key: key.clone(),
                 uid: pvc.uid.clone(),

@@ -88,7 +88,8 @@ fn settle_binds(index: &Index, claim: &ClaimRecord) -> Option<Decision> {
         .ready
         .filter(|ready| ready.is_true && claim.spec.env.is_empty())
         .map_or(index.now.wall, |ready| ready.since);
-    let status = Status::bound(claim, &sandbox.key.name, bind.pod_ips, since);
+    let message = crate::services::ready_message(index, sandbox);
+    let status = Status::bound(claim, &sandbox.key.name, bind.pod_ips, message, since);
     Some(Decision::Write(Box::new(status)))
 }
 

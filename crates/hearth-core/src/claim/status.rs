@@ -32,6 +32,7 @@ impl Status {
         claim: &ClaimRecord,
         sandbox: &str,
         pod_ips: Vec<String>,
+        message: &str,
         ready_since: Timestamp,
     ) -> Self {
         let mut status = Self {
@@ -47,7 +48,7 @@ impl Status {
             condition::READY,
             "True",
             reason::DEPENDENCIES_READY,
-            message::POD_READY,
+            message,
             ready_since,
         );
         status

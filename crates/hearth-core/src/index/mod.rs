@@ -13,15 +13,20 @@ mod node;
 mod nodes;
 mod objects;
 mod outcomes;
+mod pods;
+mod policies;
 mod pool;
 mod ready;
 mod sandbox;
+mod services;
 mod settings;
 pub(crate) mod spec;
 mod standing;
 mod supply;
 mod volumes;
+mod watched;
 mod work;
+mod writes;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -43,6 +48,7 @@ pub use pool::PoolRecord;
 pub use sandbox::SandboxRecord;
 pub use settings::Settings;
 pub(crate) use volumes::PodStanding;
+pub(crate) use watched::Versioned;
 pub use work::Task;
 
 pub(crate) use census::created_by;
@@ -55,8 +61,11 @@ use crate::effects::{
     Body, Effect, Intent, Lane, NodeRequest, Now, Observation, Receipt, Subject, Write,
 };
 use crate::ids::{Key, NodeName, OwnerKey, SandboxUid};
+use crate::legacy::PodRecord;
 use crate::placement::{self, Newcomer, NodeFacts, RuntimeClass, Shape, Unplaceable};
 use crate::pool::Template;
+use crate::services::{ServiceRecord, SliceRecord};
+use crate::templates::PolicyRecord;
 use crate::timers::Timers;
 
 /// The picture. See the module's documentation.
@@ -84,6 +93,7 @@ pub struct Index {
     census: census::Census,
     supplies: supply::Supplies,
     pub(crate) volumes: volumes::Volumes,
+    pub(crate) writes: writes::Writes,
     /// What each sandbox takes on which node, and of which kind it is there.
     charges: HashMap<u64, (NodeName, placement::Amounts, alike::Kind)>,
     kinds: alike::Kinds,
@@ -105,6 +115,13 @@ pub struct Index {
     pub(crate) templates: HashMap<Key, Arc<Template>>,
     specs: spec::SpecCache,
     runtime_classes: HashMap<String, RuntimeClass>,
+
+    services: watched::Watched<ServiceRecord>,
+    /// Those of ours.
+    slices: watched::Watched<SliceRecord>,
+    policies: watched::Watched<PolicyRecord>,
+    /// Those with the label of a Sandbox.
+    pods: watched::Watched<PodRecord>,
 
     pub(crate) nodes: HashMap<NodeName, NodeRecord>,
     /// Heartbeats of nodes whose SandboxNode has not been seen.
@@ -146,6 +163,7 @@ impl Index {
             census: census::Census::default(),
             supplies: supply::Supplies::default(),
             volumes: volumes::Volumes::default(),
+            writes: writes::Writes::default(),
             charges: HashMap::new(),
             kinds: alike::Kinds::default(),
             pod_labels: alike::LabelCache::default(),
@@ -160,6 +178,10 @@ impl Index {
             templates: HashMap::new(),
             specs: spec::SpecCache::default(),
             runtime_classes: HashMap::new(),
+            services: watched::Watched::default(),
+            slices: watched::Watched::default(),
+            policies: watched::Watched::default(),
+            pods: watched::Watched::default(),
             nodes: HashMap::new(),
             early_heartbeats: HashMap::new(),
             binds: HashMap::new(),
@@ -225,6 +247,15 @@ impl Index {
             Task::Object(Subject::Pool(key)) => crate::pool::reconcile(self, &key),
             Task::Object(Subject::VolumeClaim(key)) => crate::volumes::reconcile_pvc(self, &key),
             Task::Object(Subject::Volume(key)) => crate::volumes::reconcile_pv(self, &key.name),
+            Task::Object(Subject::Service(key)) => crate::services::reconcile(self, &key),
+            Task::Object(Subject::EndpointSlice(key)) => {
+                crate::services::reconcile_slice(self, &key);
+            }
+            Task::Object(Subject::Template(key)) => crate::templates::reconcile(self, &key),
+            Task::Object(Subject::NetworkPolicy(key)) => {
+                crate::templates::reconcile_policy(self, &key);
+            }
+            Task::Object(Subject::Pod(key)) => crate::legacy::reconcile(self, &key),
             Task::Nodes => self.check_nodes(),
         }
         true
@@ -316,6 +347,16 @@ impl Index {
         sandboxes.iter().for_each(|key| self.mark_sandbox(key));
         pools.iter().for_each(|key| self.mark_pool(key));
         self.mark_volumes();
+        let services = self.services.keys().into_iter().map(Subject::Service);
+        let slices = self.slices.keys().into_iter().map(Subject::EndpointSlice);
+        let templates = self.templates.keys().cloned().map(Subject::Template);
+        let policies = self.policies.keys().into_iter().map(Subject::NetworkPolicy);
+        let pods = self.pods.keys().into_iter().map(Subject::Pod);
+        let others = services.chain(slices).chain(templates);
+        let others: Vec<_> = others.chain(policies).chain(pods).collect();
+        others
+            .into_iter()
+            .for_each(|subject| self.mark(Task::Object(subject)));
     }
 
     pub(crate) fn wake(&mut self, subject: Subject, at: Duration) {

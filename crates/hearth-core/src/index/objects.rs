@@ -241,6 +241,7 @@ impl Index {
     /// Marks what depends on a Sandbox.
     pub(crate) fn sandbox_changed(&mut self, key: &Key) {
         self.mark_sandbox(key);
+        crate::services::sandbox_changed(self, key);
         // Both a claim of the same name and the one that has it look at it.
         self.mark_claim(key);
         if let Some(claim) = self.claim_of_sandbox.get(key).cloned() {
@@ -490,6 +491,7 @@ impl Index {
     }
 
     fn template_changed(&mut self, key: &Key) {
+        crate::templates::changed(self, key);
         let uses = |pool: &&mut PoolRecord| {
             pool.key.namespace == key.namespace && pool.template == key.name
         };

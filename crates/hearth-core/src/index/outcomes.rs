@@ -29,6 +29,13 @@ impl Index {
             (Subject::VolumeClaim(_) | Subject::Volume(_), _) => {
                 self.volume_written(receipt, outcome)
             }
+            (Subject::Service(_) | Subject::EndpointSlice(_), _) => {
+                crate::services::written(self, receipt, outcome);
+            }
+            (Subject::Template(_) | Subject::NetworkPolicy(_), _) => {
+                crate::templates::written(self, receipt, outcome);
+            }
+            (Subject::Pod(_), _) => crate::legacy::written(self, receipt, outcome),
         }
     }
 

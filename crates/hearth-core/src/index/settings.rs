@@ -9,8 +9,16 @@ use crate::placement::Strategy;
 pub struct Settings {
     /// How nodes are chosen.
     pub strategy: Strategy,
+    /// DNS domain of the cluster, the end of the names of Services.
+    pub cluster_domain: String,
     /// Most creations of one pool under way at once.
     pub batch: usize,
+    /// Most creations of one pool in a second, on average; none: any number.
+    pub refill_rate: Option<f64>,
+    /// A pool whose members go is filled again once none has gone for this long.
+    pub replenish_delay: Duration,
+    /// How often a pool whose members have no node is looked at again though nothing has changed.
+    pub unschedulable_recheck: Duration,
     /// How long a member may take to become ready, unless its pool says otherwise.
     pub readiness_grace: Duration,
     /// How long a node whose stream is open may say nothing of a member: it may have retired it for an earlier leader,
@@ -42,6 +50,12 @@ pub struct Settings {
     pub claim_annotations: bool,
     /// Whether claims get Events.
     pub claim_events: bool,
+    /// Whether Sandboxes get Events about their pods.
+    pub sandbox_events: bool,
+    /// Whether unclaimed members get them too.
+    pub member_events: bool,
+    /// Whether claims without a trace context get one.
+    pub trace_contexts: bool,
     /// Whether members carry `safe-to-evict: "true"`.
     pub warm_pool_eviction: bool,
 }
@@ -50,7 +64,11 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             strategy: Strategy::Spread,
+            cluster_domain: "cluster.local".into(),
             batch: 300,
+            refill_rate: None,
+            replenish_delay: Duration::ZERO,
+            unschedulable_recheck: Duration::from_secs(60),
             readiness_grace: Duration::from_secs(300),
             unheard_grace: Duration::from_secs(30),
             starting_wait: Duration::from_secs(2),
@@ -66,6 +84,9 @@ impl Default for Settings {
             allowed_label_domains: vec!["sandbox.users.io".into()],
             claim_annotations: true,
             claim_events: true,
+            sandbox_events: false,
+            member_events: false,
+            trace_contexts: false,
             warm_pool_eviction: true,
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hearth_api::OperatingMode;
 use serde_json::Value;
 
-use super::sandbox::{Retry, SandboxRecord};
+use super::sandbox::SandboxRecord;
 use super::{Index, Phase, Task};
 use crate::effects::{Body, Effect, Intent, Lane, Now, Object, Outcome, Place, Receipt, Subject};
 use crate::ids::{Key, NodeName};
@@ -25,9 +25,6 @@ pub(crate) struct Volumes {
     uses: HashMap<u64, Use>,
     /// What nodes were told last, for what their sandboxes use.
     told: HashMap<(NodeName, Key), Option<Location>>,
-    /// Writes under way.
-    writing: HashSet<Subject>,
-    retries: HashMap<Subject, Retry>,
     /// The claim for which a volume is being kept.
     keeping: HashMap<String, Key>,
     /// Volumes that a node was asked to make or wipe, and has not answered for.
@@ -62,19 +59,9 @@ impl Volumes {
         names.filter_map(|name| self.pvs.get(name))
     }
 
-    /// Whether a write of this object is under way.
-    pub(crate) fn is_writing(&self, subject: &Subject) -> bool {
-        self.writing.contains(subject)
-    }
-
     /// Volumes that are being kept for a claim.
     pub(crate) fn being_kept(&self) -> HashSet<String> {
         self.keeping.keys().cloned().collect()
-    }
-
-    /// When an object may be written again after a failure, if that is in the future.
-    pub(crate) fn blocked_until(&self, subject: &Subject, now: Duration) -> Option<Duration> {
-        self.retries.get(subject)?.blocked_until(now)
     }
 
     /// Where the volume of a claim is.
@@ -395,9 +382,7 @@ impl Index {
 
     /// Writes a claim or volume.
     pub(crate) fn write_volume(&mut self, subject: Subject, uid: &str, intent: Intent, body: Body) {
-        if self.volumes.writing.insert(subject.clone()) {
-            self.write(subject, uid, intent, Lane::Answer, body);
-        }
+        self.write_once(subject, uid, intent, Lane::Answer, body);
     }
 
     /// Keeps a volume for a claim.
@@ -416,7 +401,7 @@ impl Index {
 
     pub(super) fn volume_written(&mut self, receipt: &Receipt, outcome: Outcome) {
         let subject = receipt.subject.clone();
-        self.volumes.writing.remove(&subject);
+        self.writes.ended(&subject);
         let kept_for = match &subject {
             Subject::Volume(key) => self.volumes.keeping.remove(&key.name),
             _ => None,
@@ -427,7 +412,7 @@ impl Index {
         };
         let failed = match outcome {
             Outcome::Done(object) => {
-                self.volumes.retries.remove(&subject);
+                self.writes.settled(&subject);
                 if let Some(claim) = &claim {
                     self.volumes.faults.remove(claim);
                 }
@@ -450,8 +435,7 @@ impl Index {
             _ => true,
         };
         if failed {
-            let retry = self.volumes.retries.entry(subject.clone()).or_default();
-            let at = retry.failed(self.now.mono);
+            let at = self.writes.failed(&subject, self.now.mono);
             self.timers.wake_at(Task::Object(subject.clone()), at);
             if let Some(claim) = &claim {
                 self.timers
@@ -466,14 +450,13 @@ impl Index {
 
     /// Something could not be done for a claim or volume for now.
     pub(crate) fn retry_volume(&mut self, subject: Subject) {
-        let retry = self.volumes.retries.entry(subject.clone()).or_default();
-        let at = retry.failed(self.now.mono);
+        let at = self.writes.failed(&subject, self.now.mono);
         self.timers.wake_at(Task::Object(subject), at);
     }
 
     /// What had to be tried again for a claim or volume has been done.
     pub(crate) fn volume_done(&mut self, subject: &Subject) {
-        self.volumes.retries.remove(subject);
+        self.writes.settled(subject);
     }
 }
 

@@ -30,10 +30,17 @@ impl Work {
         }
         match &task {
             Task::Nodes | Task::Object(Subject::Claim(_)) => self.claims.push_back(task),
-            Task::Object(Subject::Sandbox(_) | Subject::VolumeClaim(_) | Subject::Volume(_)) => {
-                self.sandboxes.push_back(task)
+            Task::Object(
+                Subject::Sandbox(_)
+                | Subject::VolumeClaim(_)
+                | Subject::Volume(_)
+                | Subject::Service(_)
+                | Subject::EndpointSlice(_)
+                | Subject::Pod(_),
+            ) => self.sandboxes.push_back(task),
+            Task::Object(Subject::Pool(_) | Subject::Template(_) | Subject::NetworkPolicy(_)) => {
+                self.pools.push_back(task);
             }
-            Task::Object(Subject::Pool(_)) => self.pools.push_back(task),
         }
     }
 

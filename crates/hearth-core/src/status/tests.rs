@@ -307,3 +307,94 @@ fn times_move_only_with_the_status() {
     assert_eq!(third.conditions[2].last_transition_time, at(3));
     assert_eq!(third.conditions[0].last_transition_time, at(1));
 }
+
+#[test]
+fn ready_says_whether_the_service_is_there() {
+    let there = || ServiceFact::There {
+        name: "plain".into(),
+        fqdn: "plain.default.svc.cluster.local".into(),
+    };
+    let running = || Some(pod(PodPhase::Running, true, Some(Tier::Running)));
+    for (service, pod, ready) in [
+        (
+            ServiceFact::NotAsked,
+            running(),
+            "True DependenciesReady: Pod is Ready",
+        ),
+        (
+            ServiceFact::Absent,
+            running(),
+            "True DependenciesReady: Pod is Ready",
+        ),
+        (
+            there(),
+            running(),
+            "True DependenciesReady: Pod is Ready; Service Exists",
+        ),
+        (
+            ServiceFact::Missing,
+            running(),
+            "False DependenciesNotReady: Pod is Ready; Service does not exist",
+        ),
+        (
+            there(),
+            None,
+            "False DependenciesNotReady: Pod does not exist; Service Exists",
+        ),
+        (
+            there(),
+            Some(pod(PodPhase::Pending, false, None)),
+            "False DependenciesNotReady: Pod exists with phase: Pending; Service Exists",
+        ),
+    ] {
+        let facts = Facts {
+            service,
+            ..facts(OperatingMode::Running, pod)
+        };
+        let status = status(&SandboxStatus::default(), "plain", &facts, &at(1));
+        let line = lines(&status).pop().unwrap();
+        assert_eq!(line, format!("Ready {ready}"), "{:?}", facts.service);
+    }
+}
+
+#[test]
+fn the_fields_of_the_service_follow_what_is_known_of_it() {
+    let previous = SandboxStatus {
+        service: "plain".into(),
+        service_fqdn: "old".into(),
+        ..SandboxStatus::default()
+    };
+    let there = ServiceFact::There {
+        name: "plain".into(),
+        fqdn: "new".into(),
+    };
+    for (service, expected) in [
+        (ServiceFact::NotAsked, ("plain", "old")),
+        (ServiceFact::Absent, ("", "")),
+        (ServiceFact::Missing, ("", "")),
+        (there, ("plain", "new")),
+    ] {
+        let facts = Facts {
+            service,
+            ..facts(OperatingMode::Running, None)
+        };
+        let status = status(&previous, "plain", &facts, &at(1));
+        let fields = (status.service.as_str(), status.service_fqdn.as_str());
+        assert_eq!(fields, expected, "{:?}", facts.service);
+    }
+}
+
+#[test]
+fn what_the_controller_cannot_do_comes_before_what_the_pod_is() {
+    for mode in [OperatingMode::Running, OperatingMode::Suspended] {
+        let facts = Facts {
+            fault: Some("PVC \"a\": no".into()),
+            ..facts(mode, None)
+        };
+        let status = status(&SandboxStatus::default(), "plain", &facts, &at(1));
+        assert_eq!(
+            lines(&status).pop().unwrap(),
+            "Ready False ReconcilerError: Error seen: PVC \"a\": no"
+        );
+    }
+}

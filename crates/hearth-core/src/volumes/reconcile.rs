@@ -14,11 +14,11 @@ pub(crate) fn reconcile_pvc(index: &mut Index, key: &Key) {
             index.mark_users(key);
             return;
         };
-        if index.volumes.is_writing(&subject) {
+        if index.writes.is_writing(&subject) {
             return;
         }
         if index
-            .volumes
+            .writes
             .blocked_until(&subject, index.now.mono)
             .is_some()
         {
@@ -60,7 +60,7 @@ fn provision(index: &mut Index, key: &Key, pvc: &Pvc) {
         return;
     }
     if index
-        .volumes
+        .writes
         .is_writing(&Subject::Volume(Key::new("", &volume)))
     {
         return;
@@ -106,8 +106,8 @@ pub(crate) fn reconcile_pv(index: &mut Index, name: &str) {
     let Some(pv) = index.volumes.pvs.get(name).cloned() else {
         return;
     };
-    let busy = index.volumes.is_writing(&subject) || index.volumes.asked.contains(name);
-    let blocked = index.volumes.blocked_until(&subject, index.now.mono);
+    let busy = index.writes.is_writing(&subject) || index.volumes.asked.contains(name);
+    let blocked = index.writes.blocked_until(&subject, index.now.mono);
     if !pv.ours || busy || blocked.is_some() || !pv.holds_directory() {
         return;
     }

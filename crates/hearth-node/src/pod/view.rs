@@ -6,7 +6,7 @@ use hearth_api::{OperatingMode, PhaseTimes, SandboxStatus, Tier, Time};
 use hearth_core::idle::IdleRules;
 use hearth_core::ids::{Key, PodUid, SandboxUid};
 use hearth_core::podspec::Refusal;
-use hearth_core::status::{self, Facts, PodFacts};
+use hearth_core::status::{self, Facts, PodFacts, ServiceFact};
 
 use super::record::PodRecord;
 use super::show;
@@ -166,6 +166,8 @@ impl PodView {
             freeze_method: self.freeze_method.clone(),
             message: self.message.clone(),
             phases: self.phases.clone(),
+            service: ServiceFact::NotAsked,
+            fault: None,
         }
     }
 }

@@ -162,9 +162,7 @@ impl Api {
             Subject::Claim(key) => (Kind::Claim, key.clone()),
             Subject::Sandbox(key) => (Kind::Sandbox, key.clone()),
             Subject::Pool(key) => (Kind::Pool, key.clone()),
-            Subject::VolumeClaim(_) | Subject::Volume(_) => {
-                unreachable!("nothing here has volumes")
-            }
+            other => unreachable!("nothing here has a {other:?}"),
         };
         if let Body::Create(object) = &write.body {
             return self
