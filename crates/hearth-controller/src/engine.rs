@@ -315,6 +315,8 @@ impl Engine {
                     hands.locations.set(&node, claim, place);
                 }
             }
+            // Nothing is told so far; the stream has no message for it.
+            Effect::Attach { .. } => {}
             Effect::ConfirmClaims { namespace } => self.confirmer.confirm(namespace),
             Effect::Event(note) => {
                 // Events are for people: when too many wait, one is dropped and counted rather than anything held up.

@@ -29,6 +29,12 @@ enum Decision {
     CreateAgain,
     /// It must go.
     Leave(Leaving),
+    /// Something cannot be done for it, which its node, a live one, says in its status.
+    Fault {
+        fault: String,
+        /// When it is looked at again even if nothing changes.
+        until: Option<std::time::Duration>,
+    },
     /// Ask its node for leave to delete it.
     Retire(NodeName),
     Delete,
@@ -84,6 +90,12 @@ pub(crate) fn reconcile(index: &mut Index, key: &Key) {
         }
         Decision::CreateAgain => crate::pool::create_again(index, id),
         Decision::Leave(leaving) => index.doom_id(id, leaving),
+        Decision::Fault { fault, until } => {
+            crate::attachments::set_fault(index, key, Some(fault));
+            if let Some(at) = until {
+                index.wake(Subject::Sandbox(key.clone()), at);
+            }
+        }
         Decision::Retire(node) => {
             index.change_sandbox(id, |record| record.op = Some(SandboxOp::Retiring));
             index.ask(
@@ -194,6 +206,10 @@ fn decide(index: &Index, record: &SandboxRecord) -> Decision {
         let left = expiry::sleep_towards(at, now.wall);
         return match (decision, left) {
             (Decision::Rest, Some(left)) => Decision::Until(now.mono + left),
+            (Decision::Fault { fault, .. }, Some(left)) => Decision::Fault {
+                fault,
+                until: Some(now.mono + left),
+            },
             (decision, _) => decision,
         };
     }
@@ -284,7 +300,9 @@ fn assigned(index: &Index, record: &SandboxRecord) -> Decision {
                 };
             }
             // What a live node owns, it writes the status of.
-            Some(Err(_)) if is_owned_by_live_node(index, record) => return Decision::Rest,
+            Some(Err(fault)) if is_owned_by_live_node(index, record) => {
+                return Decision::Fault { fault, until: None };
+            }
             Some(Err(fault)) => return write_error(index, record, &fault),
         }
     }

@@ -7,6 +7,7 @@ use hearth_api::{Sandbox, SandboxClaim, SandboxTemplate};
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::attachments::Attachment;
 use crate::ids::{Key, NodeName, OwnerKey, SandboxUid};
 use crate::podspec::{ConfigRef, Variable};
 use crate::services::{ServiceRecord, SliceRecord};
@@ -76,6 +77,15 @@ pub enum Effect {
         claim: Key,
         /// Where.
         place: Place,
+    },
+    /// Tell a node what belongs into the status of a sandbox of its own; the newest counts.
+    Attach {
+        /// The node, by its label value.
+        node: NodeName,
+        /// The sandbox.
+        sandbox: SandboxUid,
+        /// What; `None`: the sandbox is not the node's any more.
+        attachment: Option<Attachment>,
     },
     /// Write to the API server. The outcome comes back with the write's [`Receipt`].
     Write(Box<Write>),

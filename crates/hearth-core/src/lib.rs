@@ -6,11 +6,12 @@
 //! The node's half: [`sandbox`] (the life of one sandbox), [`binding`] (who owns which member), [`idle`] (what becomes of
 //! a sandbox that nobody uses), [`podspec`], [`podsecurity`], [`limits`], [`images`], [`storage`], [`probe`],
 //! [`restart`], [`filler`], [`status`]. The controller's half: [`index`], [`claim`], [`pool`], [`assignment`],
-//! [`suspension`], [`placement`], [`volumes`], [`tokens`], [`services`], [`templates`], [`legacy`], [`expiry`], [`lease`], with
-//! what they want done in [`effects`].
+//! [`suspension`], [`placement`], [`volumes`], [`tokens`], [`services`], [`attachments`], [`templates`], [`legacy`],
+//! [`expiry`], [`lease`], with what they want done in [`effects`].
 //! Both: [`names`], [`conditions`], [`ids`].
 
 pub mod assignment;
+pub mod attachments;
 pub mod binding;
 pub mod claim;
 pub mod conditions;

@@ -562,6 +562,7 @@ pub(crate) fn blank(key: Key, now: Now) -> SandboxRecord {
         finalizers: Box::default(),
         pod_labels: Arc::default(),
         semantics: 0,
+        service: None,
         mode: hearth_api::OperatingMode::Running,
         resumed: false,
         ready: None,

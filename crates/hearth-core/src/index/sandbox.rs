@@ -142,6 +142,8 @@ pub struct SandboxRecord {
     pub(crate) pod_labels: Arc<Labels>,
     /// Hash of pod spec, volume claim templates and `service`, by meaning.
     pub(crate) semantics: u64,
+    /// `spec.service`.
+    pub(crate) service: Option<bool>,
     pub(crate) mode: OperatingMode,
     /// It was resumed, and its annotation still says who had suspended it. Stays so while it does, even when it is
     /// suspended again: that was somebody else.
@@ -301,6 +303,7 @@ impl SandboxRecord {
             .map_or(0, |Time(at)| at.as_second());
         self.finalizers = metadata.finalizers.unwrap_or_default().into();
         self.templates = wanted.volume_claim_templates.into();
+        self.service = wanted.service;
         self.deleting = metadata.deletion_timestamp.is_some() || self.deleted;
         self.owner = metadata
             .owner_references

@@ -152,6 +152,7 @@ impl World {
                     Effect::Supply { .. }
                     | Effect::Tokens { .. }
                     | Effect::Locate { .. }
+                    | Effect::Attach { .. }
                     | Effect::Event(_)
                     | Effect::Observe(_) => {}
                 }

@@ -21,7 +21,9 @@ pub(crate) fn reconcile_slice(_index: &mut Index, _key: &Key) {}
 
 /// A Sandbox is there, has changed, or is gone: its Service is looked at.
 pub(crate) fn sandbox_changed(index: &mut Index, sandbox: &Key) {
-    if index.service(sandbox).is_some() {
+    let record = index.sandbox(sandbox);
+    let wants_one = record.is_some_and(|record| record.service == Some(true));
+    if wants_one || index.service(sandbox).is_some() {
         index.mark(Task::Object(Subject::Service(sandbox.clone())));
     }
 }
