@@ -113,6 +113,8 @@ pub struct Index {
     pub(crate) pools: HashMap<Key, PoolRecord>,
     pool_keys: HashMap<String, Key>,
     pub(crate) templates: HashMap<Key, Arc<Template>>,
+    /// What keeps the NetworkPolicies of templates from being as they should, as it was said last.
+    pub(crate) template_troubles: HashMap<Key, String>,
     specs: spec::SpecCache,
     runtime_classes: HashMap<String, RuntimeClass>,
 
@@ -176,6 +178,7 @@ impl Index {
             pools: HashMap::new(),
             pool_keys: HashMap::new(),
             templates: HashMap::new(),
+            template_troubles: HashMap::new(),
             specs: spec::SpecCache::default(),
             runtime_classes: HashMap::new(),
             services: watched::Watched::default(),

@@ -85,6 +85,8 @@ enum Step {
     DeleteSandbox(u8),
     Scale(u8),
     DeletePool,
+    DeletePolicy,
+    ClearPolicy,
     Deliver(u8),
     Execute(u8, u8),
     Ask(u8),
@@ -104,7 +106,9 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..6u8).prop_map(Step::DeleteClaim),
         1 => any::<u8>().prop_map(Step::DeleteSandbox),
         1 => (0..5u8).prop_map(Step::Scale),
-        12 => (0..4u8).prop_map(Step::Deliver),
+        1 => Just(Step::DeletePolicy),
+        1 => Just(Step::ClearPolicy),
+        12 => (0..5u8).prop_map(Step::Deliver),
         12 => (any::<u8>(), 0..12u8).prop_map(|(which, fate)| Step::Execute(which, fate)),
         8 => (0..10u8).prop_map(Step::Ask),
         8 => (0..2u8).prop_map(Step::Work),
@@ -140,6 +144,16 @@ fn take(world: &mut World, step: &Step) {
             });
         }
         Step::DeletePool => drop(world.api.delete(Kind::Pool, &key("pool"))),
+        Step::DeletePolicy => {
+            let policy = key("tpl-network-policy");
+            world.api.delete(Kind::Policy, &policy);
+        }
+        Step::ClearPolicy => {
+            let policy = key("tpl-network-policy");
+            world
+                .api
+                .edit(Kind::Policy, &policy, |policy| policy["spec"] = json!({}));
+        }
         Step::Deliver(kind) => drop(world.deliver(Kind::ALL[usize::from(kind)])),
         Step::Execute(which, fate) => drop(world.execute(usize::from(which), fate)),
         Step::Ask(reply) => drop(world.ask(reply > 0)),

@@ -13,6 +13,7 @@ use super::testing::{at, metadata};
 use super::{Index, Settings, node_key};
 use crate::effects::{Effect, NodeReply, NodeRequest, Now, Outcome, Write};
 use crate::ids::{Key, NodeName};
+use crate::templates::PolicyRecord;
 use api::Api;
 use node::Node;
 
@@ -102,16 +103,18 @@ impl World {
             self.deliver_object(kind, object);
         }
         let present = |kind| self.api.keys(kind);
-        let (claims, sandboxes, pools, templates) = (
+        let (claims, sandboxes, pools, templates, policies) = (
             present(Kind::Claim),
             present(Kind::Sandbox),
             present(Kind::Pool),
             present(Kind::Template),
+            present(Kind::Policy),
         );
         self.index.retain_claims(&claims, now);
         self.index.retain_sandboxes(&sandboxes, now);
         self.index.retain_pools(&pools, now);
         self.index.retain_templates(&templates, now);
+        self.index.retain_policies(&policies, now);
     }
 
     fn deliver_object(&mut self, kind: Kind, object: Value) {
@@ -129,6 +132,11 @@ impl World {
             Kind::Template => self
                 .index
                 .apply_template(serde_json::from_value(object).unwrap(), now),
+            Kind::Policy => {
+                let key = api::key_of(&object);
+                let policy = PolicyRecord::of(serde_json::from_value(object).unwrap());
+                self.index.apply_policy(&key, policy, now);
+            }
         }
     }
 
@@ -184,6 +192,7 @@ impl World {
                 Kind::Sandbox => self.index.delete_sandbox(&key, &uid, now),
                 Kind::Pool => self.index.delete_pool(&key, &uid, now),
                 Kind::Template => self.index.delete_template(&key, &uid, now),
+                Kind::Policy => self.index.delete_policy(&key, &uid, now),
             },
         }
         self.perform();
@@ -430,8 +439,31 @@ impl World {
         }
     }
 
+    /// A template has its label and its policy, with the spec that was made for it.
+    fn check_templates(&self) {
+        for (kind, template) in self.api.all() {
+            if kind != Kind::Template {
+                continue;
+            }
+            let hash = &template["metadata"]["labels"]["agents.x-k8s.io/sandbox-template-ref-hash"];
+            assert!(hash.is_string(), "{template}");
+            let name = template["metadata"]["name"].as_str().unwrap();
+            let policy = Key::new("n", format!("{name}-network-policy"));
+            let policy = self.api.get(Kind::Policy, &policy);
+            let policy = policy.expect("a template has its policy");
+            let rules = policy["spec"]["ingress"].as_array().map(Vec::len);
+            let owner = &policy["metadata"]["ownerReferences"][0]["uid"];
+            assert_eq!(
+                (owner, rules),
+                (&template["metadata"]["uid"], Some(1)),
+                "{policy}"
+            );
+        }
+    }
+
     /// What must hold once nothing is left to happen.
     pub(super) fn check_settled(&self) {
+        self.check_templates();
         let mut expected = BTreeMap::new();
         for (kind, claim) in self.api.all() {
             if kind != Kind::Claim || !claim["metadata"]["deletionTimestamp"].is_null() {

@@ -38,7 +38,7 @@ impl Writes {
     }
 
     /// Forgets the failures of an object: it was written, or is gone.
-    pub(super) fn settled(&mut self, subject: &Subject) {
+    pub(crate) fn settled(&mut self, subject: &Subject) {
         self.retries.remove(subject);
     }
 }

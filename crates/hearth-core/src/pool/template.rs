@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::canonical;
 use crate::index::spec::{SpecCache, SpecFacts, semantics};
 use crate::names::name_hash;
+use crate::templates;
 
 /// A template, made ready for use.
 #[derive(Clone, Debug)]
@@ -19,6 +20,11 @@ pub struct Template {
     pub name: String,
     pub(crate) uid: String,
     pub(crate) version: u64,
+    pub(crate) deleting: bool,
+    /// Whether it has its label `sandbox-template-ref-hash`.
+    pub(crate) labelled: bool,
+    /// Spec of the NetworkPolicy that it wants, if it wants one.
+    pub(crate) network_policy: Option<Value>,
     /// Value of the label `sandbox-template-ref-hash`.
     pub ref_hash: String,
     /// Value of the label `sandbox-template-hash`.
@@ -65,8 +71,12 @@ impl Template {
             "recreate": spec.recreate,
         });
         let name = metadata.name.unwrap_or_default();
+        let ref_hash = name_hash(&name);
         Self {
-            ref_hash: name_hash(&name),
+            deleting: metadata.deletion_timestamp.is_some(),
+            labelled: templates::is_labelled(&name, metadata.labels.as_ref()),
+            network_policy: templates::policy_spec(&spec, &ref_hash),
+            ref_hash,
             name,
             uid: metadata.uid.unwrap_or_default(),
             version: crate::index::version_of(metadata.resource_version.as_ref()),

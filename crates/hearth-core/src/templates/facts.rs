@@ -38,6 +38,14 @@ impl PolicyRecord {
     }
 }
 
+impl PolicyRecord {
+    /// What stands in it, as far as that is kept.
+    pub(super) fn spec(&self) -> &Value {
+        static NOTHING: Value = Value::Null;
+        self.spec.as_deref().unwrap_or(&NOTHING)
+    }
+}
+
 impl Versioned for PolicyRecord {
     fn uid(&self) -> &str {
         &self.uid

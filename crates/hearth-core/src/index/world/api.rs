@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::effects::{Body, Object, Outcome, Subject, Write};
 use crate::ids::Key;
+use crate::templates::PolicyRecord;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::index) enum Kind {
@@ -13,11 +14,17 @@ pub(in crate::index) enum Kind {
     Sandbox,
     Pool,
     Template,
+    Policy,
 }
 
 impl Kind {
-    pub(in crate::index) const ALL: [Self; 4] =
-        [Self::Claim, Self::Sandbox, Self::Pool, Self::Template];
+    pub(in crate::index) const ALL: [Self; 5] = [
+        Self::Claim,
+        Self::Sandbox,
+        Self::Pool,
+        Self::Template,
+        Self::Policy,
+    ];
 }
 
 pub(super) enum Event {
@@ -162,6 +169,8 @@ impl Api {
             Subject::Claim(key) => (Kind::Claim, key.clone()),
             Subject::Sandbox(key) => (Kind::Sandbox, key.clone()),
             Subject::Pool(key) => (Kind::Pool, key.clone()),
+            Subject::Template(key) => (Kind::Template, key.clone()),
+            Subject::NetworkPolicy(key) => (Kind::Policy, key.clone()),
             other => unreachable!("nothing here has a {other:?}"),
         };
         if let Body::Create(object) = &write.body {
@@ -252,7 +261,15 @@ fn done(kind: Kind, object: Value) -> Outcome {
         Kind::Sandbox => Outcome::Done(Some(Box::new(Object::Sandbox(
             serde_json::from_value(object).unwrap(),
         )))),
-        Kind::Pool | Kind::Template => Outcome::Done(None),
+        Kind::Template => Outcome::Done(Some(Box::new(Object::Template(
+            serde_json::from_value(object).unwrap(),
+        )))),
+        Kind::Policy => {
+            let key = key_of(&object);
+            let policy = PolicyRecord::of(serde_json::from_value(object).unwrap());
+            Outcome::Done(Some(Box::new(Object::NetworkPolicy(key, policy))))
+        }
+        Kind::Pool => Outcome::Done(None),
     }
 }
 
