@@ -28,6 +28,7 @@ mod resources;
 mod security;
 mod sessions;
 mod storage;
+mod templates;
 mod tokens;
 mod userns;
 mod volumes;
