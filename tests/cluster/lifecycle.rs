@@ -362,7 +362,7 @@ fn ready_condition(sandbox: &Sandbox) -> Result<(String, String)> {
 }
 
 /// A time that the API server takes.
-fn in_seconds(seconds: i64) -> String {
+pub(crate) fn in_seconds(seconds: i64) -> String {
     let at = Timestamp::now() + SignedDuration::from_secs(seconds);
     format!("{at:.0}")
 }

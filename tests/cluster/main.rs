@@ -8,6 +8,7 @@ mod cri;
 mod ctl;
 mod deadline;
 mod env;
+mod events;
 mod examples;
 mod faults;
 mod freezing;

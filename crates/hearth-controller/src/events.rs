@@ -19,6 +19,9 @@ use crate::writer::Writer;
 
 /// Events that may wait.
 const QUEUE: usize = 1024;
+/// Longest note that the API server takes, in bytes. What it says itself about an object, and what a condition says of a
+/// pod, may be longer.
+const LONGEST_NOTE: usize = 1024;
 /// From sending an Event to its response.
 const DEADLINE: Duration = Duration::from_secs(5);
 
@@ -86,7 +89,7 @@ async fn publish(
                 EventType::Normal
             },
             reason: note.reason.to_owned(),
-            note: Some(note.note.clone()),
+            note: Some(shortened(&note.note).to_owned()),
             action: note.action.to_owned(),
             secondary: None,
         };
@@ -98,6 +101,10 @@ async fn publish(
             Err(_) => tracing::debug!(subject = ?note.subject, "publishing an Event took too long"),
         }
     }
+}
+
+fn shortened(note: &str) -> &str {
+    &note[..note.floor_char_boundary(LONGEST_NOTE)]
 }
 
 fn reference(note: &EventNote) -> ObjectReference {
@@ -121,5 +128,20 @@ fn reference(note: &EventNote) -> ObjectReference {
         namespace: Some(key.namespace.clone()),
         uid: Some(note.uid.clone()),
         ..ObjectReference::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_cut_to_what_the_api_server_takes() {
+        assert_eq!(shortened("short"), "short");
+        // Two bytes each, so that the limit falls between characters, and then within one.
+        let long = "ä".repeat(1000);
+        assert_eq!(shortened(&long).len(), 1024);
+        let odd = format!("x{long}");
+        assert_eq!(shortened(&odd).len(), 1023);
     }
 }

@@ -17,6 +17,7 @@ pub mod claim;
 pub mod conditions;
 pub mod controller_ref;
 pub mod effects;
+mod events;
 pub mod expiry;
 pub mod filler;
 pub mod idle;

@@ -75,6 +75,7 @@ impl Index {
         let is_new = id.is_none();
         let id = id.unwrap_or_else(|| self.insert_sandbox(blank(key.clone(), now)));
         self.census.set(id, Sort::of(&sandbox));
+        crate::events::sandbox_seen(self, id, &sandbox, is_new);
         let refusal = refusal_of(&sandbox);
         let labels = self
             .pod_labels
@@ -566,6 +567,7 @@ pub(crate) fn blank(key: Key, now: Now) -> SandboxRecord {
         mode: hearth_api::OperatingMode::Running,
         resumed: false,
         ready: None,
+        said: crate::events::Said::default(),
         detail: None,
         op: None,
         leaving: None,

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 
 use super::spec::SpecFacts;
 use crate::conditions::find_condition;
+use crate::events::Said;
 use crate::ids::{Key, NodeName, SandboxUid};
 use crate::placement::Labels;
 
@@ -149,6 +150,8 @@ pub struct SandboxRecord {
     /// suspended again: that was somebody else.
     pub(crate) resumed: bool,
     pub(crate) ready: Option<ReadyState>,
+    /// What Events have told of its status.
+    pub(crate) said: Said,
     /// Absent for unclaimed members that have a node.
     pub(crate) detail: Option<Box<Detail>>,
 

@@ -84,7 +84,7 @@ impl Default for Settings {
             allowed_label_domains: vec!["sandbox.users.io".into()],
             claim_annotations: true,
             claim_events: true,
-            sandbox_events: false,
+            sandbox_events: true,
             member_events: false,
             trace_contexts: false,
             warm_pool_eviction: true,

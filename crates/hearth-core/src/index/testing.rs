@@ -24,6 +24,7 @@ pub(crate) fn leader() -> Index {
     let mut index = Index::new(
         Settings {
             claim_events: false,
+            sandbox_events: false,
             ..Settings::default()
         },
         1,

@@ -519,6 +519,7 @@ impl World {
 fn settings() -> Settings {
     Settings {
         claim_events: false,
+        sandbox_events: false,
         claim_annotations: false,
         ..Settings::default()
     }

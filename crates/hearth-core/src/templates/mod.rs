@@ -27,9 +27,6 @@ use crate::names::name_hash;
 use crate::pool::Template;
 use policy::Whose;
 
-/// Longest note of an Event that the API server takes, in bytes; its own words about a policy may be longer.
-const LONGEST_NOTE: usize = 1024;
-
 /// Looks at a template, whether it is there or not: at its label and at the NetworkPolicy that it wants.
 pub(crate) fn reconcile(index: &mut Index, key: &Key) {
     let Some(template) = index.templates.get(key).cloned() else {
@@ -224,17 +221,13 @@ fn complain(index: &mut Index, key: &Key, template: &Template, words: String) {
     if index.template_troubles.get(key) == Some(&words) {
         return;
     }
-    let mut note = format!("{}{words}", message::ERROR_SEEN);
-    while note.len() > LONGEST_NOTE {
-        note.pop();
-    }
     index.push(Effect::Event(Box::new(EventNote {
         subject: Subject::Template(key.clone()),
         uid: template.uid.clone(),
         warning: true,
         reason: reason::RECONCILER_ERROR,
         action: "Reconciling",
-        note,
+        note: format!("{}{words}", message::ERROR_SEEN),
     })));
     index.template_troubles.insert(key.clone(), words);
 }
