@@ -11,6 +11,7 @@ mod events;
 mod feeds;
 pub mod locations;
 pub mod metrics;
+pub mod operator_config;
 mod run;
 pub mod sessions;
 pub mod supplies;
@@ -18,4 +19,6 @@ mod volumes;
 pub mod watches;
 pub mod writer;
 
+pub use hearth_kube::ConnectError;
+pub use operator_config::own_namespace;
 pub use run::{ControllerConfig, RunError, run};

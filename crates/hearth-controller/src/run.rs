@@ -1,6 +1,7 @@
 //! Putting the controller together.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ const SHUTDOWN: Duration = Duration::from_secs(5);
 pub struct ControllerConfig {
     /// A kubeconfig file; none means the Pod's own ServiceAccount.
     pub kubeconfig: Option<PathBuf>,
+    /// Connections to the API server for all but watches, which have one of their own.
+    pub connections: NonZeroUsize,
     /// Namespace of the leader Lease.
     pub lease_namespace: String,
     /// Name of the leader Lease.
@@ -45,10 +48,10 @@ pub struct ControllerConfig {
     pub lease_timing: LeaseTiming,
     /// Unique name of this process.
     pub identity: String,
-    /// Where `/metrics` is served.
-    pub metrics_address: SocketAddr,
-    /// Where `/healthz` and `/readyz` are served.
-    pub health_address: SocketAddr,
+    /// Where `/metrics` is served; none: nowhere.
+    pub metrics_address: Option<SocketAddr>,
+    /// Where `/healthz` and `/readyz` are served; none: nowhere.
+    pub health_address: Option<SocketAddr>,
     /// The rules' settings.
     pub settings: Settings,
     /// Of the streams to the nodes.
@@ -124,25 +127,21 @@ impl Work {
 
 async fn supervise(config: ControllerConfig, work: &Work, election: &Work) -> Result<(), RunError> {
     let api_server = hearth_kube::config(config.kubeconfig.as_deref()).await?;
-    let client = hearth_kube::client(&api_server)?;
+    let client = hearth_kube::client_over(&api_server, config.connections)?;
     // On a connection of their own, so that a claim never waits behind the answers to writes.
     let watching = hearth_kube::client(&api_server)?;
     let identity = Identity::generate(&config.identity).map_err(RunError::Identity)?;
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     let readiness = Readiness::new();
-    let admin = AdminServer::bind(config.metrics_address, registry, readiness.clone())
-        .await
-        .map_err(RunError::Admin)?;
-    let health = AdminServer::bind(config.health_address, Registry::default(), readiness)
-        .await
-        .map_err(RunError::Admin)?;
+    let admin = bind(config.metrics_address, registry, &readiness).await?;
+    let health = bind(config.health_address, Registry::default(), &readiness).await?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         identity = %config.identity,
         fingerprint = %identity.fingerprint(),
-        metrics = %admin.address(),
-        health = %health.address(),
+        metrics = ?admin.as_ref().map(AdminServer::address),
+        health = ?health.as_ref().map(AdminServer::address),
         "starting"
     );
 
@@ -161,8 +160,8 @@ async fn supervise(config: ControllerConfig, work: &Work, election: &Work) -> Re
     let (engine, inputs) = engine(&config, &clients, identity, metrics, leadership, work);
 
     let token = &work.token;
-    let admin_task = work.tracker.spawn(admin.run(token.clone()));
-    let health_task = work.tracker.spawn(health.run(token.clone()));
+    let admin_task = work.tracker.spawn(serve(admin, token.clone()));
+    let health_task = work.tracker.spawn(serve(health, token.clone()));
     let engine_task = work.tracker.spawn(engine.run(inputs, token.clone()));
     let mut election_task = election
         .tracker
@@ -178,6 +177,31 @@ async fn supervise(config: ControllerConfig, work: &Work, election: &Work) -> Re
             Ok(End::LeadershipGone) => Err(election_ended(election_task.await)),
             Ok(End::InputsGone) | Err(_) => Err(RunError::Ended("main loop")),
         },
+    }
+}
+
+async fn bind(
+    address: Option<SocketAddr>,
+    registry: Registry,
+    readiness: &Readiness,
+) -> Result<Option<AdminServer>, RunError> {
+    let Some(address) = address else {
+        return Ok(None);
+    };
+    AdminServer::bind(address, registry, readiness.clone())
+        .await
+        .map(Some)
+        .map_err(RunError::Admin)
+}
+
+/// Serves until `token` is cancelled, or does nothing for as long.
+async fn serve(server: Option<AdminServer>, token: CancellationToken) -> Result<(), AdminError> {
+    match server {
+        Some(server) => server.run(token).await,
+        None => {
+            token.cancelled().await;
+            Ok(())
+        }
     }
 }
 

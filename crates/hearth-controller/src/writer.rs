@@ -7,6 +7,7 @@
 
 mod lanes;
 mod request;
+mod throttle;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use lanes::{Lanes, Place};
+pub use throttle::Rate;
+use throttle::Throttle;
 
 /// Bounds and times of the writer.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +38,8 @@ pub struct WriterSettings {
     pub queue: usize,
     /// From sending a request to its response.
     pub deadline: Duration,
+    /// How many writes may go in a second; none: any number.
+    pub rate: Option<Rate>,
     /// How writes yield that are not answers.
     pub trailing: Patience,
     /// How those yield that only observers read.
@@ -57,6 +62,7 @@ impl Default for WriterSettings {
             trailing_workers: 6,
             queue: 65_536,
             deadline: Duration::from_secs(10),
+            rate: None,
             trailing: Patience {
                 quiet: Duration::from_millis(30),
                 longest_yield: Duration::from_secs(3),
@@ -102,11 +108,15 @@ impl Writer {
         token: &CancellationToken,
     ) -> Self {
         let lanes = Arc::new(Lanes::new(&settings));
+        let throttle = settings
+            .rate
+            .map(|rate| Arc::new(Throttle::new(rate, Instant::now())));
         for _ in 0..settings.workers {
             let worker = Worker {
                 client: client.clone(),
                 deadline: settings.deadline,
                 lanes: Arc::clone(&lanes),
+                throttle: throttle.clone(),
                 outcomes: outcomes.clone(),
             };
             let token = token.clone();
@@ -145,6 +155,7 @@ struct Worker {
     client: Client,
     deadline: Duration,
     lanes: Arc<Lanes>,
+    throttle: Option<Arc<Throttle>>,
     outcomes: mpsc::Sender<Written>,
 }
 
@@ -161,6 +172,9 @@ impl Worker {
     async fn work(&self) {
         loop {
             let job = self.lanes.next().await;
+            if let Some(throttle) = &self.throttle {
+                throttle.turn().await;
+            }
             let started = Instant::now();
             let queued = started.saturating_duration_since(job.queued_at);
             let lane = job.write.lane;

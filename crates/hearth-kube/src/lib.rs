@@ -5,6 +5,9 @@
 //! [`client`] makes speaks HTTP/2, as Kubernetes' own components do: one connection carries all requests, small ones
 //! leave at once, and a ping finds out within [`PING_EVERY`] + [`PING_LIMIT`] that nobody is there.
 
+mod spread;
+
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +21,8 @@ use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigErro
 use kube::{Client, Config};
 use thiserror::Error;
 use tower::{BoxError, ServiceBuilder};
+
+use spread::Spread;
 
 /// Until a TCP connection is there.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -75,6 +80,15 @@ pub async fn config(kubeconfig: Option<&Path>) -> Result<Config, ConnectError> {
 /// # Errors
 /// When the configuration asks for a proxy, or its credentials cannot be used.
 pub fn client(config: &Config) -> Result<Client, ConnectError> {
+    client_over(config, NonZeroUsize::MIN)
+}
+
+/// The same with several connections, which requests take in turns: an API server allows each connection so many
+/// requests at once, by default a hundred.
+///
+/// # Errors
+/// As [`client`].
+pub fn client_over(config: &Config, connections: NonZeroUsize) -> Result<Client, ConnectError> {
     if let Some(proxy) = &config.proxy_url {
         return Err(ConnectError::Proxy(proxy.to_string()));
     }
@@ -86,11 +100,15 @@ pub fn client(config: &Config) -> Result<Client, ConnectError> {
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(CONNECT_LIMIT));
     tcp.set_keepalive(Some(PING_EVERY));
-    let http: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .http2_keep_alive_interval(PING_EVERY)
-        .http2_keep_alive_timeout(PING_LIMIT)
-        .build(HttpsConnector::from((tcp, Arc::new(tls))));
+    let connector = HttpsConnector::from((tcp, Arc::new(tls)));
+    let connect = || -> HttpClient<_, Body> {
+        HttpClient::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .http2_keep_alive_interval(PING_EVERY)
+            .http2_keep_alive_timeout(PING_LIMIT)
+            .build(connector.clone())
+    };
+    let http = Spread::new(connect(), (1..connections.get()).map(|_| connect()));
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer().map_err(error)?)

@@ -1,0 +1,126 @@
+//! What an operator says in the ConfigMap `agent-sandbox-config` of the controller's namespace. It is read once, when the
+//! controller starts; after a change the Deployment is restarted, as with upstream's controller.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use hearth_api::constants::CONTROLLER_NAMESPACE;
+use hearth_kube::ConnectError;
+use hearth_telemetry::ErrorChain;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::Api;
+use thiserror::Error;
+use tokio::time::{sleep, timeout};
+
+/// Name of the ConfigMap.
+pub const NAME: &str = "agent-sandbox-config";
+/// Its key with the domains of labels that claims may set on pods.
+pub const LABEL_DOMAINS: &str = "allowed-label-domains";
+
+/// Where upstream's manifests mount that key.
+const LABEL_DOMAINS_FILE: &str = "/etc/sandbox-config/allowed-label-domains";
+/// Where a Pod finds the name of its namespace.
+const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
+/// How long one answer may take.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Shortest wait before the next try; doubles up to [`LONGEST_WAIT`].
+const SHORTEST_WAIT: Duration = Duration::from_millis(200);
+/// Longest wait before the next try.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// Why the file with the domains cannot be used.
+#[derive(Debug, Error)]
+#[error("cannot read {path}")]
+pub struct DomainsError {
+    path: &'static str,
+    #[source]
+    source: io::Error,
+}
+
+/// The namespace that this process runs in: its Pod's, else `agent-sandbox-system`.
+#[must_use]
+pub fn own_namespace() -> String {
+    // Without the file this is not a Pod.
+    let text = std::fs::read_to_string(NAMESPACE_FILE).unwrap_or_default();
+    match text.trim() {
+        "" => CONTROLLER_NAMESPACE.to_owned(),
+        namespace => namespace.to_owned(),
+    }
+}
+
+/// The data of the ConfigMap in `namespace`; nothing when it is not there. While the API server does not answer it is
+/// asked again, because who starts with other settings than the operator's does harm.
+///
+/// # Errors
+/// When the kubeconfig cannot be used.
+pub async fn read(
+    kubeconfig: Option<&Path>,
+    namespace: &str,
+) -> Result<BTreeMap<String, String>, ConnectError> {
+    let api_server = hearth_kube::config(kubeconfig).await?;
+    let client = hearth_kube::client(&api_server)?;
+    let config_maps: Api<ConfigMap> = Api::namespaced(client, namespace);
+    let mut wait = SHORTEST_WAIT;
+    loop {
+        let reason = match timeout(DEADLINE, config_maps.get_opt(NAME)).await {
+            Ok(Ok(found)) => return Ok(found.and_then(|map| map.data).unwrap_or_default()),
+            Ok(Err(error)) => ErrorChain(&error).to_string(),
+            Err(_) => format!("no response within {DEADLINE:?}"),
+        };
+        tracing::warn!(namespace, name = NAME, reason, retry_in = ?wait, "cannot read the ConfigMap");
+        // Between tries, against a busy loop: nothing tells when the API server is back.
+        sleep(wait).await;
+        wait = (wait * 2).min(LONGEST_WAIT);
+    }
+}
+
+/// The domains of labels that claims may set on pods: of the file that upstream's manifests mount, else of the
+/// ConfigMap's data. None when neither says any: then the default counts.
+///
+/// # Errors
+/// When the file is there and cannot be read.
+pub fn label_domains(data: &BTreeMap<String, String>) -> Result<Vec<String>, DomainsError> {
+    let mounted = match std::fs::read_to_string(LABEL_DOMAINS_FILE) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(source) => {
+            return Err(DomainsError {
+                path: LABEL_DOMAINS_FILE,
+                source,
+            });
+        }
+    };
+    let text = mounted.as_ref().or_else(|| data.get(LABEL_DOMAINS));
+    Ok(text.map(|text| domains(text)).unwrap_or_default())
+}
+
+/// Domains between commas and line ends, in lower case.
+fn domains(text: &str) -> Vec<String> {
+    text.split([',', '\n', '\r'])
+        .map(|domain| domain.trim().to_lowercase())
+        .filter(|domain| !domain.is_empty())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn domains_stand_between_commas_and_line_ends() {
+        assert_eq!(
+            domains(" Example.com,\r\nsandbox.users.io\n\n,b.org "),
+            ["example.com", "sandbox.users.io", "b.org"]
+        );
+        assert!(domains(" ,\n").is_empty(), "the default counts");
+    }
+
+    #[test]
+    fn without_a_file_the_config_map_says_which_domains() {
+        let data = BTreeMap::from([(LABEL_DOMAINS.to_owned(), "example.com".to_owned())]);
+        assert_eq!(label_domains(&data).unwrap(), ["example.com"]);
+        assert!(label_domains(&BTreeMap::new()).unwrap().is_empty());
+    }
+}
