@@ -29,6 +29,9 @@ const CREATION_BUCKETS_MS: [f64; 14] = [
     240_000.0, 300_000.0, 600_000.0,
 ];
 
+/// What upstream's metrics say of a template that is not known, or of none.
+const NO_TEMPLATE: &str = "__unknown__";
+
 type HistogramFamily<L> = Family<L, Histogram, fn() -> Histogram>;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -57,13 +60,18 @@ struct ClaimCountLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct SandboxLabels {
     namespace: String,
-    ready_condition: String,
-    expired: &'static str,
+    ready_condition: bool,
+    expired: bool,
     launch_type: &'static str,
     sandbox_template: String,
     owned_by: &'static str,
     created_by: &'static str,
     operating_mode: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LeaseLabels {
+    name: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -129,13 +137,24 @@ pub struct Metrics {
     write_wait: HistogramFamily<LaneLabels>,
     queue: Gauge<i64, AtomicI64>,
     leading: Gauge<i64, AtomicI64>,
+    /// The same under client-go's name.
+    lease: Gauge<i64, AtomicI64>,
     events_dropped: Counter<u64, AtomicU64>,
 }
 
 impl Metrics {
-    /// Registers all metrics.
+    /// Registers all metrics. `lease` is the name of the leader Lease.
     #[must_use]
-    pub fn register(registry: &mut Registry) -> Self {
+    pub fn register(registry: &mut Registry, lease: &str) -> Self {
+        let leases: Family<LeaseLabels, Gauge<i64, AtomicI64>> = Family::default();
+        let lease = leases.get_or_create_owned(&LeaseLabels {
+            name: lease.to_owned(),
+        });
+        registry.register(
+            "leader_election_master_status",
+            "1 while this process holds the Lease of this name",
+            leases,
+        );
         let metrics = Self {
             claim_admitted: Family::new_with_constructor(claim_histogram),
             claim_observed: Family::new_with_constructor(claim_histogram),
@@ -149,6 +168,7 @@ impl Metrics {
             write_wait: Family::new_with_constructor(seconds_histogram),
             queue: Gauge::default(),
             leading: Gauge::default(),
+            lease,
             events_dropped: Counter::default(),
         };
         metrics.register_upstream(registry);
@@ -262,7 +282,7 @@ impl Metrics {
             } => {
                 let launch = LaunchLabels {
                     launch_type: labels.launch_type,
-                    sandbox_template: labels.template.clone(),
+                    sandbox_template: template_label(&labels.template),
                 };
                 self.claim_observed
                     .get_or_create(&launch)
@@ -288,7 +308,7 @@ impl Metrics {
                 let labels = CreationLabels {
                     namespace: namespace.clone(),
                     launch_type,
-                    sandbox_template: template.clone(),
+                    sandbox_template: template_label(template),
                 };
                 self.creation
                     .get_or_create(&labels)
@@ -356,9 +376,9 @@ impl Metrics {
             let labels = SandboxLabels {
                 namespace: sort.namespace,
                 ready_condition: sort.ready,
-                expired: if sort.expired { "true" } else { "false" },
+                expired: sort.expired,
                 launch_type: sort.launch_type,
-                sandbox_template: sort.template,
+                sandbox_template: template_label(&sort.template),
                 owned_by: sort.owned_by,
                 created_by: sort.created_by,
                 operating_mode: sort.operating_mode,
@@ -375,6 +395,7 @@ impl Metrics {
 
     pub(crate) fn leading(&self) {
         self.leading.set(1);
+        self.lease.set(1);
     }
 
     pub(crate) fn event_dropped(&self) {
@@ -382,10 +403,17 @@ impl Metrics {
     }
 }
 
+fn template_label(template: &str) -> String {
+    if template.is_empty() {
+        return NO_TEMPLATE.to_owned();
+    }
+    template.to_owned()
+}
+
 fn count_labels(labels: &ClaimLabels) -> ClaimCountLabels {
     ClaimCountLabels {
         namespace: labels.namespace.clone(),
-        sandbox_template: labels.template.clone(),
+        sandbox_template: template_label(&labels.template),
         launch_type: labels.launch_type,
         warmpool_name: labels.pool.clone(),
         pod_condition: if labels.ready { "ready" } else { "not_ready" },
@@ -412,7 +440,7 @@ mod tests {
     #[test]
     fn names_are_those_that_dashboards_ask_for() {
         let mut registry = Registry::default();
-        let metrics = Metrics::register(&mut registry);
+        let metrics = Metrics::register(&mut registry, "a-lease");
         let labels = ClaimLabels {
             namespace: "n".into(),
             template: "t".into(),
@@ -434,7 +462,7 @@ mod tests {
         metrics.observe(&ready);
         let sort = Sort {
             namespace: "n".into(),
-            ready: "True".into(),
+            ready: true,
             launch_type: "warm",
             template: "t".into(),
             owned_by: "SandboxClaim",
@@ -443,14 +471,25 @@ mod tests {
             ..Sort::default()
         };
         metrics.census(vec![(Sort::default(), 7)]);
-        metrics.census(vec![(sort, 3)]);
+        let bare = Sort {
+            namespace: "bare".into(),
+            launch_type: "cold",
+            owned_by: "None",
+            created_by: "unknown",
+            operating_mode: "Running",
+            ..Sort::default()
+        };
+        metrics.census(vec![(sort, 3), (bare, 1)]);
+        metrics.leading();
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for line in [
             r#"agent_sandbox_claim_creation_total{namespace="n",sandbox_template="t",launch_type="warm",warmpool_name="p",pod_condition="ready",created_by="unknown"} 1"#,
             r#"agent_sandbox_claim_controller_startup_latency_ms_bucket{le="10.0",launch_type="warm",sandbox_template="t"} 1"#,
             "agent_sandbox_build_info{git_version=",
-            r#"agent_sandboxes{namespace="n",ready_condition="True",expired="false",launch_type="warm",sandbox_template="t",owned_by="SandboxClaim",created_by="unknown",operating_mode="Running"} 3"#,
+            r#"agent_sandboxes{namespace="n",ready_condition="true",expired="false",launch_type="warm",sandbox_template="t",owned_by="SandboxClaim",created_by="unknown",operating_mode="Running"} 3"#,
+            r#"agent_sandboxes{namespace="bare",ready_condition="false",expired="false",launch_type="cold",sandbox_template="__unknown__",owned_by="None",created_by="unknown",operating_mode="Running"} 1"#,
+            r#"leader_election_master_status{name="a-lease"} 1"#,
             "hearth_controller_queue_depth 0",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");

@@ -132,7 +132,7 @@ async fn supervise(config: ControllerConfig, work: &Work, election: &Work) -> Re
     let watching = hearth_kube::client(&api_server)?;
     let identity = Identity::generate(&config.identity).map_err(RunError::Identity)?;
     let mut registry = Registry::default();
-    let metrics = Metrics::register(&mut registry);
+    let metrics = Metrics::register(&mut registry, &config.lease_name);
     let readiness = Readiness::new();
     let admin = bind(config.metrics_address, registry, &readiness).await?;
     let health = bind(config.health_address, Registry::default(), &readiness).await?;

@@ -3,21 +3,21 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use hearth_api::constants::{annotation, condition, label, reason};
+use hearth_api::constants::{EXTENSIONS_GROUP, annotation, condition, label, reason};
 use hearth_api::{OperatingMode, Sandbox};
 
-use crate::conditions::find_condition;
+use crate::conditions::{find_condition, is_true};
 
 /// What Sandboxes are counted by.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Sort {
     /// Namespace.
     pub namespace: String,
-    /// Status of the Ready condition; `Unknown` also when there is none.
-    pub ready: String,
+    /// Whether its Ready condition says so.
+    pub ready: bool,
     /// Whether it has expired.
     pub expired: bool,
-    /// `warm`, `cold` or `unknown`.
+    /// `warm` when its label says so, else `cold`.
     pub launch_type: &'static str,
     /// Name of its template; empty for a bare Sandbox.
     pub template: String,
@@ -50,6 +50,7 @@ impl Sort {
             .iter()
             .flatten()
             .find(|reference| reference.controller == Some(true))
+            .filter(|reference| group_of(&reference.api_version) == EXTENSIONS_GROUP)
             .map(|reference| reference.kind.as_str());
         let template = metadata
             .annotations
@@ -57,12 +58,11 @@ impl Sort {
             .and_then(|all| all.get(annotation::TEMPLATE_REF));
         Self {
             namespace: metadata.namespace.clone().unwrap_or_default(),
-            ready: ready.map_or_else(|| "Unknown".to_owned(), |ready| ready.status.clone()),
+            ready: is_true(conditions, condition::READY),
             expired: ready.is_some_and(|ready| ready.reason == reason::SANDBOX_EXPIRED),
             launch_type: match label(label::LAUNCH_TYPE) {
                 Some("warm") => "warm",
-                Some("cold") => "cold",
-                _ => "unknown",
+                _ => "cold",
             },
             template: template.cloned().unwrap_or_default(),
             owned_by: match owner {
@@ -78,6 +78,11 @@ impl Sort {
             },
         }
     }
+}
+
+/// The group of an `apiVersion`; empty for that of core.
+fn group_of(api_version: &str) -> &str {
+    api_version.split_once('/').map_or("", |(group, _)| group)
 }
 
 /// The label `created-by` as a bounded set.
@@ -152,11 +157,13 @@ impl Census {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
-    fn sort(ready: &str) -> Sort {
+    fn sort(ready: bool) -> Sort {
         Sort {
-            ready: ready.to_owned(),
+            ready,
             ..Sort::default()
         }
     }
@@ -164,16 +171,85 @@ mod tests {
     #[test]
     fn each_sandbox_counts_once_under_what_it_is_now() {
         let mut census = Census::default();
-        census.set(1, sort("False"));
-        census.set(2, sort("False"));
-        census.set(1, sort("True"));
+        census.set(1, sort(false));
+        census.set(2, sort(false));
+        census.set(1, sort(true));
         let mut counts = census.take().unwrap();
         counts.sort();
-        assert_eq!(counts, [(sort("False"), 1), (sort("True"), 1)]);
-        census.set(1, sort("True"));
+        assert_eq!(counts, [(sort(false), 1), (sort(true), 1)]);
+        census.set(1, sort(true));
         assert_eq!(census.take(), None, "nothing has changed");
         census.remove(1);
         census.remove(2);
         assert_eq!(census.take(), Some(Vec::new()));
+    }
+    /// A Sandbox with this metadata and, when there is one, this Ready condition.
+    fn sandbox(metadata: serde_json::Value, ready: Option<(&str, &str)>) -> Sandbox {
+        let conditions: Vec<_> = ready
+            .into_iter()
+            .map(|(status, reason)| {
+                json!({"type": "Ready", "status": status, "reason": reason, "message": "",
+                       "lastTransitionTime": "2027-01-15T07:00:00Z"})
+            })
+            .collect();
+        serde_json::from_value(json!({
+            "metadata": metadata,
+            "spec": {"podTemplate": {"spec": {"containers": []}}},
+            "status": {"conditions": conditions},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn sorts_have_the_values_of_upstream_s_labels() {
+        let member = json!({
+            "namespace": "n", "name": "s",
+            "labels": {"agents.x-k8s.io/launch-type": "warm", "agents.x-k8s.io/created-by": "go-client"},
+            "annotations": {"agents.x-k8s.io/sandbox-template-ref": "tpl"},
+            "ownerReferences": [{"apiVersion": "extensions.agents.x-k8s.io/v1beta1", "kind": "SandboxClaim",
+                                 "name": "c", "uid": "u", "controller": true}],
+        });
+        let expected = Sort {
+            namespace: "n".into(),
+            ready: true,
+            expired: false,
+            launch_type: "warm",
+            template: "tpl".into(),
+            owned_by: "SandboxClaim",
+            created_by: "go-client",
+            operating_mode: "Running",
+        };
+        let ready = Some(("True", "DependenciesReady"));
+        assert_eq!(Sort::of(&sandbox(member, ready)), expected);
+        // Somebody else's kind of this name owns it.
+        let foreign = json!({
+            "namespace": "n", "name": "s",
+            "labels": {"agents.x-k8s.io/launch-type": "tepid", "agents.x-k8s.io/created-by": "me"},
+            "ownerReferences": [{"apiVersion": "example.com/v1", "kind": "SandboxClaim",
+                                 "name": "c", "uid": "u", "controller": true}],
+        });
+        let expected = Sort {
+            namespace: "n".into(),
+            ready: false,
+            expired: false,
+            launch_type: "cold",
+            template: String::new(),
+            owned_by: "None",
+            created_by: "unknown",
+            operating_mode: "Running",
+        };
+        for ready in [
+            None,
+            Some(("Unknown", "NodeLost")),
+            Some(("False", "SandboxNotReady")),
+        ] {
+            assert_eq!(
+                Sort::of(&sandbox(foreign.clone(), ready)),
+                expected,
+                "{ready:?}"
+            );
+        }
+        let expired = Sort::of(&sandbox(foreign, Some(("False", reason::SANDBOX_EXPIRED))));
+        assert!(expired.expired);
     }
 }
