@@ -33,11 +33,6 @@ pub(crate) fn status_written(index: &mut Index, key: &Key) {
     let observed = now.mono.saturating_sub(claim.first_seen);
     let (requested_at, admitted_at) = (claim.requested_at, claim.admitted_at);
     let labels = labels(index, key, true);
-    if warm {
-        index.observe(Observation::Claimed {
-            labels: labels.clone(),
-        });
-    }
     index.observe(Observation::ClaimReady {
         labels,
         observed,
@@ -52,6 +47,8 @@ pub(crate) fn adopted(index: &mut Index, sandbox: &Key) {
     let Some(key) = index.claim_of_sandbox(sandbox) else {
         return;
     };
+    let labels = labels(index, &key, true);
+    index.observe(Observation::Claimed { labels });
     if index.settings.claim_events {
         let note = format!("Adopted warm pool Sandbox \"{}\"", sandbox.name);
         event(index, &key, "SandboxAdopted", "Adoption", note);
@@ -106,5 +103,8 @@ pub(super) fn annotations(claim: &ClaimRecord, ready_at: Timestamp) -> Value {
         annotation::CLAIM_FIRST_READY_AT.into(),
         ready_at.to_string().into(),
     );
+    if let Some(context) = claim.begun_trace() {
+        annotations.insert(annotation::TRACE_CONTEXT.into(), context.into());
+    }
     json!({"metadata": {"uid": claim.uid, "annotations": annotations}})
 }

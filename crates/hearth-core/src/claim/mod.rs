@@ -13,6 +13,7 @@ pub(crate) mod metadata;
 mod refusal;
 mod seek;
 pub(crate) mod status;
+pub(crate) mod trace;
 
 #[cfg(test)]
 mod tests;

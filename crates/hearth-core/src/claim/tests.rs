@@ -2,6 +2,7 @@
 
 mod answered;
 mod env;
+mod observed;
 
 use std::sync::Arc;
 

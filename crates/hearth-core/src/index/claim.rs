@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use super::node::Phase;
 use super::sandbox::{Retry, version_of};
+use crate::claim::trace;
 use crate::conditions::is_true;
 use crate::ids::{Key, NodeName, OwnerKey, SandboxUid};
 use crate::names::fnv1a_64;
@@ -57,6 +58,8 @@ pub struct ClaimRecord {
     pub(crate) spec: Arc<SandboxClaimSpec>,
     pub(crate) created_by: Option<String>,
     pub(crate) trace_context: Option<String>,
+    /// Whether the trace context is ours: the object does not have it yet.
+    trace_begun: bool,
     pub(crate) requested_at: Option<Timestamp>,
     pub(crate) admitted_at: Option<Timestamp>,
     /// Whether somebody noted already when it first became ready.
@@ -114,6 +117,7 @@ impl ClaimRecord {
             spec: Arc::default(),
             created_by: None,
             trace_context: None,
+            trace_begun: false,
             requested_at: None,
             admitted_at: None,
             first_ready_noted: false,
@@ -164,6 +168,7 @@ impl ClaimRecord {
         let status = status.unwrap_or_default();
         let mut annotations = metadata.annotations.unwrap_or_default();
         self.trace_context = annotations.remove(annotation::TRACE_CONTEXT);
+        self.trace_begun = false;
         let time = |key: &str| {
             annotations
                 .get(key)
@@ -196,6 +201,19 @@ impl ClaimRecord {
         {
             self.outdated = None;
         }
+    }
+
+    /// Begins a trace for a claim that came without one.
+    pub(crate) fn begin_trace(&mut self) {
+        if self.trace_context.is_none() {
+            self.trace_context = Some(trace::context(&self.uid));
+            self.trace_begun = true;
+        }
+    }
+
+    /// The trace context that the object is still to get.
+    pub(crate) fn begun_trace(&self) -> Option<&str> {
+        self.trace_context.as_deref().filter(|_| self.trace_begun)
     }
 
     /// The key under which nodes know this claim: `<uid>[.<generation>][.e<variables>]`.

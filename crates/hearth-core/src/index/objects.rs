@@ -286,6 +286,9 @@ impl Index {
         if let Some(record) = self.claims.get_mut(&key) {
             let before = record.sandbox.clone();
             record.update(claim);
+            if self.settings.trace_contexts {
+                record.begin_trace();
+            }
             // What was ready before we saw it was counted by whoever made it so.
             record.ready_counted |= is_new && record.is_ready();
             let after = record.sandbox.clone();
