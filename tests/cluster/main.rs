@@ -21,6 +21,7 @@ mod isolation;
 mod kills;
 mod lifecycle;
 mod mounts;
+mod operator;
 mod pods;
 mod podsecurity;
 mod policy;
