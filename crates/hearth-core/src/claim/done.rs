@@ -47,7 +47,8 @@ pub(crate) fn adopted(index: &mut Index, sandbox: &Key) {
     let Some(key) = index.claim_of_sandbox(sandbox) else {
         return;
     };
-    let labels = labels(index, &key, true);
+    let ready = index.claims.get(&key).is_some_and(ClaimRecord::is_ready);
+    let labels = labels(index, &key, ready);
     index.observe(Observation::Claimed { labels });
     if index.settings.claim_events {
         let note = format!("Adopted warm pool Sandbox \"{}\"", sandbox.name);

@@ -122,10 +122,10 @@ impl Index {
         }
         let template = self.census.template_of(id);
         let namespace = record.key.namespace.clone();
-        let launch_type = match (record.marks.launched_warm, record.marks.launch_type) {
-            (true, _) => "warm",
-            (false, true) => "cold",
-            (false, false) => "unknown",
+        let launch_type = if record.marks.launched_warm {
+            "warm"
+        } else {
+            "cold"
         };
         let seconds = u64::try_from(ready.since.as_second() - record.created).unwrap_or(0);
         let since_creation = Duration::from_secs(seconds);
