@@ -2,12 +2,15 @@
 //! and its own under `hearth_controller_`.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
 use hearth_core::effects::{ClaimLabels, Lane, NodeReply, NodeRequest, Observation, Outcome};
 use hearth_core::index::Sort;
+use hearth_kube::OnResponse;
 use hearth_telemetry::LATENCY_BUCKETS;
+use http::StatusCode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -75,6 +78,13 @@ struct LeaseLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RestLabels {
+    code: String,
+    method: String,
+    host: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PickLabels {
     namespace: String,
     pool: String,
@@ -139,6 +149,7 @@ pub struct Metrics {
     leading: Gauge<i64, AtomicI64>,
     /// The same under client-go's name.
     lease: Gauge<i64, AtomicI64>,
+    rest: Family<RestLabels, Counter>,
     events_dropped: Counter<u64, AtomicU64>,
 }
 
@@ -169,6 +180,7 @@ impl Metrics {
             queue: Gauge::default(),
             leading: Gauge::default(),
             lease,
+            rest: Family::default(),
             events_dropped: Counter::default(),
         };
         metrics.register_upstream(registry);
@@ -222,6 +234,12 @@ impl Metrics {
             ("compiler", "rustc"),
             ("platform", concat!("linux/", env!("HEARTH_TARGET_ARCH"))),
         ]);
+        // Of client-go; the encoder appends `_total`.
+        registry.register(
+            "rest_client_requests",
+            "Requests to the API server by status, method and host",
+            self.rest.clone(),
+        );
         // The encoder appends `_info`.
         registry.register("agent_sandbox_build", "Version of the controller", build);
     }
@@ -393,6 +411,20 @@ impl Metrics {
         self.queue.set(i64::try_from(depth).unwrap_or(i64::MAX));
     }
 
+    /// Counts requests to the API server `host` as client-go does.
+    pub(crate) fn on_response(&self, host: &str) -> OnResponse {
+        let (rest, host) = (self.rest.clone(), host.to_owned());
+        Arc::new(move |method, status| {
+            let code = status.as_ref().map_or("<error>", StatusCode::as_str);
+            let labels = RestLabels {
+                code: code.to_owned(),
+                method: method.as_str().to_owned(),
+                host: host.clone(),
+            };
+            rest.get_or_create(&labels).inc();
+        })
+    }
+
     pub(crate) fn leading(&self) {
         self.leading.set(1);
         self.lease.set(1);
@@ -435,6 +467,8 @@ fn milliseconds(duration: Duration) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use http::Method;
+
     use super::*;
 
     #[test]
@@ -481,6 +515,9 @@ mod tests {
         };
         metrics.census(vec![(sort, 3), (bare, 1)]);
         metrics.leading();
+        let on_response = metrics.on_response("10.0.0.1:443");
+        on_response(&Method::PATCH, Some(StatusCode::CONFLICT));
+        on_response(&Method::GET, None);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for line in [
@@ -489,6 +526,8 @@ mod tests {
             "agent_sandbox_build_info{git_version=",
             r#"agent_sandboxes{namespace="n",ready_condition="true",expired="false",launch_type="warm",sandbox_template="t",owned_by="SandboxClaim",created_by="unknown",operating_mode="Running"} 3"#,
             r#"agent_sandboxes{namespace="bare",ready_condition="false",expired="false",launch_type="cold",sandbox_template="__unknown__",owned_by="None",created_by="unknown",operating_mode="Running"} 1"#,
+            r#"rest_client_requests_total{code="409",method="PATCH",host="10.0.0.1:443"} 1"#,
+            r#"rest_client_requests_total{code="<error>",method="GET",host="10.0.0.1:443"} 1"#,
             r#"leader_election_master_status{name="a-lease"} 1"#,
             "hearth_controller_queue_depth 0",
         ] {

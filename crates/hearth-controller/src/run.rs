@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_core::index::Settings;
@@ -10,6 +11,7 @@ use hearth_core::lease::LeaseTiming;
 use hearth_kube::ConnectError;
 use hearth_telemetry::{AdminError, AdminServer, Readiness};
 use hearth_tls::{Identity, IdentityError};
+use http::uri::Authority;
 use kube::{Api, Client};
 use prometheus_client::registry::Registry;
 use thiserror::Error;
@@ -127,12 +129,14 @@ impl Work {
 
 async fn supervise(config: ControllerConfig, work: &Work, election: &Work) -> Result<(), RunError> {
     let api_server = hearth_kube::config(config.kubeconfig.as_deref()).await?;
-    let client = hearth_kube::client_over(&api_server, config.connections)?;
-    // On a connection of their own, so that a claim never waits behind the answers to writes.
-    let watching = hearth_kube::client(&api_server)?;
-    let identity = Identity::generate(&config.identity).map_err(RunError::Identity)?;
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry, &config.lease_name);
+    let host = api_server.cluster_url.authority();
+    let count = metrics.on_response(host.map(Authority::as_str).unwrap_or_default());
+    let client = hearth_kube::client_with(&api_server, config.connections, Arc::clone(&count))?;
+    // On a connection of their own, so that a claim never waits behind the answers to writes.
+    let watching = hearth_kube::client_with(&api_server, NonZeroUsize::MIN, count)?;
+    let identity = Identity::generate(&config.identity).map_err(RunError::Identity)?;
     let readiness = Readiness::new();
     let admin = bind(config.metrics_address, registry, &readiness).await?;
     let health = bind(config.health_address, Registry::default(), &readiness).await?;

@@ -5,6 +5,7 @@
 //! [`client`] makes speaks HTTP/2, as Kubernetes' own components do: one connection carries all requests, small ones
 //! leave at once, and a ping finds out within [`PING_EVERY`] + [`PING_LIMIT`] that nobody is there.
 
+mod observed;
 mod spread;
 
 use std::num::NonZeroUsize;
@@ -22,6 +23,8 @@ use kube::{Client, Config};
 use thiserror::Error;
 use tower::{BoxError, ServiceBuilder};
 
+use observed::Observed;
+pub use observed::OnResponse;
 use spread::Spread;
 
 /// Until a TCP connection is there.
@@ -80,15 +83,19 @@ pub async fn config(kubeconfig: Option<&Path>) -> Result<Config, ConnectError> {
 /// # Errors
 /// When the configuration asks for a proxy, or its credentials cannot be used.
 pub fn client(config: &Config) -> Result<Client, ConnectError> {
-    client_over(config, NonZeroUsize::MIN)
+    client_with(config, NonZeroUsize::MIN, Arc::new(|_, _| {}))
 }
 
 /// The same with several connections, which requests take in turns: an API server allows each connection so many
-/// requests at once, by default a hundred.
+/// requests at once, by default a hundred. `on_response` is told of each request.
 ///
 /// # Errors
 /// As [`client`].
-pub fn client_over(config: &Config, connections: NonZeroUsize) -> Result<Client, ConnectError> {
+pub fn client_with(
+    config: &Config,
+    connections: NonZeroUsize,
+    on_response: OnResponse,
+) -> Result<Client, ConnectError> {
     if let Some(proxy) = &config.proxy_url {
         return Err(ConnectError::Proxy(proxy.to_string()));
     }
@@ -115,7 +122,7 @@ pub fn client_over(config: &Config, connections: NonZeroUsize) -> Result<Client,
         .layer(config.extra_headers_layer().map_err(error)?)
         // The layer for refreshed tokens wants this error type of whatever is below it.
         .map_err(BoxError::from)
-        .service(http);
+        .service(Observed::new(http, on_response));
     Ok(Client::new(service, config.default_namespace.clone()))
 }
 
