@@ -61,11 +61,14 @@ pub async fn read(
 ) -> Result<BTreeMap<String, String>, ConnectError> {
     let api_server = hearth_kube::config(kubeconfig).await?;
     let client = hearth_kube::client(&api_server)?;
-    let config_maps: Api<ConfigMap> = Api::namespaced(client, namespace);
+    Ok(data_in(&Api::namespaced(client, namespace), namespace).await)
+}
+
+async fn data_in(config_maps: &Api<ConfigMap>, namespace: &str) -> BTreeMap<String, String> {
     let mut wait = SHORTEST_WAIT;
     loop {
         let reason = match timeout(DEADLINE, config_maps.get_opt(NAME)).await {
-            Ok(Ok(found)) => return Ok(found.and_then(|map| map.data).unwrap_or_default()),
+            Ok(Ok(found)) => return found.and_then(|map| map.data).unwrap_or_default(),
             Ok(Err(error)) => ErrorChain(&error).to_string(),
             Err(_) => format!("no response within {DEADLINE:?}"),
         };
@@ -106,7 +109,46 @@ fn domains(text: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use hearth_test::api::{Call, ScriptedApi};
+    use serde_json::json;
+
     use super::*;
+
+    /// What is read when the API server answers like this.
+    async fn read_of(answers: impl IntoIterator<Item = Call>) -> BTreeMap<String, String> {
+        let api = ScriptedApi::new(answers);
+        let config_maps = Api::namespaced(api.client(), CONTROLLER_NAMESPACE);
+        let data = data_in(&config_maps, CONTROLLER_NAMESPACE).await;
+        api.finish().await;
+        data
+    }
+
+    fn asked() -> Call {
+        Call::get("/api/v1/namespaces/agent-sandbox-system/configmaps/agent-sandbox-config")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_asked_for_until_the_api_server_has_said_what_it_is() {
+        let map = json!({"metadata": {"name": NAME}, "data": {"kube-api-qps": "5"}});
+        let data = read_of([
+            asked().fail(500, "InternalError"),
+            asked().hang(),
+            asked().fail(403, "Forbidden"),
+            asked().reply(&map),
+        ]);
+        let expected = BTreeMap::from([("kube-api-qps".to_owned(), "5".to_owned())]);
+        assert_eq!(data.await, expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn none_at_all_says_nothing() {
+        assert_eq!(
+            read_of([asked().fail(404, "NotFound")]).await,
+            BTreeMap::new()
+        );
+        let empty = json!({"metadata": {"name": NAME}});
+        assert_eq!(read_of([asked().reply(&empty)]).await, BTreeMap::new());
+    }
 
     #[test]
     fn domains_stand_between_commas_and_line_ends() {
