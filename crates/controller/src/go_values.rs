@@ -483,7 +483,8 @@ mod tests {
 
     #[test]
     fn addresses_may_be_go_s() {
-        let at = |address, port| Ok(BindAddress::At(SocketAddr::from((address, port))));
+        let at =
+            |address: [u8; 4], port: u16| Ok(BindAddress::At(SocketAddr::from((address, port))));
         assert_eq!(BindAddress::parse(":8080"), at([0, 0, 0, 0], 8080));
         assert_eq!(BindAddress::parse("127.0.0.1:0"), at([127, 0, 0, 1], 0));
         assert_eq!(BindAddress::parse("localhost:1"), at([127, 0, 0, 1], 1));
