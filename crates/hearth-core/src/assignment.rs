@@ -1,22 +1,27 @@
 //! The rules of Sandboxes as objects: which node they are assigned to, what their status says while no live node owns
 //! them, and how they go.
 
+mod expiry;
+mod pod_name;
 mod teardown;
 mod volumes;
+mod words;
 
-use hearth_api::constants::{annotation, condition, label, message, reason};
-use hearth_api::{Condition, OperatingMode, ShutdownPolicy, Time};
+#[cfg(test)]
+mod tests;
+
+use hearth_api::constants::{annotation, condition, label, reason};
+use hearth_api::{Condition, OperatingMode};
 use serde_json::{Value, json};
 
-use crate::claim::status::whole_second;
-use crate::conditions::{ConditionStatus, set_condition};
 use crate::effects::{Body, Intent, Lane, NodeRequest, Subject};
-use crate::expiry;
 use crate::ids::{Key, NodeName};
 use crate::index::{Index, Leaving, SandboxOp, SandboxRecord};
-use crate::names::name_hash;
 use crate::placement::Newcomer;
 use crate::suspension::{self, Suspension};
+use pod_name::PodName;
+use volumes::Claims;
+use words::{Fields, unplaced};
 
 /// What to do about a Sandbox.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,12 +34,6 @@ enum Decision {
     CreateAgain,
     /// It must go.
     Leave(Leaving),
-    /// Something cannot be done for it, which its node, a live one, says in its status.
-    Fault {
-        fault: String,
-        /// When it is looked at again even if nothing changes.
-        until: Option<std::time::Duration>,
-    },
     /// Ask its node for leave to delete it.
     Retire(NodeName),
     Delete,
@@ -56,15 +55,10 @@ enum Decision {
     },
     /// Nobody uses it, or somebody does again.
     Suspension(Suspension),
+    /// The annotation that names its pod must change.
+    PodName(PodName),
     /// No live node owns it: its status is ours to write.
-    Status(Vec<Condition>, PodFields),
-}
-
-/// What becomes of the fields that speak of the pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum PodFields {
-    Keep,
-    Clear,
+    Status(Vec<Condition>, Fields),
 }
 
 /// Looks at a Sandbox and collects what must be done.
@@ -79,6 +73,10 @@ pub(crate) fn reconcile(index: &mut Index, key: &Key) {
     };
     let decision = decide(index, record);
     let uid = record.uid.0.clone();
+    if let Some(at) = expiry::next_look(index, record) {
+        index.wake(Subject::Sandbox(key.clone()), at);
+    }
+    tell_of_claims(index, id, key);
     if !matches!(decision, Decision::Unplaced { .. }) {
         index.unplaced.remove(&id);
     }
@@ -90,12 +88,6 @@ pub(crate) fn reconcile(index: &mut Index, key: &Key) {
         }
         Decision::CreateAgain => crate::pool::create_again(index, id),
         Decision::Leave(leaving) => index.doom_id(id, leaving),
-        Decision::Fault { fault, until } => {
-            crate::attachments::set_fault(index, key, Some(fault));
-            if let Some(at) = until {
-                index.wake(Subject::Sandbox(key.clone()), at);
-            }
-        }
         Decision::Retire(node) => {
             index.change_sandbox(id, |record| record.op = Some(SandboxOp::Retiring));
             index.ask(
@@ -132,6 +124,13 @@ pub(crate) fn reconcile(index: &mut Index, key: &Key) {
                 Lane::Refill,
                 Body::Operations(patch),
             );
+        }
+        Decision::PodName(change) => {
+            let Some(record) = index.sandboxes.get(&id) else {
+                return;
+            };
+            let body = change.body(record);
+            write(index, id, Intent::PodName, Lane::Refill, body);
         }
         Decision::Finalizers(patch) => write(
             index,
@@ -171,7 +170,7 @@ pub(crate) fn reconcile(index: &mut Index, key: &Key) {
         } => {
             index.change_sandbox(id, |record| record.intended = intended);
             index.unplaced.insert(id);
-            write_status(index, id, &conditions, PodFields::Keep);
+            write_status(index, id, &conditions, Fields::Keep);
         }
         Decision::Status(conditions, fields) => write_status(index, id, &conditions, fields),
     }
@@ -194,26 +193,13 @@ fn decide(index: &Index, record: &SandboxRecord) -> Decision {
     if let Some(leaving) = record.leaving {
         return leave(index, record, leaving);
     }
-    let shutdown = record
-        .detail
-        .as_ref()
-        .and_then(|detail| Some((detail.shutdown_time?, detail.shutdown_policy)));
-    if let Some((at, policy)) = shutdown {
-        if expiry::time_left(at, now.wall).is_none() {
-            return expired(index, record, policy);
-        }
-        let decision = assigned(index, record);
-        let left = expiry::sleep_towards(at, now.wall);
-        return match (decision, left) {
-            (Decision::Rest, Some(left)) => Decision::Until(now.mono + left),
-            (Decision::Fault { fault, .. }, Some(left)) => Decision::Fault {
-                fault,
-                until: Some(now.mono + left),
-            },
-            (decision, _) => decision,
-        };
+    if let Some(decision) = expiry::over(index, record) {
+        return decision;
     }
-    assigned(index, record)
+    match assigned(index, record) {
+        Decision::Rest => pod_name::decide(index, record).map_or(Decision::Rest, Decision::PodName),
+        decision => decision,
+    }
 }
 
 /// Its creation was sent but nothing has been seen of it.
@@ -259,26 +245,21 @@ fn is_owned_by_live_node(index: &Index, record: &SandboxRecord) -> bool {
     node.is_some_and(|node| node.registered && !node.lost)
 }
 
-fn expired(index: &Index, record: &SandboxRecord, policy: ShutdownPolicy) -> Decision {
-    if policy == ShutdownPolicy::Delete {
-        return Decision::Leave(Leaving::Delete);
+/// Tells the node of a Sandbox what its claims lack, or that they lack nothing any more: that stands in the status, which is
+/// the node's to write.
+fn tell_of_claims(index: &mut Index, id: u64, key: &Key) {
+    let Some(record) = index.sandboxes.get(&id) else {
+        return;
+    };
+    if record.templates.is_empty() || !is_owned_by_live_node(index, record) {
+        return;
     }
-    if is_owned_by_live_node(index, record) || record.node.is_some() {
-        return Decision::Rest;
+    match volumes::claims(index, record) {
+        Claims::Own => crate::attachments::set_fault(index, key, None),
+        Claims::Faulty(fault) => crate::attachments::set_fault(index, key, Some(fault)),
+        // What was said last holds until it is known how that comes out.
+        Claims::Pending(_) => {}
     }
-    let mut conditions = conditions(record);
-    let at = whole_second(index.now.wall);
-    set(
-        &mut conditions,
-        record,
-        &at,
-        condition::READY,
-        ConditionStatus::False,
-        reason::SANDBOX_EXPIRED,
-        message::SANDBOX_EXPIRED,
-    );
-    conditions.retain(|condition| condition.type_ != condition::POD_SCHEDULED);
-    status(record, conditions, PodFields::Clear)
 }
 
 fn assigned(index: &Index, record: &SandboxRecord) -> Decision {
@@ -291,19 +272,17 @@ fn assigned(index: &Index, record: &SandboxRecord) -> Decision {
             return teardown::guard(record);
         }
         match volumes::claims(index, record) {
-            None => {}
-            Some(Ok(actions)) if actions.is_empty() => return Decision::Rest,
-            Some(Ok(actions)) => {
+            Claims::Own => {}
+            Claims::Pending(actions) if actions.is_empty() => return Decision::Rest,
+            Claims::Pending(actions) => {
                 return Decision::Volumes {
                     actions,
                     intended: None,
                 };
             }
-            // What a live node owns, it writes the status of.
-            Some(Err(fault)) if is_owned_by_live_node(index, record) => {
-                return Decision::Fault { fault, until: None };
-            }
-            Some(Err(fault)) => return write_error(index, record, &fault),
+            // The node says it.
+            Claims::Faulty(_) if is_owned_by_live_node(index, record) => return Decision::Rest,
+            Claims::Faulty(fault) => return words::error(index, record, &fault),
         }
     }
     let Some(node) = &record.node else {
@@ -311,7 +290,7 @@ fn assigned(index: &Index, record: &SandboxRecord) -> Decision {
             return Decision::Rest;
         }
         return if suspended {
-            write_suspended(index, record)
+            words::suspended(index, record)
         } else {
             place(index, record)
         };
@@ -331,19 +310,7 @@ fn assigned(index: &Index, record: &SandboxRecord) -> Decision {
             place(index, record)
         };
     }
-    let at = whole_second(index.now.wall);
-    let mut conditions = conditions(record);
-    let text = format!("Node \"{node}\" does not answer. The state of the Sandbox is unknown");
-    set(
-        &mut conditions,
-        record,
-        &at,
-        condition::READY,
-        ConditionStatus::Unknown,
-        reason::NODE_LOST,
-        &text,
-    );
-    status(record, conditions, PodFields::Keep)
+    words::node_lost(index, record, node)
 }
 
 fn is_suspended(record: &SandboxRecord) -> bool {
@@ -378,154 +345,14 @@ fn place(index: &Index, record: &SandboxRecord) -> Decision {
     }
 }
 
-/// Says why it has no node.
-fn unplaced(
-    index: &Index,
-    record: &SandboxRecord,
-    refused: &str,
-    intended: Option<NodeName>,
-) -> Decision {
-    let at = whole_second(index.now.wall);
-    let mut conditions = conditions(record);
-    let mut set = |type_, status, reason, text: &str| {
-        set(&mut conditions, record, &at, type_, status, reason, text)
-    };
-    let not_suspended = message::SANDBOX_NOT_SUSPENDED;
-    set(
-        condition::SUSPENDED,
-        ConditionStatus::False,
-        reason::NOT_SUSPENDED,
-        not_suspended,
-    );
-    set(
-        condition::POD_SCHEDULED,
-        ConditionStatus::False,
-        reason::UNSCHEDULABLE,
-        refused,
-    );
-    let text = "Pod exists with phase: Pending";
-    set(
-        condition::READY,
-        ConditionStatus::False,
-        reason::DEPENDENCIES_NOT_READY,
-        text,
-    );
-    Decision::Unplaced {
-        conditions,
-        intended,
-    }
-}
-
-/// Says what stands in the way of what belongs to it.
-fn write_error(index: &Index, record: &SandboxRecord, fault: &str) -> Decision {
-    let at = whole_second(index.now.wall);
-    let mut conditions = conditions(record);
-    conditions.retain(|condition| condition.type_ != condition::POD_SCHEDULED);
-    let mut set = |type_, status, reason, text: &str| {
-        set(&mut conditions, record, &at, type_, status, reason, text)
-    };
-    match record.mode {
-        OperatingMode::Suspended => set(
-            condition::SUSPENDED,
-            ConditionStatus::Unknown,
-            reason::POD_STATE_UNKNOWN,
-            message::POD_STATE_UNKNOWN,
-        ),
-        OperatingMode::Running | OperatingMode::Frozen => set(
-            condition::SUSPENDED,
-            ConditionStatus::False,
-            reason::NOT_SUSPENDED,
-            message::SANDBOX_NOT_SUSPENDED,
-        ),
-    }
-    set(
-        condition::READY,
-        ConditionStatus::False,
-        reason::RECONCILER_ERROR,
-        &format!("Error seen: {fault}"),
-    );
-    status(record, conditions, PodFields::Keep)
-}
-
-fn write_suspended(index: &Index, record: &SandboxRecord) -> Decision {
-    let at = whole_second(index.now.wall);
-    let mut conditions = conditions(record);
-    conditions.retain(|condition| condition.type_ != condition::POD_SCHEDULED);
-    let mut set = |type_, status, reason, text: &str| {
-        set(&mut conditions, record, &at, type_, status, reason, text)
-    };
-    set(
-        condition::SUSPENDED,
-        ConditionStatus::True,
-        reason::POD_TERMINATED,
-        message::POD_TERMINATED,
-    );
-    set(
-        condition::READY,
-        ConditionStatus::False,
-        reason::SANDBOX_SUSPENDED,
-        message::SANDBOX_SUSPENDED,
-    );
-    status(record, conditions, PodFields::Clear)
-}
-
-fn conditions(record: &SandboxRecord) -> Vec<Condition> {
-    record
-        .detail
-        .as_ref()
-        .map(|detail| detail.conditions.clone())
-        .unwrap_or_default()
-}
-
-fn set(
-    conditions: &mut Vec<Condition>,
-    record: &SandboxRecord,
-    at: &Time,
-    type_: &str,
-    status: ConditionStatus,
-    reason: &str,
-    text: &str,
-) {
-    set_condition(
-        conditions,
-        type_,
-        status,
-        reason,
-        text,
-        Some(record.generation),
-        at,
-    );
-}
-
-/// A status write, unless it says what is there already.
-fn status(record: &SandboxRecord, conditions: Vec<Condition>, fields: PodFields) -> Decision {
-    let detail = record.detail.as_ref();
-    let same = detail.is_some_and(|detail| detail.conditions == conditions);
-    let cleared =
-        fields == PodFields::Keep || detail.is_none_or(|detail| detail.pod_ips.is_empty());
-    if same && cleared {
-        Decision::Rest
-    } else {
-        Decision::Status(conditions, fields)
-    }
-}
-
-fn write_status(index: &mut Index, id: u64, conditions: &[Condition], fields: PodFields) {
+fn write_status(index: &mut Index, id: u64, conditions: &[Condition], fields: Fields) {
     let Some(record) = index.sandboxes.get(&id) else {
         return;
     };
-    if let Decision::Rest = status(record, conditions.to_vec(), fields) {
+    if let Decision::Rest = words::decision(record, conditions.to_vec(), fields) {
         return;
     }
-    let hash = name_hash(&record.key.name);
-    let mut wanted = json!({"conditions": conditions, "selector": format!("{}={hash}", label::SANDBOX_NAME_HASH)});
-    if fields == PodFields::Clear {
-        wanted["podIPs"] = Value::Null;
-        wanted["nodeName"] = Value::Null;
-    }
-    // The version keeps it from overwriting what a node that came back has said.
-    let patch =
-        json!({"metadata": {"resourceVersion": record.version.to_string()}, "status": wanted});
+    let patch = words::patch(record, conditions, fields);
     write(
         index,
         id,

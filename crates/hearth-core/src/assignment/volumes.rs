@@ -50,8 +50,18 @@ enum Claim<'a> {
     Open(&'a Pvc, &'a Class),
 }
 
-/// Makes the claims of a Sandbox's templates, or takes them over; `None` when all are its own.
-pub(super) fn claims(index: &Index, record: &SandboxRecord) -> Option<Result<Vec<Action>, String>> {
+/// How far the claims of a Sandbox's templates are.
+pub(super) enum Claims {
+    /// All are there and its own.
+    Own,
+    /// They are being made, or taken over. What is to be written for that now.
+    Pending(Vec<Action>),
+    /// One cannot be made, or is somebody else's.
+    Faulty(String),
+}
+
+/// Looks at the claims of a Sandbox's templates.
+pub(super) fn claims(index: &Index, record: &SandboxRecord) -> Claims {
     let mut actions = Vec::new();
     let mut waits = false;
     for template in &record.templates {
@@ -66,7 +76,7 @@ pub(super) fn claims(index: &Index, record: &SandboxRecord) -> Option<Result<Vec
         let blocked = index.writes.blocked_until(&subject, index.now.mono);
         let Some(pvc) = index.volumes.pvcs.get(&key) else {
             match (fault, blocked) {
-                (Some(fault), Some(_)) => return Some(Err(fault.clone())),
+                (Some(fault), Some(_)) => return Claims::Faulty(fault.clone()),
                 (None, Some(_)) => waits = true,
                 (_, None) => actions.push(Action::Claim {
                     key,
@@ -82,7 +92,7 @@ pub(super) fn claims(index: &Index, record: &SandboxRecord) -> Option<Result<Vec
             continue;
         };
         match ownership(pvc, &key.name, record) {
-            Err(fault) => return Some(Err(fault)),
+            Err(fault) => return Claims::Faulty(fault),
             Ok(true) => {}
             Ok(false) if blocked.is_some() => waits = true,
             Ok(false) => actions.push(Action::Claim {
@@ -93,7 +103,11 @@ pub(super) fn claims(index: &Index, record: &SandboxRecord) -> Option<Result<Vec
             }),
         }
     }
-    (waits || !actions.is_empty()).then_some(Ok(actions))
+    if waits || !actions.is_empty() {
+        Claims::Pending(actions)
+    } else {
+        Claims::Own
+    }
 }
 
 /// Whether a claim that has the name of one of ours is the Sandbox's; `false` when it may be made so.

@@ -7,8 +7,8 @@ use hearth_api::constants::{
     EXTENSIONS_GROUP, TEARDOWN_FINALIZER, annotation, condition, label, reason,
 };
 use hearth_api::{
-    Condition, OperatingMode, PersistentVolumeClaimTemplate, PodMetadata, Sandbox, ShutdownPolicy,
-    Time,
+    Condition, OperatingMode, PersistentVolumeClaimTemplate, PodMetadata, Sandbox, SandboxStatus,
+    ShutdownPolicy, Time,
 };
 use jiff::Timestamp;
 
@@ -61,6 +61,8 @@ pub(crate) struct Marks {
     pub warmth: bool,
     /// `suspended-by`.
     pub suspended_by: bool,
+    /// `pod-name`, and not empty: to clients an empty one is none.
+    pub pod_name: bool,
 }
 
 /// What an operation of ours on a Sandbox is waiting for. One at a time: the order of writes to one object counts.
@@ -190,10 +192,33 @@ pub(crate) struct ReadyState {
     pub(crate) since: Timestamp,
 }
 
+/// Which fields of a Sandbox's status are there besides the conditions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct StatusFields {
+    /// Those that speak of a pod.
+    pub(crate) pod: bool,
+    /// The selector, or what is said of the Service.
+    pub(crate) others: bool,
+}
+
+impl StatusFields {
+    fn of(status: &SandboxStatus) -> Self {
+        Self {
+            pod: !status.pod_ips.is_empty()
+                || !status.node_name.is_empty()
+                || status.node.is_some(),
+            others: !status.selector.is_empty()
+                || !status.service.is_empty()
+                || !status.service_fqdn.is_empty(),
+        }
+    }
+}
+
 /// What is needed of a Sandbox that is no unclaimed member.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Detail {
     pub(crate) conditions: Vec<Condition>,
+    pub(crate) fields: StatusFields,
     pub(crate) pod_ips: Vec<String>,
     pub(crate) pod_metadata: PodMetadata,
     pub(crate) shutdown_time: Option<Timestamp>,
@@ -338,6 +363,9 @@ impl SandboxRecord {
             annotations: !annotations.is_empty(),
             warmth: annotations.contains_key(annotation::WARMTH),
             suspended_by: annotations.contains_key(annotation::SUSPENDED_BY),
+            pod_name: annotations
+                .get(annotation::POD_NAME)
+                .is_some_and(|name| !name.is_empty()),
         };
         self.template_hash = labels
             .remove(label::TEMPLATE_HASH)
@@ -365,6 +393,7 @@ impl SandboxRecord {
             None
         } else {
             Some(Box::new(Detail {
+                fields: StatusFields::of(&status),
                 conditions: status.conditions,
                 pod_ips: status.pod_ips,
                 pod_metadata: wanted.pod_template.metadata,

@@ -149,3 +149,54 @@ pub(crate) fn key(name: &str) -> Key {
 pub(crate) fn n1() -> NodeName {
     node_key("n1")
 }
+
+/// Applies a JSON merge patch.
+pub(crate) fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(fields) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    for (name, value) in fields {
+        if value.is_null() {
+            target.as_object_mut().unwrap().remove(name);
+        } else {
+            merge(
+                target
+                    .as_object_mut()
+                    .unwrap()
+                    .entry(name.clone())
+                    .or_insert(Value::Null),
+                value,
+            );
+        }
+    }
+}
+
+/// Applies one operation of a JSON patch; false when it fails.
+pub(crate) fn operate(object: &mut Value, operation: &Value) -> bool {
+    let path = operation["path"].as_str().unwrap();
+    let (parent, last) = path.rsplit_once('/').unwrap();
+    let last = last.replace("~1", "/").replace("~0", "~");
+    match operation["op"].as_str().unwrap() {
+        // A field that is not there is null, as to the API server.
+        "test" => object.pointer(path).unwrap_or(&Value::Null) == &operation["value"],
+        "replace" => object
+            .pointer_mut(path)
+            .map(|at| *at = operation["value"].clone())
+            .is_some(),
+        "remove" => {
+            let parent = object.pointer_mut(parent).and_then(Value::as_object_mut);
+            parent.and_then(|parent| parent.remove(&last)).is_some()
+        }
+        "add" => {
+            let parent = object.pointer_mut(parent).and_then(Value::as_object_mut);
+            parent
+                .map(|parent| parent.insert(last, operation["value"].clone()))
+                .is_some()
+        }
+        other => panic!("no operation {other}"),
+    }
+}

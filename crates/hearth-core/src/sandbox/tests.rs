@@ -1,6 +1,7 @@
 mod containers;
 mod contents;
 mod deadline;
+mod ending;
 mod env;
 mod evict;
 

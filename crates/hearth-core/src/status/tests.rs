@@ -385,16 +385,31 @@ fn the_fields_of_the_service_follow_what_is_known_of_it() {
 }
 
 #[test]
-fn what_the_controller_cannot_do_comes_before_what_the_pod_is() {
-    for mode in [OperatingMode::Running, OperatingMode::Suspended] {
-        let facts = Facts {
-            fault: Some("PVC \"a\": no".into()),
-            ..facts(mode, None)
-        };
-        let status = status(&SandboxStatus::default(), "plain", &facts, &at(1));
-        assert_eq!(
-            lines(&status).pop().unwrap(),
-            "Ready False ReconcilerError: Error seen: PVC \"a\": no"
-        );
+fn what_the_controller_cannot_do_comes_before_what_the_pod_is_and_changes_nothing_else() {
+    let running = || Some(pod(PodPhase::Running, true, Some(Tier::Running)));
+    let ended = || Some(pod(PodPhase::Failed, false, None));
+    for mode in [
+        OperatingMode::Running,
+        OperatingMode::Frozen,
+        OperatingMode::Suspended,
+    ] {
+        for pod in [None, running(), ended()] {
+            let fine = facts(mode, pod);
+            let faulty = Facts {
+                fault: Some("PVC \"a\": no".into()),
+                ..fine.clone()
+            };
+            let says = |facts: &Facts| {
+                let status = status(&SandboxStatus::default(), "plain", facts, &at(1));
+                let lines = lines(&status).into_iter();
+                lines.partition::<Vec<_>, _>(|line| line.starts_with("Ready "))
+            };
+            let (ready, others) = says(&faulty);
+            assert_eq!(
+                ready,
+                ["Ready False ReconcilerError: Error seen: PVC \"a\": no"]
+            );
+            assert_eq!(others, says(&fine).1, "{fine:?}");
+        }
     }
 }

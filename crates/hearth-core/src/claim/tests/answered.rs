@@ -197,7 +197,7 @@ fn an_expired_claim_says_so_and_then_lets_go_by_its_policy() {
             json!({"hearth.dev/node": "n1", "agents.x-k8s.io/launch-type": "warm"});
         adopted["metadata"]["ownerReferences"][0]["kind"] = "SandboxClaim".into();
         adopted["metadata"]["ownerReferences"][0]["uid"] = "uid-c".into();
-        adopted["metadata"]["annotations"] = json!({});
+        adopted["metadata"]["annotations"] = json!({"agents.x-k8s.io/pod-name": "a"});
         index.apply_sandbox(created(&adopted, 15), at(50));
         index.member_event(
             &n1(),

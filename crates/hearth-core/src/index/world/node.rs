@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde_json::{Value, json};
 
-use super::api::{Api, Kind, key_of, merge};
+use super::api::{Api, Kind, key_of};
 use crate::effects::{NodeReply, NodeRequest, Refusal};
 use crate::ids::{Key, OwnerKey};
+use crate::index::testing::merge;
 use crate::index::{Phase, Reported, claim_uid_of};
 
 pub(in crate::index) struct Node {

@@ -9,7 +9,7 @@ use crate::effects::{
     Body, Effect, NodeReply, NodeRequest, Object, Outcome, Place, Subject, Write,
 };
 use crate::ids::{Key, NodeName};
-use crate::index::testing::{at, node};
+use crate::index::testing::{at, merge, node, operate};
 use crate::index::{Index, Phase, Reported, Settings, node_key};
 use crate::volumes::{Class, Pv, Pvc};
 
@@ -428,7 +428,16 @@ impl Cluster {
                 merge(&mut object, patch);
                 Self::done(kind, self.store(kind, object))
             }
-            other => panic!("{other:?}"),
+            Body::Operations(operations) => {
+                let mut object = current;
+                let mut operations = operations.as_array().unwrap().iter();
+                if operations.all(|operation| operate(&mut object, operation)) {
+                    Self::done(kind, self.store(kind, object))
+                } else {
+                    Outcome::Rejected("the server rejected our request".to_owned())
+                }
+            }
+            Body::Create(_) => unreachable!("handled before"),
         }
     }
 
@@ -494,23 +503,5 @@ impl Cluster {
         }
         self.delete(Kind::Pvc, name);
         true
-    }
-}
-
-fn merge(target: &mut Value, patch: &Value) {
-    let Value::Object(fields) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = json!({});
-    }
-    for (name, value) in fields {
-        let fields = target.as_object_mut().unwrap();
-        if value.is_null() {
-            fields.remove(name);
-        } else {
-            merge(fields.entry(name.clone()).or_insert(Value::Null), value);
-        }
     }
 }

@@ -247,6 +247,15 @@ fn a_claim_of_somebody_else_is_not_taken() {
                     )
                 );
                 assert_eq!(cluster.node_of("box"), Value::Null);
+                // It has no pod, whatever becomes of its claim.
+                cluster.set_mode("box", "Suspended");
+                cluster.settle();
+                let (status, reason, _) = cluster.condition("box", "Suspended");
+                assert_eq!(
+                    (status.as_str(), reason.as_str()),
+                    ("True", "PodTerminated")
+                );
+                assert_eq!(cluster.condition("box", "Ready"), ready);
             }
         }
     };

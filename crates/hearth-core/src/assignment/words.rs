@@ -1,0 +1,253 @@
+//! What a Sandbox says of itself while no live node owns it.
+//!
+//! There is no pod then, or nobody can tell: what is said of a pod that a node does not answer for is kept, and where
+//! nothing was said that it is not known.
+
+use hearth_api::constants::{condition, label, message, reason};
+use hearth_api::{Condition, OperatingMode, Time};
+use serde_json::{Value, json};
+
+use super::{Decision, is_suspended};
+use crate::claim::status::whole_second;
+use crate::conditions::{ConditionStatus, find_condition, set_condition};
+use crate::ids::NodeName;
+use crate::index::{Index, SandboxRecord};
+use crate::names::name_hash;
+
+/// What becomes of the fields of the status that are no conditions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fields {
+    /// They stay.
+    Keep,
+    /// Those that speak of the pod go.
+    NoPod,
+    /// All go.
+    Clear,
+}
+
+/// The conditions of a Sandbox on their way to what they shall be.
+struct Words<'a> {
+    record: &'a SandboxRecord,
+    at: Time,
+    conditions: Vec<Condition>,
+}
+
+impl<'a> Words<'a> {
+    fn of(index: &Index, record: &'a SandboxRecord) -> Self {
+        let detail = record.detail.as_ref();
+        Self {
+            record,
+            at: whole_second(index.now.wall),
+            conditions: detail
+                .map(|detail| detail.conditions.clone())
+                .unwrap_or_default(),
+        }
+    }
+
+    fn set(&mut self, type_: &str, status: ConditionStatus, reason: &str, text: &str) {
+        let generation = Some(self.record.generation);
+        set_condition(
+            &mut self.conditions,
+            type_,
+            status,
+            reason,
+            text,
+            generation,
+            &self.at,
+        );
+    }
+
+    fn remove(&mut self, type_: &str) {
+        self.conditions.retain(|known| known.type_ != type_);
+    }
+
+    fn find(&self, type_: &str) -> Option<&Condition> {
+        find_condition(&self.conditions, type_)
+    }
+
+    fn not_suspended(&mut self) {
+        self.set(
+            condition::SUSPENDED,
+            ConditionStatus::False,
+            reason::NOT_SUSPENDED,
+            message::SANDBOX_NOT_SUSPENDED,
+        );
+    }
+
+    fn pod_terminated(&mut self) {
+        self.set(
+            condition::SUSPENDED,
+            ConditionStatus::True,
+            reason::POD_TERMINATED,
+            message::POD_TERMINATED,
+        );
+    }
+
+    /// There is no pod.
+    fn no_pod(&mut self) {
+        self.remove(condition::POD_SCHEDULED);
+        match self.record.mode {
+            OperatingMode::Suspended => self.pod_terminated(),
+            OperatingMode::Running | OperatingMode::Frozen => self.not_suspended(),
+        }
+    }
+
+    /// There is a pod, or there is none: its node does not say.
+    fn unknown_pod(&mut self) {
+        let suspended = self.find(condition::SUSPENDED);
+        let is_frozen = suspended.is_some_and(|suspended| suspended.reason == reason::FROZEN);
+        match self.record.mode {
+            OperatingMode::Suspended => self.set(
+                condition::SUSPENDED,
+                ConditionStatus::Unknown,
+                reason::POD_STATE_UNKNOWN,
+                message::POD_STATE_UNKNOWN,
+            ),
+            OperatingMode::Frozen if is_frozen => {}
+            OperatingMode::Running | OperatingMode::Frozen => self.not_suspended(),
+        }
+        if self.find(condition::POD_SCHEDULED).is_none() {
+            self.set(
+                condition::POD_SCHEDULED,
+                ConditionStatus::Unknown,
+                reason::POD_SCHEDULING_UNKNOWN,
+                message::POD_SCHEDULING_UNKNOWN,
+            );
+        }
+    }
+
+    fn not_ready(&mut self, reason: &str, text: &str) {
+        self.set(condition::READY, ConditionStatus::False, reason, text);
+    }
+
+    fn write(self, fields: Fields) -> Decision {
+        decision(self.record, self.conditions, fields)
+    }
+}
+
+/// Why it has no node. `intended` is the one that its volumes are being bound for.
+pub(super) fn unplaced(
+    index: &Index,
+    record: &SandboxRecord,
+    refused: &str,
+    intended: Option<NodeName>,
+) -> Decision {
+    let mut words = Words::of(index, record);
+    words.not_suspended();
+    words.set(
+        condition::POD_SCHEDULED,
+        ConditionStatus::False,
+        reason::UNSCHEDULABLE,
+        refused,
+    );
+    // To users it is a pod that waits for the scheduler.
+    words.not_ready(
+        reason::DEPENDENCIES_NOT_READY,
+        "Pod exists with phase: Pending",
+    );
+    Decision::Unplaced {
+        conditions: words.conditions,
+        intended,
+    }
+}
+
+/// What stands in the way of what belongs to it.
+pub(super) fn error(index: &Index, record: &SandboxRecord, fault: &str) -> Decision {
+    let mut words = Words::of(index, record);
+    if record.node.is_none() || is_suspended(record) {
+        words.no_pod();
+    } else {
+        words.unknown_pod();
+    }
+    let text = format!("{}{fault}", message::ERROR_SEEN);
+    words.not_ready(reason::RECONCILER_ERROR, &text);
+    words.write(Fields::Keep)
+}
+
+/// It is suspended, and was so before it got a node.
+pub(super) fn suspended(index: &Index, record: &SandboxRecord) -> Decision {
+    let mut words = Words::of(index, record);
+    words.no_pod();
+    words.not_ready(reason::SANDBOX_SUSPENDED, message::SANDBOX_SUSPENDED);
+    words.write(Fields::NoPod)
+}
+
+/// The node that has its pod does not answer.
+pub(super) fn node_lost(index: &Index, record: &SandboxRecord, node: &NodeName) -> Decision {
+    let mut words = Words::of(index, record);
+    words.unknown_pod();
+    let text = format!("Node \"{node}\" does not answer. The state of the Sandbox is unknown");
+    words.set(
+        condition::READY,
+        ConditionStatus::Unknown,
+        reason::NODE_LOST,
+        &text,
+    );
+    words.write(Fields::Keep)
+}
+
+/// Its time is over. What it was stays as it was, with the generation of then.
+pub(super) fn expired(index: &Index, record: &SandboxRecord) -> Decision {
+    let mut words = Words::of(index, record);
+    if words.find(condition::SUSPENDED).is_none() {
+        if record.node.is_none() {
+            words.no_pod();
+        } else {
+            words.unknown_pod();
+        }
+    }
+    words.remove(condition::POD_SCHEDULED);
+    words.not_ready(reason::SANDBOX_EXPIRED, message::SANDBOX_EXPIRED);
+    words.write(Fields::Clear)
+}
+
+/// A write of the status, unless it says that already.
+pub(super) fn decision(
+    record: &SandboxRecord,
+    conditions: Vec<Condition>,
+    fields: Fields,
+) -> Decision {
+    let there = record
+        .detail
+        .as_ref()
+        .map(|detail| detail.fields)
+        .unwrap_or_default();
+    let left_over = match fields {
+        Fields::Keep => false,
+        Fields::NoPod => there.pod,
+        Fields::Clear => there.pod || there.others,
+    };
+    let detail = record.detail.as_ref();
+    let same = detail.is_some_and(|detail| detail.conditions == conditions);
+    if same && !left_over {
+        Decision::Rest
+    } else {
+        Decision::Status(conditions, fields)
+    }
+}
+
+/// The patch that writes them.
+pub(super) fn patch(record: &SandboxRecord, conditions: &[Condition], fields: Fields) -> Value {
+    let mut status = json!({"conditions": conditions});
+    let gone: &[&str] = match fields {
+        Fields::Keep => &[],
+        Fields::NoPod => &["podIPs", "nodeName", "node"],
+        Fields::Clear => &[
+            "podIPs",
+            "nodeName",
+            "node",
+            "selector",
+            "service",
+            "serviceFQDN",
+        ],
+    };
+    for field in gone {
+        status[*field] = Value::Null;
+    }
+    if fields != Fields::Clear {
+        let hash = name_hash(&record.key.name);
+        status["selector"] = format!("{}={hash}", label::SANDBOX_NAME_HASH).into();
+    }
+    // The version keeps it from overwriting what a node that came back has said.
+    json!({"metadata": {"resourceVersion": record.version.to_string()}, "status": status})
+}
