@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use hearth_api::constants::{condition, message, reason};
+use hearth_api::constants::{annotation, condition, message, reason};
 use hearth_api::{OperatingMode, Sandbox, SandboxClaim, ShutdownPolicy, Tier};
 use hearth_tests::fixtures::{self, PORT};
 use hearth_tests::http;
@@ -75,9 +75,11 @@ pub(crate) fn suspending_ends_the_pod_and_resuming_starts_another_of_the_same_na
             "{status:#}"
         );
         scene.until_no_pods(AWAY).await?;
+        until_pod_is_named(scene, "nap", None).await?;
 
         set_mode(scene, "nap", OperatingMode::Running).await?;
         let after = scene.until_ready("nap", COLD).await?;
+        until_pod_is_named(scene, "nap", Some("nap")).await?;
         ensure!(
             pod_uid(&before)? != pod_uid(&after)?,
             "the pod is still the one from before"
@@ -238,7 +240,64 @@ fn a_sandbox_past_its_time_stays_without_pod_or_goes_as_its_policy_says() {
                     Err(format!("it has {fields:?} and {conditions:#}"))
                 }
             })
-            .await
+            .await?;
+        until_pod_is_named(scene, "kept", Some("kept")).await?;
+
+        // One whose end is put off runs again.
+        scene
+            .patch::<Sandbox>("kept", json!({"spec": {"shutdownTime": in_seconds(3600)}}))
+            .await?;
+        let again = scene.until_ready("kept", COLD).await?;
+        check_answers(&again).await
+    });
+}
+
+#[test]
+fn a_suspended_sandbox_expires_with_and_without_a_node() {
+    scene::run(LIMIT, async |scene| {
+        scene
+            .create(&fixtures::sandbox("slept", &fixtures::web_server()))
+            .await?;
+        scene.until_ready("slept", COLD).await?;
+        set_mode(scene, "slept", OperatingMode::Suspended).await?;
+        // What is created suspended is not placed.
+        let mut never = fixtures::sandbox("never", &fixtures::web_server());
+        never.spec.operating_mode = OperatingMode::Suspended;
+        scene.create(&never).await?;
+        for name in ["slept", "never"] {
+            scene
+                .until_condition(name, "Suspended", "True", reason::POD_TERMINATED, AWAY)
+                .await?;
+            scene
+                .patch::<Sandbox>(name, json!({"spec": {"shutdownTime": in_seconds(1)}}))
+                .await?;
+        }
+        for name in ["slept", "never"] {
+            scene
+                .until_condition(name, "Ready", "False", reason::SANDBOX_EXPIRED, WARM)
+                .await?;
+            scene
+                .sandboxes
+                .until_one(name, "has nothing but its conditions", WARM, |sandbox| {
+                    let status =
+                        serde_json::to_value(&sandbox.status).map_err(|error| error.to_string())?;
+                    let conditions = status["conditions"].as_array();
+                    let reasons: Vec<_> = conditions
+                        .into_iter()
+                        .flatten()
+                        .map(|condition| condition["reason"].clone())
+                        .collect();
+                    let expect = [reason::POD_TERMINATED, reason::SANDBOX_EXPIRED];
+                    let bare = status.as_object().is_some_and(|status| status.len() == 1);
+                    if bare && expect.iter().all(|reason| reasons.contains(&json!(reason))) {
+                        Ok(())
+                    } else {
+                        Err(format!("it has {status:#}"))
+                    }
+                })
+                .await?;
+        }
+        Ok(())
     });
 }
 
@@ -340,6 +399,27 @@ pub(crate) async fn set_mode(scene: &Scene, name: &str, mode: OperatingMode) -> 
         .patch::<Sandbox>(name, json!({"spec": {"operatingMode": mode}}))
         .await
         .map(drop)
+}
+
+/// Waits until the Sandbox names this pod, or none.
+async fn until_pod_is_named(scene: &Scene, name: &str, expect: Option<&str>) -> Result<()> {
+    scene
+        .sandboxes
+        .until_one(
+            name,
+            &format!("names {expect:?} as its pod"),
+            WARM,
+            |sandbox| {
+                let named = sandbox.annotations().get(annotation::POD_NAME);
+                let named = named.map(String::as_str);
+                if named == expect {
+                    Ok(())
+                } else {
+                    Err(format!("it names {named:?}"))
+                }
+            },
+        )
+        .await
 }
 
 fn now(scene: &Scene, name: &str) -> Result<std::sync::Arc<Sandbox>> {
