@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use hearth_api::{Sandbox, SandboxTemplate};
 use hearth_tests::fixtures::{self, IMAGE, PORT};
 use hearth_tests::http;
-use hearth_tests::scene::{self, AWAY, COLD, Scene};
-use hearth_tests::status::{address, ready, to_json};
+use hearth_tests::scene::{self, AWAY, COLD, Scene, WARM};
+use hearth_tests::status::{address, name_hash, pod_uid, ready, to_json};
 use hearth_tests::wait::wait_for;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -106,6 +106,20 @@ async fn until_served(ip: &str, path: &str, wanted: &str) -> Result<()> {
     .await
 }
 
+/// Waits until what is served is this and no more.
+async fn until_whole(ip: &str, path: &str, wanted: &str) -> Result<()> {
+    wait_for(
+        &format!("{path} is {wanted:?}"),
+        AWAY,
+        async || match http::get(ip, PORT, path, Duration::from_secs(5)).await {
+            Ok(text) if text.trim_end() == wanted => Ok(()),
+            Ok(text) => Err(format!("it is {text:?}")),
+            Err(error) => Err(format!("{error:#}")),
+        },
+    )
+    .await
+}
+
 async fn check_all(scene: &Scene, ip: &str) -> Result<()> {
     until_served(ip, "/env", "TOKEN=t0p").await?;
     until_served(ip, "/env", "S_level=3").await?;
@@ -154,6 +168,50 @@ pub(crate) fn members_of_a_pool_have_what_their_template_names() {
         scene.until_stocked("pool", 2).await?;
         let claimed = scene.claim("claim", "pool", AWAY).await?;
         check_all(scene, &claimed.ip).await?;
+        scene.release(&claimed).await
+    });
+}
+
+#[test]
+fn the_files_of_a_claimed_pod_show_the_labels_of_an_upstream_pod() {
+    scene::run(LIMIT, async |scene| {
+        let mut pod = fixtures::web_server();
+        let item = |name: &str| json!({"path": name, "fieldRef": {"fieldPath": format!("metadata.{name}")}});
+        pod["volumes"] = json!([
+            {"name": "own", "downwardAPI": {"items": [item("labels"), item("annotations")]}},
+        ]);
+        let script = format!("exec httpd -f -p {PORT} -h /own");
+        pod["containers"][0]["command"] = json!(["/bin/sh", "-c", script]);
+        pod["containers"][0]["volumeMounts"] = json!([{"name": "own", "mountPath": "/own"}]);
+        let mut template: SandboxTemplate = fixtures::template("shown", &pod);
+        template.spec.pod_template.metadata.labels =
+            [("app".to_owned(), "boxes".to_owned())].into();
+        scene.create(&template).await?;
+        scene.create(&fixtures::pool("pool", "shown", 1)).await?;
+        let members = scene.until_stocked("pool", 1).await?;
+        let uid = pod_uid(members.first().context("the pool is empty")?)?;
+
+        let mut claim = fixtures::claim("mine", "pool");
+        claim.spec.additional_pod_metadata = serde_json::from_value(json!({
+            "labels": {"sandbox.users.io/team": "a"},
+            "annotations": {"example.com/n": "1"},
+        }))?;
+        scene.create(&claim).await?;
+        let claimed = scene.until_answered("mine", WARM).await?;
+        let labels = format!(
+            "agents.x-k8s.io/sandbox-name-hash=\"{}\"\n\
+             agents.x-k8s.io/sandbox-template-ref-hash=\"{}\"\n\
+             app=\"boxes\"\n\
+             sandbox.users.io/team=\"a\"",
+            name_hash(&claimed.sandbox),
+            name_hash("shown"),
+        );
+        until_whole(&claimed.ip, "/labels", &labels).await?;
+        until_served(&claimed.ip, "/annotations", "example.com/n=\"1\"").await?;
+        let propagated = "agents.x-k8s.io/propagated-labels=\"app,sandbox.users.io/team\"";
+        until_served(&claimed.ip, "/annotations", propagated).await?;
+        let sandbox = scene.until_ready(&claimed.sandbox, WARM).await?;
+        ensure!(pod_uid(&sandbox)? == uid, "the pod is another one");
         scene.release(&claimed).await
     });
 }

@@ -73,10 +73,16 @@ impl ConfigStore {
     }
 }
 
-/// Whether a pod can be made from what is known, and what tells it from what was known before. `begun`: there is a pod
-/// already, whose images may be there too, so that it does not wait for what they were pulled with.
+/// Whether a pod can be made from what is known, and what tells it from what was known before. `shown`: what its files show
+/// of itself. `begun`: there is a pod already, whose images may be there too, so that it does not wait for what they were
+/// pulled with.
 #[must_use]
-pub(crate) fn contents(plan: &PodPlan, configs: &Configs, begun: bool) -> Contents {
+pub(crate) fn contents(
+    plan: &PodPlan,
+    configs: &Configs,
+    shown: &[String],
+    begun: bool,
+) -> Contents {
     let credentials = if begun {
         Ok(())
     } else {
@@ -85,10 +91,11 @@ pub(crate) fn contents(plan: &PodPlan, configs: &Configs, begun: bool) -> Conten
     if let Err(missing) = plan.check(configs).and(credentials) {
         return Contents::Lacking(missing.to_string());
     }
-    if configs.known.is_empty() {
+    if configs.known.is_empty() && shown.is_empty() {
         return Contents::default();
     }
     let mut hasher = DefaultHasher::new();
+    shown.hash(&mut hasher);
     for (config, content) in &configs.known {
         config.hash(&mut hasher);
         content
@@ -192,7 +199,7 @@ mod tests {
     #[test]
     fn a_pod_waits_for_what_it_reads_and_notices_when_it_changes() {
         let (store, plan) = (ConfigStore::default(), plan());
-        let now = || contents(&plan, &store.of(&Key::new("ns", "a"), &plan), false);
+        let now = || contents(&plan, &store.of(&Key::new("ns", "a"), &plan), &[], false);
         let lacking = |text: &str| Contents::Lacking(format!("ConfigMap \"settings\" {text}"));
         assert_eq!(now(), lacking("has not been sent by the controller yet"));
         assert!(store.put(key("ns"), None));
@@ -205,6 +212,9 @@ mod tests {
         assert!(matches!(first, Contents::Known(_)));
         store.put(key("ns"), version("2"));
         assert_ne!(now(), first);
+        let shown = ["x".to_owned()];
+        let shows = contents(&plan, &store.of(&Key::new("ns", "a"), &plan), &shown, false);
+        assert_ne!(shows, now());
         store.retain(&HashSet::from([key("other")]));
         assert_eq!(now(), lacking("has not been sent by the controller yet"));
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use hearth_api::PodMetadata;
 use serde::{Deserialize, Serialize};
 
 use super::config::{CannotMake, ConfigRef, Configs};
@@ -110,6 +111,8 @@ pub struct Known<'a> {
     pub machine_memory: u64,
     /// Variables of the cluster's Services: every container has them unless it sets them itself.
     pub services: &'a [(String, String)],
+    /// Its labels and annotations as they are now; `None` while the API was not heard: those that it was made from.
+    pub metadata: Option<&'a PodMetadata>,
 }
 
 /// The variables by which programs find the API server at this address, as a kubelet sets them for the Service
@@ -230,15 +233,18 @@ impl PodPlan {
     }
 
     fn field(&self, field: &PodField, known: &Known<'_>) -> String {
-        let entry = |map: &BTreeMap<String, String>, key: &String| map.get(key).cloned();
+        let (labels, annotations) = match known.metadata {
+            Some(metadata) => (&metadata.labels, &metadata.annotations),
+            None => (&self.labels, &self.annotations),
+        };
         match field {
             PodField::Name => known.name.to_owned(),
             PodField::Namespace => known.namespace.to_owned(),
             PodField::Uid => known.uid.to_owned(),
-            PodField::Label(key) => entry(&self.labels, key).unwrap_or_default(),
-            PodField::Annotation(key) => entry(&self.annotations, key).unwrap_or_default(),
-            PodField::Labels => lines(&self.labels),
-            PodField::Annotations => lines(&self.annotations),
+            PodField::Label(_)
+            | PodField::Annotation(_)
+            | PodField::Labels
+            | PodField::Annotations => field.in_metadata(labels, annotations).unwrap_or_default(),
             PodField::NodeName => known.node_name.to_owned(),
             PodField::ServiceAccount if self.service_account.is_empty() => "default".to_owned(),
             PodField::ServiceAccount => self.service_account.clone(),
@@ -368,7 +374,7 @@ fn is_variable(name: &str) -> bool {
 }
 
 /// Labels or annotations as the downward API writes them: a line `key="value"` each, the value with Go's escapes.
-fn lines(map: &BTreeMap<String, String>) -> String {
+pub(super) fn lines(map: &BTreeMap<String, String>) -> String {
     let line = |(key, value): (&String, &String)| format!("{key}={}", quoted(value));
     map.iter().map(line).collect::<Vec<_>>().join("\n")
 }

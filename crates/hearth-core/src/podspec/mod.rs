@@ -15,6 +15,7 @@ mod dns;
 mod expand;
 mod files;
 mod late;
+mod metadata;
 mod names;
 mod placing;
 mod plan;
@@ -42,6 +43,7 @@ pub use expand::expand;
 pub use files::{File, FileSource, Files, FilesPlan, KeyFile};
 pub(crate) use late::quoted as go_quoted;
 pub use late::{Amount, EnvFrom, EnvSource, Known, LateEnv, PodField, api_server_variables};
+pub use metadata::metadata_of;
 pub use names::{NameTooLong, PodNames};
 pub use plan::{
     Capabilities, ContainerPlan, ContainerSecurity, DnsMore, DnsPlan, GroupChange, Hook,

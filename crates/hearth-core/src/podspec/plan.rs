@@ -41,9 +41,9 @@ pub struct PodPlan {
     pub share_processes: bool,
     /// `serviceAccountName`; empty means `default`.
     pub service_account: String,
-    /// Labels of the pod template, without reserved ones.
+    /// Labels of the pod template that it is made from, without reserved ones. Those of now: [`super::metadata_of`].
     pub labels: BTreeMap<String, String>,
-    /// Annotations of the pod template, without reserved ones.
+    /// Annotations of the pod template that it is made from, without reserved ones.
     pub annotations: BTreeMap<String, String>,
     /// Secrets with credentials for registries.
     pub pull_secrets: Vec<String>,

@@ -1,8 +1,7 @@
 //! The pod as a whole.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use hearth_api::constants::{EXTENSIONS_GROUP, GROUP, annotation};
 use hearth_api::{PersistentVolumeClaimTemplate, RecreatePolicy, SandboxSpec, Warmth};
 use serde_json::Value;
 
@@ -10,6 +9,7 @@ use super::admission::{Account, Admission, account_in};
 use super::container::{self, PodContext};
 use super::files::FileSource;
 use super::late::EnvSource;
+use super::metadata::without_reserved;
 use super::plan::{DnsMore, DnsPlan, HostNamespaces, PodPlan, RestartPolicy};
 use super::policy::{Grant, Support};
 use super::read::{At, Problems, Refusal};
@@ -99,18 +99,6 @@ fn check_account(pod: &Value, admission: &Admission, problems: &Problems<'_>) {
             "there is no such ServiceAccount in the namespace; make it, or name another",
         );
     }
-}
-
-/// Labels or annotations of a pod template that reach the pod: not those under the API's own prefixes.
-fn without_reserved(from: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let reserved = |key: &str| {
-        let prefix = key.split_once('/').map_or("", |(prefix, _)| prefix);
-        prefix == GROUP || prefix == EXTENSIONS_GROUP || key == annotation::TRACE_CONTEXT
-    };
-    from.iter()
-        .filter(|(key, _)| !reserved(key))
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect()
 }
 
 fn check_sandbox(spec: &SandboxSpec, warmth: Option<Warmth>, problems: &Problems<'_>) {

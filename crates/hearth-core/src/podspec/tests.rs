@@ -2,6 +2,7 @@ mod admission;
 mod claims;
 mod configs;
 mod images;
+mod metadata;
 mod pods;
 mod policy;
 mod tokens;
@@ -82,6 +83,7 @@ fn known(ips: &[String]) -> Known<'_> {
         machine_cpu_millis: 2000,
         machine_memory: 8 << 30,
         services: &[],
+        metadata: None,
     }
 }
 

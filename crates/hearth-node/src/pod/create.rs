@@ -100,6 +100,7 @@ impl Subject {
             machine_cpu_millis: config.machine_cpu_millis,
             machine_memory: config.machine_memory,
             services: &config.services,
+            metadata: self.metadata.as_deref(),
         }
     }
 

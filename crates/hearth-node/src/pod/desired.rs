@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 
 use hearth_api::constants::{annotation, label};
-use hearth_api::{OperatingMode, Sandbox, SandboxSpec, Warmth};
+use hearth_api::{OperatingMode, PodMetadata, Sandbox, SandboxSpec, Warmth};
 use hearth_core::idle::IdleRules;
 use hearth_core::ids::Key;
 use hearth_core::podspec::{self, Admission, ConfigRef, PodPlan, Refusal};
@@ -33,6 +33,8 @@ pub struct DesiredSandbox {
     pub shutdown_time: Option<Timestamp>,
     /// What becomes of it when nobody uses it. Rules that cannot be read are none, and a refusal of the plan.
     pub idle: IdleRules,
+    /// Labels and annotations of its pod, which change while that runs.
+    pub metadata: Arc<PodMetadata>,
     /// What its pod is made from, or why none can be made, by what is known now of its namespace.
     pub plan: Result<Arc<PodPlan>, NoPlan>,
     /// What the plan is made of.
@@ -143,6 +145,7 @@ impl Plans {
             pool,
             shutdown_time: sandbox.spec.shutdown_time.as_ref().map(|time| time.0),
             idle: IdleRules::read(sandbox.spec.idle.as_ref()).unwrap_or_default(),
+            metadata: Arc::new(podspec::metadata_of(sandbox)),
             plan: asked.plan(configs, config),
             asked,
         }

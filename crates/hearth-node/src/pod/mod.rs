@@ -19,6 +19,7 @@ mod changes;
 mod classes;
 mod clock;
 mod config;
+mod contents;
 mod create;
 mod cri_config;
 mod desired;

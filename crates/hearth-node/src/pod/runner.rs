@@ -15,8 +15,8 @@ use hearth_core::binding::BoundEnv;
 use hearth_core::ids::{Key, PodUid};
 use hearth_core::podspec::{self, PodPlan, Refusal};
 use hearth_core::sandbox::{
-    Contents, Desired, Effect, Event, Goal, Life, Observed, Op, Outcome, Phase, Priority,
-    Residency, SandboxFact, State, Step, step,
+    Desired, Effect, Event, Goal, Life, Observed, Op, Outcome, Phase, Priority, Residency,
+    SandboxFact, State, Step, step,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cell::{Cell, Listing, Made};
 use super::config::Handler;
+use super::contents;
 use super::desired::{DesiredSandbox, NoPlan};
 use super::errand::{Errand, Place};
 use super::gate::{GateState, Offer, PodInside};
@@ -34,7 +35,6 @@ use super::show;
 use super::slots::{Group, Slot};
 use super::user_ids::IdRange;
 use super::work::{self, Done, Subject};
-use crate::configs;
 
 /// A clock may be set: what ends at a time of day is looked at anew at least this often.
 const CLOCK_CHECK: Duration = Duration::from_secs(60);
@@ -446,7 +446,7 @@ impl Runner {
         let can_freeze = !self.handler().freeze_method.is_empty();
         Desired {
             goal,
-            contents: self.contents(),
+            contents: contents::of(&self.shared, &self.key, &self.state, self.desired.as_ref()),
             plan,
             env: self.env(gate),
             member,
@@ -463,27 +463,6 @@ impl Runner {
         let pod = self.state.pod.as_ref();
         let is_its = pod.is_some_and(|pod| pod.uid == env.pod);
         (is_its || self.member()).then(|| Arc::clone(env))
-    }
-
-    /// What the pod there is reads, or the one that would be made.
-    fn contents(&self) -> Contents {
-        let plan = match (&self.state.pod, &self.desired) {
-            (Some(pod), _) => &pod.plan,
-            (None, Some(desired)) => match &desired.plan {
-                Ok(plan) => plan,
-                Err(NoPlan::Lacking(what)) => return Contents::Lacking(what.clone()),
-                Err(NoPlan::Refused(_)) => return Contents::default(),
-            },
-            (None, None) => return Contents::default(),
-        };
-        let pod = self.state.pod.as_ref();
-        // A pod that is up has mounted its volumes: where they are is known to the kernel.
-        let up = pod.is_some_and(|pod| matches!(pod.sandbox, SandboxFact::Up(_)));
-        if !up && let Some(lacking) = self.shared.locations.lacking(&self.key, plan) {
-            return Contents::Lacking(lacking);
-        }
-        let configs = self.shared.configs.of(&self.key, plan);
-        configs::contents(plan, &configs, self.state.pod.is_some())
     }
 
     fn member(&self) -> bool {
@@ -564,6 +543,10 @@ impl Runner {
             group: self.group(desired),
             handler: self.handler(),
             pod: self.state.pod.clone(),
+            metadata: self
+                .desired
+                .as_ref()
+                .map(|desired| Arc::clone(&desired.metadata)),
             wants_ids: self.state.pod.is_none() && wants_ids(desired),
             asked,
             ahead: self.ahead(&op, desired),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hearth_api::PodMetadata;
 use hearth_core::ids::{Key, PodUid, SandboxUid};
 use hearth_core::placement::DEFAULT_HANDLER;
 use hearth_core::podspec::{ContainerPlan, PodNames, PodPlan, Resolver};
@@ -39,6 +40,8 @@ pub(super) struct Subject {
     pub(super) group: Group,
     pub(super) handler: Handler,
     pub(super) pod: Option<Pod>,
+    /// Labels and annotations of the pod; `None` while the API was not heard.
+    pub(super) metadata: Option<Arc<PodMetadata>>,
     /// Whether the pod that is to be made has ids of the node to itself.
     pub(super) wants_ids: bool,
     /// How often the pod's processes had been asked for when this was decided.

@@ -103,3 +103,45 @@ async fn a_restarted_daemon_leaves_pods_alone_until_it_is_told_again() {
     node.host.until_file(&pod_uid, "keys", "key", "two").await;
     assert_eq!(seen.lock().len(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn files_follow_the_labels_of_the_sandbox_and_variables_stay() {
+    let (mut node, seen) = node();
+    let team = json!({"fieldRef": {"fieldPath": "metadata.labels['team']"}});
+    let item = |path: &str, field: &str| json!({"path": path, "fieldRef": {"fieldPath": field}});
+    let pod = json!({
+        "volumes": [{"name": "self", "downwardAPI": {"items": [
+            item("team", "metadata.labels['team']"),
+            item("hash", "metadata.labels['agents.x-k8s.io/sandbox-name-hash']"),
+            item("claim", "metadata.labels['agents.x-k8s.io/claim-uid']"),
+        ]}}],
+        "containers": [{
+            "name": "main", "image": IMAGE,
+            "env": [{"name": "TEAM", "valueFrom": team}],
+            "volumeMounts": [{"name": "self", "mountPath": "/self"}],
+        }],
+    });
+    let of_team = |team: &str| {
+        let mut sandbox = sandbox("a", &pod);
+        let labels = &mut sandbox.spec.pod_template.metadata.labels;
+        labels.insert("team".to_owned(), team.to_owned());
+        labels.insert("agents.x-k8s.io/claim-uid".to_owned(), "u".to_owned());
+        sandbox
+    };
+    node.want(&of_team("red"));
+    let view = node.ready("a", Tier::Running).await;
+    let pod_uid = view.pod_uid.clone().unwrap();
+    let hash = hearth_core::names::name_hash("a");
+    for (path, text) in [("team", "red"), ("hash", hash.as_str()), ("claim", "")] {
+        node.host.until_file(&pod_uid, "self", path, text).await;
+    }
+    node.want(&of_team("blue"));
+    node.host.until_file(&pod_uid, "self", "team", "blue").await;
+    // A daemon that begins knows the template of when the pod was made.
+    node.restart(&[]).await;
+    node.want(&of_team("green"));
+    node.host
+        .until_file(&pod_uid, "self", "team", "green")
+        .await;
+    assert_eq!(*seen.lock(), ["TEAM=red read_only=true"]);
+}
