@@ -211,10 +211,9 @@ fn an_account_that_is_not_there_is_named_until_it_is() {
     scene::run(LIMIT, async |scene| {
         let pod = pod(&json!({"serviceAccountName": "late"}));
         scene.create(&fixtures::sandbox("early", &pod)).await?;
-        let expected =
-            "spec.podTemplate.spec.serviceAccountName is \"late\": there is no such ServiceAccount";
+        let expected = "Error seen: spec.podTemplate.spec.serviceAccountName is \"late\": there is no such ServiceAccount";
         let said = scene
-            .until_condition("early", "Ready", "False", "InvalidConfiguration", COLD)
+            .until_condition("early", "Ready", "False", "ReconcilerError", COLD)
             .await?;
         ensure!(said.starts_with(expected), "it says {said}");
         scene.create(&account("late")).await?;

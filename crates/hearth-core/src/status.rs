@@ -10,7 +10,7 @@ use hearth_api::{
 use crate::conditions::{ConditionStatus, find_condition, set_condition};
 use crate::ids::PodUid;
 use crate::names::name_hash;
-use crate::podspec::Role;
+use crate::podspec::{Cause, Role};
 use crate::sandbox::{Ended, Life, Residency, SandboxFact, State, Unsettled};
 
 /// A kubelet's reason and message of a pod that was active for too long.
@@ -30,7 +30,7 @@ pub struct Facts {
     /// Whether the node has found out what there is. While it has not, the status stays as it is.
     pub certain: bool,
     /// Why no pod can be made.
-    pub refusal: Option<String>,
+    pub refusal: Option<Refused>,
     /// Why its processes cannot be frozen, where that is what is wanted.
     pub cannot_freeze: Option<String>,
     /// The pod.
@@ -49,6 +49,43 @@ pub struct Facts {
     pub service: ServiceFact,
     /// What the controller cannot do for it, in words; `None`: nothing.
     pub fault: Option<String>,
+}
+
+/// Why no pod can be made of a sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// In words that name the field, its value and the remedy.
+    pub why: String,
+    /// What has to change.
+    pub cause: Cause,
+}
+
+impl Refused {
+    /// Reason and message of `Ready`. Clients give up at `InvalidConfiguration`: what may pass by itself is an error.
+    fn ready(&self) -> (&'static str, String) {
+        match self.cause {
+            Cause::Spec => (reason::INVALID_CONFIGURATION, self.why.clone()),
+            Cause::Surroundings => (reason::RECONCILER_ERROR, error_seen(&self.why)),
+        }
+    }
+}
+
+/// Why no pod can be made of a Sandbox with these conditions, if its node says so, or what else stands in its way.
+pub(crate) fn refusal_in(conditions: &[Condition]) -> Option<String> {
+    let ready = find_condition(conditions, condition::READY)?;
+    match ready.reason.as_str() {
+        reason::INVALID_CONFIGURATION => Some(ready.message.clone()),
+        reason::RECONCILER_ERROR => {
+            let why = ready.message.strip_prefix(message::ERROR_SEEN);
+            Some(why.unwrap_or(&ready.message).to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// The message of what stands in the way.
+pub(crate) fn error_seen(what: &str) -> String {
+    format!("{}{what}", message::ERROR_SEEN)
 }
 
 /// What a node knows of the Service of a sandbox. It belongs to the controller, which tells the node.
@@ -252,6 +289,7 @@ fn node_info(facts: &Facts) -> SandboxNodeInfo {
     let message = facts
         .refusal
         .as_ref()
+        .map(|refusal| &refusal.why)
         .or(facts.cannot_freeze.as_ref())
         .unwrap_or(&facts.message)
         .clone();
@@ -365,7 +403,7 @@ impl Conditions<'_> {
     fn ready(&mut self) {
         use ConditionStatus::{False, True};
         if let Some(fault) = &self.facts.fault {
-            let text = format!("{}{fault}", message::ERROR_SEEN);
+            let text = error_seen(fault);
             self.set(condition::READY, False, reason::RECONCILER_ERROR, &text);
             return;
         }
@@ -377,7 +415,10 @@ impl Conditions<'_> {
             ),
             _ => match &self.facts.pod {
                 None => match &self.facts.refusal {
-                    Some(refusal) => (False, reason::INVALID_CONFIGURATION, refusal.clone()),
+                    Some(refusal) => {
+                        let (reason, message) = refusal.ready();
+                        (False, reason, message)
+                    }
                     None => (
                         False,
                         reason::DEPENDENCIES_NOT_READY,

@@ -13,6 +13,7 @@ use crate::conditions::{ConditionStatus, find_condition, set_condition};
 use crate::ids::NodeName;
 use crate::index::{Index, SandboxRecord};
 use crate::names::name_hash;
+use crate::status::error_seen;
 
 /// What becomes of the fields of the status that are no conditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,8 +160,7 @@ pub(super) fn error(index: &Index, record: &SandboxRecord, fault: &str) -> Decis
     } else {
         words.unknown_pod();
     }
-    let text = format!("{}{fault}", message::ERROR_SEEN);
-    words.not_ready(reason::RECONCILER_ERROR, &text);
+    words.not_ready(reason::RECONCILER_ERROR, &error_seen(fault));
     words.write(Fields::Keep)
 }
 

@@ -7,7 +7,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_api::constants::{condition, reason};
 use hearth_api::{Sandbox, SandboxClaim, SandboxTemplate, SandboxWarmPool};
 
 use super::census::Sort;
@@ -17,11 +16,11 @@ use super::pool::PoolRecord;
 use super::sandbox::{Retry, SandboxRecord, version_of};
 use super::spec::semantics;
 use super::{Index, SandboxOp, Stage};
-use crate::conditions::find_condition;
 use crate::effects::{Now, Observation};
 use crate::ids::{Key, SandboxUid};
 use crate::placement::RuntimeClass;
 use crate::pool::Template;
+use crate::status;
 use kube_meta::key_of;
 use serde::Deserialize;
 
@@ -76,7 +75,8 @@ impl Index {
         let id = id.unwrap_or_else(|| self.insert_sandbox(blank(key.clone(), now)));
         self.census.set(id, Sort::of(&sandbox));
         crate::events::sandbox_seen(self, id, &sandbox, is_new);
-        let refusal = refusal_of(&sandbox);
+        let status = sandbox.status.as_ref();
+        let refusal = status.and_then(|status| status::refusal_in(&status.conditions));
         let labels = self
             .pod_labels
             .share(&sandbox.spec.pod_template.metadata.labels);
@@ -536,14 +536,6 @@ impl Index {
         self.now = now;
         self.runtime_classes.remove(name);
     }
-}
-
-/// Why no pod can be made of it, as its node says.
-fn refusal_of(sandbox: &Sandbox) -> Option<String> {
-    let status = sandbox.status.as_ref()?;
-    let ready = find_condition(&status.conditions, condition::READY)?;
-    let refused = ready.status == "False" && ready.reason == reason::INVALID_CONFIGURATION;
-    refused.then(|| ready.message.clone())
 }
 
 /// A record that is filled in next.

@@ -54,7 +54,7 @@ pub use plan::{
 pub use pod::plan;
 pub use policy::{Grant, GrantError, Policy, Support, UserNamespaces};
 pub use quantity::{Quantity, QuantityError};
-pub use read::{Refusal, UnsupportedField};
+pub use read::{Cause, Refusal, UnsupportedField};
 pub use resources::QosClass;
 pub use runtimes::honoured_by;
 pub use variables::Variable;

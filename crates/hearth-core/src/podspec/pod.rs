@@ -49,14 +49,14 @@ pub fn plan(
     };
     let annotations = &spec.pod_template.metadata.annotations;
     if let Err(forbidden) = podsecurity::check(admission.level, annotations, &pod) {
-        problems.push("the pod", "forbidden", &forbidden.to_string());
+        problems.push_of_surroundings("the pod", "forbidden", &forbidden.to_string());
     }
     limits::set_defaults(&mut pod, &admission.limits);
     for excess in limits::check(&pod, &admission.limits) {
         let by = format!("forbidden by LimitRange {:?}", excess.range);
         let dot = if excess.place.is_empty() { "" } else { "." };
         let place = format!("{POD_SPEC}{dot}{}", excess.place);
-        problems.push(&place, &by, &excess.rule);
+        problems.push_of_surroundings(&place, &by, &excess.rule);
     }
     let templates = &spec.volume_claim_templates;
     let mut plan = read_pod(&At::root(POD_SPEC, &pod, &problems), templates, admission);
@@ -93,7 +93,7 @@ fn check_idle(spec: &SandboxSpec, plan: &PodPlan, problems: &Problems<'_>) {
 
 fn check_account(pod: &Value, admission: &Admission, problems: &Problems<'_>) {
     if admission.account == Account::Missing {
-        problems.push(
+        problems.push_of_surroundings(
             &format!("{POD_SPEC}.serviceAccountName"),
             &format!("{:?}", account_in(pod)),
             "there is no such ServiceAccount in the namespace; make it, or name another",

@@ -1,6 +1,6 @@
 //! Going over JSON with the path at hand, and collecting what cannot be honoured.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -39,11 +39,24 @@ impl fmt::Display for UnsupportedField {
     }
 }
 
-/// Why no pod can be made of a Sandbox. Its text is the message of the condition `InvalidConfiguration`.
+/// What has to change for a pod that was refused to be made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cause {
+    /// The Sandbox itself, or how its node is run: clients need not wait.
+    #[default]
+    Spec,
+    /// Another object, which may come or change at any time: a ServiceAccount, a Pod Security level, a LimitRange, a
+    /// RuntimeClass. Of these alone the pod is made as soon as that happens.
+    Surroundings,
+}
+
+/// Why no pod can be made of a Sandbox. Its text is the message of the condition that says so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The fields, at least one.
     pub fields: Vec<UnsupportedField>,
+    /// What has to change.
+    pub cause: Cause,
 }
 
 impl fmt::Display for Refusal {
@@ -85,6 +98,8 @@ impl fmt::Display for Path<'_> {
 pub(super) struct Problems<'s> {
     support: &'s Support,
     found: RefCell<Vec<UnsupportedField>>,
+    /// How many of these are not the spec's own.
+    of_surroundings: Cell<usize>,
 }
 
 impl<'s> Problems<'s> {
@@ -93,6 +108,7 @@ impl<'s> Problems<'s> {
         Self {
             support,
             found: RefCell::default(),
+            of_surroundings: Cell::default(),
         }
     }
 
@@ -104,13 +120,24 @@ impl<'s> Problems<'s> {
         });
     }
 
+    /// A problem that another object may take away, see [`Cause::Surroundings`].
+    pub(super) fn push_of_surroundings(&self, path: &str, value: &str, remedy: &str) {
+        self.of_surroundings.set(self.of_surroundings.get() + 1);
+        self.push(path, value, remedy);
+    }
+
     /// `value` when there was no problem.
     pub(super) fn conclude<T>(self, value: T) -> Result<T, Refusal> {
         let fields = self.found.into_inner();
+        let cause = if self.of_surroundings.get() == fields.len() {
+            Cause::Surroundings
+        } else {
+            Cause::Spec
+        };
         if fields.is_empty() {
             Ok(value)
         } else {
-            Err(Refusal { fields })
+            Err(Refusal { fields, cause })
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::plan::PodPlan;
 use super::policy::check_own_kernel;
-use super::read::{Refusal, UnsupportedField};
+use super::read::{Cause, Refusal, UnsupportedField};
 use crate::placement::DEFAULT_HANDLER;
 
 /// The CRI handler of gVisor.
@@ -32,7 +32,10 @@ pub fn honoured_by(handler: &str, plan: &PodPlan) -> Result<(), Refusal> {
     if fields.is_empty() {
         Ok(())
     } else {
-        Err(Refusal { fields })
+        Err(Refusal {
+            fields,
+            cause: Cause::Spec,
+        })
     }
 }
 

@@ -520,6 +520,11 @@ fn a_pool_whose_members_are_refused_says_why_once_and_when_that_is_over() {
         said(1, "False", refused, "the pod is forbidden: y"),
         ["WarmPoolNotProgressing the pod is forbidden: y"]
     );
+    let for_now = "Error seen: the pod is forbidden: z";
+    assert_eq!(
+        said(0, "False", "ReconcilerError", for_now),
+        ["WarmPoolNotProgressing the pod is forbidden: z"]
+    );
     assert_eq!(said(0, "False", "DependenciesNotReady", "waits"), [""; 0]);
     assert_eq!(
         said(0, "True", "DependenciesReady", "Pod is Ready"),

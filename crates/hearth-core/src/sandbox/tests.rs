@@ -11,7 +11,7 @@ use super::plans::{plan_of, watched, with_before};
 use super::world::{Ending, World};
 use super::*;
 use crate::ids::PodUid;
-use crate::podspec::{PodPlan, Refusal, RestartPolicy, Role, UnsupportedField};
+use crate::podspec::{Cause, PodPlan, Refusal, RestartPolicy, Role, UnsupportedField};
 use std::sync::Arc;
 
 const RUN: Goal = Goal::Run {
@@ -404,6 +404,7 @@ fn a_refused_plan_makes_nothing_and_leaves_a_running_pod_alone() {
     };
     let refusal = Some(Err(Arc::new(Refusal {
         fields: vec![field],
+        cause: Cause::Spec,
     })));
     let mut world = World::new(plan_of(1, false, RestartPolicy::Always), RUN, true);
     world.desired.plan.clone_from(&refusal);

@@ -27,6 +27,11 @@ fn facts(mode: OperatingMode, pod: Option<PodFacts>) -> Facts {
     }
 }
 
+fn refusal(cause: Cause) -> Option<Refused> {
+    let why = "spec.x is 1: remove it".to_owned();
+    Some(Refused { why, cause })
+}
+
 /// `type status reason: message` of each condition.
 fn lines(status: &SandboxStatus) -> Vec<String> {
     let line = |c: &Condition| format!("{} {} {}: {}", c.type_, c.status, c.reason, c.message);
@@ -139,16 +144,21 @@ fn what_stands_in_the_way_is_named() {
     );
     assert_eq!(status.node.unwrap().message, "container main: no image x");
     let mut refused = facts(OperatingMode::Running, None);
-    refused.refusal = Some("spec.x is 1: remove it".into());
-    let status = check(
-        &refused,
-        &[
-            NOT_SUSPENDED,
+    for (cause, ready) in [
+        (
+            Cause::Spec,
             "Ready False InvalidConfiguration: spec.x is 1: remove it",
-        ],
-    );
-    assert_eq!(status.node.unwrap().message, "spec.x is 1: remove it");
-    assert_eq!(status.node_name, "");
+        ),
+        (
+            Cause::Surroundings,
+            "Ready False ReconcilerError: Error seen: spec.x is 1: remove it",
+        ),
+    ] {
+        refused.refusal = refusal(cause);
+        let status = check(&refused, &[NOT_SUSPENDED, ready]);
+        assert_eq!(status.node.unwrap().message, "spec.x is 1: remove it");
+        assert_eq!(status.node_name, "");
+    }
 }
 
 #[test]
@@ -157,7 +167,7 @@ fn a_template_edited_into_nonsense_does_not_touch_the_pod_that_runs() {
         OperatingMode::Running,
         Some(pod(PodPhase::Running, true, Some(Tier::Running))),
     );
-    facts.refusal = Some("spec.x is 1: remove it".into());
+    facts.refusal = refusal(Cause::Spec);
     let status = check(
         &facts,
         &[

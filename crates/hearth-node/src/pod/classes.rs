@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hearth_core::placement::DEFAULT_HANDLER;
-use hearth_core::podspec::{Overhead, PodPlan, Refusal, UnsupportedField};
+use hearth_core::podspec::{Cause, Overhead, PodPlan, Refusal, UnsupportedField};
 use parking_lot::RwLock;
 
 use super::config::Handler;
@@ -77,7 +77,7 @@ impl Classes {
                 None => return Ok(None),
                 Some(None) => {
                     let remedy = "there is no RuntimeClass of this name".to_owned();
-                    return Err(refusal(class, remedy));
+                    return Err(refusal(class, remedy, Cause::Surroundings));
                 }
                 Some(Some(class)) => class.handler.clone(),
             }
@@ -88,19 +88,20 @@ impl Classes {
                 let known: Vec<&str> = self.handlers.keys().map(String::as_str).collect();
                 let known = known.join(", ");
                 let remedy = format!("this node has no handler {name} for it, only {known}");
-                Err(refusal(class, remedy))
+                Err(refusal(class, remedy, Cause::Spec))
             }
         }
     }
 }
 
-fn refusal(class: &str, remedy: String) -> Refusal {
+fn refusal(class: &str, remedy: String, cause: Cause) -> Refusal {
     Refusal {
         fields: vec![UnsupportedField {
             path: "spec.podTemplate.spec.runtimeClassName".to_owned(),
             value: format!("{class:?}"),
             remedy,
         }],
+        cause,
     }
 }
 

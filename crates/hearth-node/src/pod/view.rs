@@ -6,7 +6,7 @@ use hearth_api::{OperatingMode, PhaseTimes, SandboxStatus, Tier, Time};
 use hearth_core::idle::IdleRules;
 use hearth_core::ids::{Key, PodUid, SandboxUid};
 use hearth_core::podspec::Refusal;
-use hearth_core::status::{self, Facts, PodFacts, ServiceFact};
+use hearth_core::status::{self, Facts, PodFacts, Refused, ServiceFact};
 
 use super::record::PodRecord;
 use super::show;
@@ -158,7 +158,10 @@ impl PodView {
             mode: *mode,
             expired: *expired,
             certain: *certain,
-            refusal: refusal.as_ref().map(ToString::to_string),
+            refusal: refusal.as_ref().map(|refusal| Refused {
+                why: refusal.to_string(),
+                cause: refusal.cause,
+            }),
             cannot_freeze: cannot_freeze.clone(),
             pod,
             node_name: node_name.to_owned(),

@@ -162,3 +162,31 @@ fn limit_ranges_give_and_forbid() {
         ]
     );
 }
+
+#[test]
+fn what_other_objects_forbid_may_pass_and_what_the_sandbox_asks_does_not() {
+    let limits = json!({"limits": [{"type": "Container", "max": {"memory": "128Mi"}}]});
+    let small = sent("privileged", &[("small", limits)]);
+    let mut nobody = sent("privileged", &[]);
+    let account = ConfigRef::new(ConfigKind::ServiceAccount, "robot");
+    nobody.known.insert(account, None);
+    let large = with_container(&json!({"resources": {"limits": {"memory": "1Gi"}}}));
+    let host = with_pod(&json!({"hostPID": true}));
+    for (pod, configs, cause) in [
+        (
+            &with_pod(&json!({})),
+            sent("restricted", &[]),
+            Cause::Surroundings,
+        ),
+        (&large, small.clone(), Cause::Surroundings),
+        (&large, nobody, Cause::Surroundings),
+        (&host, sent("privileged", &[]), Cause::Spec),
+        (&host, sent("baseline", &[]), Cause::Spec),
+        (&host, small, Cause::Spec),
+    ] {
+        let admission = Admission::read("robot", &configs).unwrap();
+        let refused = super::super::plan(&spec_of(pod), None, &admission, &Support::default());
+        let refusal = refused.unwrap_err();
+        assert_eq!(refusal.cause, cause, "{refusal}");
+    }
+}
