@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use hearth_api::constants::{annotation, condition, message, reason};
+use hearth_api::constants::{annotation, condition, label, message, reason};
 use hearth_api::{OperatingMode, Sandbox, SandboxClaim, ShutdownPolicy, Tier};
 use hearth_tests::fixtures::{self, PORT};
 use hearth_tests::http;
@@ -297,6 +297,40 @@ fn a_suspended_sandbox_expires_with_and_without_a_node() {
                 })
                 .await?;
         }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_sandbox_of_a_node_that_is_not_there_says_so_and_expires_all_the_same() {
+    scene::run(LIMIT, async |scene| {
+        let mut sandbox = fixtures::sandbox("away", &fixtures::web_server());
+        let labels = sandbox.labels_mut();
+        labels.insert(label::NODE.to_owned(), "elsewhere".to_owned());
+        scene.create(&sandbox).await?;
+        scene
+            .until_condition("away", "Ready", "Unknown", reason::NODE_LOST, WARM)
+            .await?;
+        let scheduled = reason::POD_SCHEDULING_UNKNOWN;
+        let text = scene
+            .until_condition("away", "PodScheduled", "Unknown", scheduled, WARM)
+            .await?;
+        ensure!(text == message::POD_SCHEDULING_UNKNOWN, "{text}");
+        scene
+            .patch::<Sandbox>("away", json!({"spec": {"shutdownTime": in_seconds(1)}}))
+            .await?;
+        scene
+            .until_condition("away", "Ready", "False", reason::SANDBOX_EXPIRED, WARM)
+            .await?;
+        let expired = now(scene, "away")?;
+        let status = serde_json::to_value(&expired.status)?;
+        let types: Vec<_> = without_times(&status["conditions"])
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|condition| condition["type"].clone())
+            .collect();
+        ensure!(types == [json!("Ready"), json!("Suspended")], "{status:#}");
         Ok(())
     });
 }
