@@ -65,6 +65,33 @@ fn a_claim_that_is_refused_says_why_in_upstreams_words() {
                 "invalid additionalPodMetadata: failed to validate label \"evil\": label \"evil\" must have a domain \
                  prefix (e.g. 'sandbox.users.io/my-label') to prevent opting into unintended policy domains",
             ),
+            (
+                "meta-domain",
+                "pool",
+                json!({"additionalPodMetadata": {"labels": {"notsandbox.users.io/a": "x"}}}),
+                "InvalidMetadata",
+                "invalid additionalPodMetadata: failed to validate label \"notsandbox.users.io/a\": label domain \
+                 \"notsandbox.users.io\" is not in the allowlist",
+            ),
+            (
+                "meta-value",
+                "pool",
+                json!({"additionalPodMetadata": {"labels": {"sandbox.users.io/a": "-x"}}}),
+                "InvalidMetadata",
+                "invalid additionalPodMetadata: failed to validate label \"sandbox.users.io/a\": invalid label value: \
+                 \"-x\" does not match allowed pattern: a valid label must be an empty string or consist of \
+                 alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. \
+                 'MyValue',  or 'my_value',  or '12345', regex used for validation is \
+                 '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')",
+            ),
+            (
+                "meta-reserved",
+                "pool",
+                json!({"additionalPodMetadata": {"annotations": {"agents.x-k8s.io/pod-name": "x"}}}),
+                "InvalidMetadata",
+                "invalid additionalPodMetadata: failed to validate annotation \"agents.x-k8s.io/pod-name\": restricted \
+                 system domain: \"agents.x-k8s.io/pod-name\" is not allowed in AdditionalPodMetadata",
+            ),
         ];
         for (name, pool, spec, _, _) in &refused {
             scene.create(&claim_with(name, pool, spec)?).await?;

@@ -28,9 +28,8 @@ fn sandbox_with(
     env: &[ClaimEnvVar],
     policy: InjectionPolicy,
 ) -> Result<Value, Refusal> {
+    // Volumes, metadata, variables: of several faults clients are told the first in this order.
     let volumes = volumes(template, &claim.spec.volume_claim_templates)?;
-    let mut pod_spec = template.pod_spec.clone();
-    env::inject(&mut pod_spec, env, policy)?;
     let created_by = claim.created_by.as_deref();
     let pod_metadata = metadata::merge(
         template,
@@ -39,6 +38,8 @@ fn sandbox_with(
         claim.spec.additional_pod_metadata.as_ref(),
     )
     .map_err(Refusal::error)?;
+    let mut pod_spec = template.pod_spec.clone();
+    env::inject(&mut pod_spec, env, policy)?;
 
     let mut labels = Map::new();
     labels.insert(label::LAUNCH_TYPE.into(), "cold".into());
@@ -141,57 +142,63 @@ fn volumes(
     template: &Template,
     claimed: &[PersistentVolumeClaimTemplate],
 ) -> Result<Vec<PersistentVolumeClaimTemplate>, Refusal> {
-    let refuse = |fault: String| {
-        Refusal::volumes(format!("failed to merge volume claim templates: {fault}"))
-    };
     if claimed.is_empty() {
-        unique_names(&template.volumes).map_err(|fault| {
+        check_names(&template.volumes).map_err(|fault| {
             Refusal::volumes(format!(
                 "invalid volume claim templates in template: {fault}"
             ))
         })?;
         return Ok(template.volumes.clone());
     }
+    merged_volumes(template, claimed).map_err(|fault| {
+        Refusal::volumes(format!("failed to merge volume claim templates: {fault}"))
+    })
+}
+
+/// The template's volumes with those of the claim, as far as the template allows it. What is wrong with a name comes
+/// before what the template allows.
+fn merged_volumes(
+    template: &Template,
+    claimed: &[PersistentVolumeClaimTemplate],
+) -> Result<Vec<PersistentVolumeClaimTemplate>, String> {
+    check_names(&template.volumes).map_err(|fault| format!("template: {fault}"))?;
+    check_names(claimed).map_err(|fault| format!("claim: {fault}"))?;
     if template.volume_policy == InjectionPolicy::Disallowed {
-        return Err(refuse(
-            "volume claim templates are disallowed by the template".into(),
-        ));
+        return Err("volume claim templates are disallowed by the template".into());
     }
-    unique_names(&template.volumes).map_err(refuse)?;
-    unique_names(claimed).map_err(refuse)?;
     let mut merged = template.volumes.clone();
     for volume in claimed {
+        let name = &volume.metadata.name;
         match merged
             .iter_mut()
-            .find(|existing| existing.metadata.name == volume.metadata.name)
+            .find(|existing| existing.metadata.name == *name)
         {
             None => merged.push(volume.clone()),
             Some(existing) if template.volume_policy == InjectionPolicy::Overrides => {
                 *existing = volume.clone()
             }
             Some(_) => {
-                return Err(refuse(format!(
-                    "volume claim template \"{}\" is in the template already and may not be overridden",
-                    volume.metadata.name
-                )));
+                return Err(format!(
+                    "overriding volume claim templates is forbidden by the template: cannot override template volume \
+                     {name:?}"
+                ));
             }
         }
     }
     Ok(merged)
 }
 
-fn unique_names(volumes: &[PersistentVolumeClaimTemplate]) -> Result<(), String> {
+/// Each has a name, and one of its own.
+fn check_names(volumes: &[PersistentVolumeClaimTemplate]) -> Result<(), String> {
+    const INVALID: &str = "invalid volume claim templates";
     for (position, volume) in volumes.iter().enumerate() {
         let name = &volume.metadata.name;
         if name.is_empty() {
-            return Err("a volume claim template has no name".into());
+            return Err(format!("{INVALID}: name at index {position} is empty"));
         }
-        if volumes
-            .iter()
-            .take(position)
-            .any(|earlier| earlier.metadata.name == *name)
-        {
-            return Err(format!("volume claim template \"{name}\" is there twice"));
+        let mut earlier = volumes.iter().take(position);
+        if earlier.any(|earlier| earlier.metadata.name == *name) {
+            return Err(format!("{INVALID}: duplicate name {name:?}"));
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! What follows when a claim's writes are done: counting, Events, annotations for observers.
 
-use hearth_api::constants::annotation;
+use hearth_api::constants::{annotation, reason};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -13,6 +13,15 @@ use crate::index::{ClaimRecord, Index, created_by};
 pub(crate) fn status_written(index: &mut Index, key: &Key) {
     let now = index.now;
     let notes = index.settings.claim_annotations;
+    let Some(claim) = index.claims.get_mut(key) else {
+        return;
+    };
+    let expired = claim.reason() == Some(reason::CLAIM_EXPIRED);
+    let expires = !std::mem::replace(&mut claim.expiry_told, expired) && expired;
+    if expires && index.settings.claim_events {
+        let note = "Claim expired".to_owned();
+        event(index, key, reason::CLAIM_EXPIRED, "Claim Expired", note);
+    }
     let Some(claim) = index.claims.get_mut(key) else {
         return;
     };

@@ -22,6 +22,7 @@ pub(super) fn for_member(
         return Some(Arc::default());
     }
     let mut spec: Value = serde_json::from_str(pod_spec).ok()?;
+    let ordered = in_order(&spec, env).ok()?;
     let variable = |variable: &ClaimEnvVar| {
         let container = target(&mut spec, &variable.container_name)?;
         let runs_on =
@@ -34,7 +35,7 @@ pub(super) fn for_member(
         };
         Some(variable).filter(|variable| runs_on && variable.is_possible())
     };
-    let variables = env.iter().map(variable).collect::<Option<_>>()?;
+    let variables = ordered.into_iter().map(variable).collect::<Option<_>>()?;
     inject(&mut spec, env, policy).ok()?;
     Some(variables)
 }
@@ -86,10 +87,36 @@ pub(super) fn inject(
              policy",
         ));
     }
-    for variable in env {
+    // That all containers are there comes before what any of them may have.
+    let ordered = in_order(pod_spec, env).map_err(|lost| {
+        Refusal::error(format!(
+            "target container {:?} not found in template for environment variable {:?}",
+            lost.container_name, lost.name
+        ))
+    })?;
+    for variable in ordered {
         inject_one(pod_spec, variable, policy)?;
     }
     Ok(())
+}
+
+/// The variables in the order in which they are set: container by container, those of init containers first; and in the
+/// first main one, those that name it before those that name none.
+///
+/// # Errors
+/// The first variable whose container is not there.
+fn in_order<'a>(
+    pod_spec: &Value,
+    env: &'a [ClaimEnvVar],
+) -> Result<Vec<&'a ClaimEnvVar>, &'a ClaimEnvVar> {
+    let mut placed = Vec::with_capacity(env.len());
+    for variable in env {
+        let (list, index) = place(pod_spec, &variable.container_name).ok_or(variable)?;
+        let order = (list == LISTS[0], index, variable.container_name.is_empty());
+        placed.push((order, variable));
+    }
+    placed.sort_by_key(|(order, _)| *order);
+    Ok(placed.into_iter().map(|(_, variable)| variable).collect())
 }
 
 fn inject_one(
@@ -99,7 +126,7 @@ fn inject_one(
 ) -> Result<(), Refusal> {
     let target = target(pod_spec, &variable.container_name).ok_or_else(|| {
         Refusal::error(format!(
-            "target container \"{}\" not found in template for environment variable \"{}\"",
+            "target container {:?} not found in template for environment variable {:?}",
             variable.container_name, variable.name
         ))
     })?;
@@ -114,7 +141,7 @@ fn inject_one(
             .and_then(Value::as_str)
             .unwrap_or_default();
         return Err(Refusal::env(format!(
-            "environment variable injection rejected: container \"{name}\" uses EnvFrom sources; Allowed policy cannot \
+            "environment variable injection rejected: container {name:?} uses EnvFrom sources; Allowed policy cannot \
              safely prevent overriding EnvFrom-provided variables"
         )));
     }
@@ -134,7 +161,7 @@ fn inject_one(
         Some(existing) if policy == InjectionPolicy::Overrides => *existing = entry,
         Some(_) => {
             return Err(Refusal::error(format!(
-                "environment variable override is not allowed by the template policy for variable \"{}\"",
+                "environment variable override is not allowed by the template policy for variable {:?}",
                 variable.name
             )));
         }
@@ -148,17 +175,22 @@ struct Target<'a> {
     fields: &'a mut Map<String, Value>,
 }
 
-/// The container that a variable is for: the first main container, or the named one, init containers included.
+/// The container that a variable is for, see [`place`].
 fn target<'a>(pod_spec: &'a mut Value, name: &str) -> Option<Target<'a>> {
-    let is_it = |container: &Value| name.is_empty() || container["name"] == name;
-    let lists = if name.is_empty() { &LISTS[..1] } else { &LISTS };
-    let found = lists.iter().find_map(|list| {
-        let containers = pod_spec.get(list)?.as_array()?;
-        Some((*list, containers.iter().position(is_it)?))
-    });
-    let (list, index) = found?;
+    let (list, index) = place(pod_spec, name)?;
     let fields = pod_spec.get_mut(list)?.get_mut(index)?.as_object_mut()?;
     Some(Target { list, fields })
+}
+
+/// The list and the position there of the container that a variable is for: the first main container, or the named one,
+/// init containers included.
+fn place(pod_spec: &Value, name: &str) -> Option<(&'static str, usize)> {
+    let is_it = |container: &Value| name.is_empty() || container["name"] == name;
+    let lists = if name.is_empty() { &LISTS[..1] } else { &LISTS };
+    lists.iter().find_map(|list| {
+        let containers = pod_spec.get(list)?.as_array()?;
+        Some((*list, containers.iter().position(is_it)?))
+    })
 }
 
 #[cfg(test)]
@@ -225,6 +257,37 @@ mod tests {
             Overrides,
             Err("target container \"nope\" not found in template for environment variable \"A\""),
         );
+    }
+
+    #[test]
+    fn containers_are_looked_for_before_anything_is_said_of_their_variables() {
+        use InjectionPolicy::{Allowed, Overrides};
+        let lost = variable("Z", "1", "nope");
+        check(
+            &[variable("A", "9", "main"), lost.clone()],
+            Allowed,
+            Err("target container \"nope\" not found in template for environment variable \"Z\""),
+        );
+        check(
+            &[lost, variable("A", "9", "other")],
+            Overrides,
+            Err("target container \"nope\" not found in template for environment variable \"Z\""),
+        );
+    }
+
+    #[test]
+    fn what_names_the_first_container_comes_before_what_names_none() {
+        let env = [
+            variable("B", "2", ""),
+            variable("C", "3", "main"),
+            variable("D", "4", "init"),
+        ];
+        let spec = json!({"initContainers": [{"name": "init"}], "containers": [{"name": "main"}]});
+        let names = |variables: Vec<&ClaimEnvVar>| {
+            let names = variables.into_iter().map(|variable| variable.name.clone());
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(in_order(&spec, &env).map(names).unwrap(), ["D", "C", "B"]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use hearth_api::constants::{annotation, label};
 use hearth_api::{AdditionalPodMetadata, PodMetadata};
 
+use super::labels;
 use crate::pool::Template;
 
 /// Domains whose annotations mean something to Kubernetes or to us.
@@ -23,28 +24,31 @@ pub(super) fn validate(
     };
     for (key, value) in &metadata.labels {
         check_label(key, value, allowed_domains).map_err(|fault| {
-            format!("invalid additionalPodMetadata: failed to validate label \"{key}\": {fault}")
+            format!("invalid additionalPodMetadata: failed to validate label {key:?}: {fault}")
         })?;
     }
     for key in metadata.annotations.keys() {
         check_annotation(key).map_err(|fault| {
-            format!(
-                "invalid additionalPodMetadata: failed to validate annotation \"{key}\": {fault}"
-            )
+            format!("invalid additionalPodMetadata: failed to validate annotation {key:?}: {fault}")
         })?;
     }
     Ok(())
 }
 
+// Quoted as Go's `%q` does, which for what people write is what `{:?}` does.
 fn check_label(key: &str, value: &str, allowed_domains: &[String]) -> Result<(), String> {
-    check_qualified_name(key)?;
+    if let Some(fault) = labels::fault_of_key(key) {
+        return Err(format!("invalid label key: {key:?}: {fault}"));
+    }
     // The policy of the router admits traffic by this label.
     if key.eq_ignore_ascii_case("app") && value.eq_ignore_ascii_case("sandbox-router") {
-        return Err("label \"app\" with value \"sandbox-router\" is reserved".into());
+        return Err(format!(
+            "restricted system label value: {key:?}={value:?} is not allowed in AdditionalPodMetadata"
+        ));
     }
     let Some((domain, _)) = key.split_once('/') else {
         return Err(format!(
-            "label \"{key}\" must have a domain prefix (e.g. 'sandbox.users.io/my-label') to prevent opting into \
+            "label {key:?} must have a domain prefix (e.g. 'sandbox.users.io/my-label') to prevent opting into \
              unintended policy domains"
         ));
     };
@@ -52,16 +56,20 @@ fn check_label(key: &str, value: &str, allowed_domains: &[String]) -> Result<(),
         .iter()
         .any(|allowed| is_within(domain, allowed))
     {
-        return Err(format!("label domain \"{domain}\" is not in the allowlist"));
+        return Err(format!("label domain {domain:?} is not in the allowlist"));
     }
-    if !is_label_value(value) {
-        return Err(format!("invalid label value \"{value}\""));
+    match labels::fault_of_value(value) {
+        Some(fault) => Err(format!(
+            "invalid label value: {value:?} does not match allowed pattern: {fault}"
+        )),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn check_annotation(key: &str) -> Result<(), String> {
-    check_qualified_name(key)?;
+    if let Some(fault) = labels::fault_of_key(key) {
+        return Err(format!("invalid annotation key: {key:?}: {fault}"));
+    }
     let Some((domain, _)) = key.split_once('/') else {
         return Ok(());
     };
@@ -70,51 +78,18 @@ fn check_annotation(key: &str) -> Result<(), String> {
             .iter()
             .any(|reserved| is_within(domain, reserved))
     {
-        return Err(format!("annotation domain \"{domain}\" is reserved"));
+        return Err(format!(
+            "restricted system domain: {key:?} is not allowed in AdditionalPodMetadata"
+        ));
     }
     Ok(())
 }
 
-/// Whether `domain` is `parent` or below it.
+/// Whether `domain` is `parent` or below it. Both are lower-case: keys with others are no keys.
 fn is_within(domain: &str, parent: &str) -> bool {
     domain
         .strip_suffix(parent)
         .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-}
-
-fn check_qualified_name(key: &str) -> Result<(), String> {
-    let (domain, name) = match key.split_once('/') {
-        Some((domain, name)) => (Some(domain), name),
-        None => (None, key),
-    };
-    let valid_name = !name.is_empty() && is_label_value(name);
-    if valid_name && domain.is_none_or(is_dns_subdomain) {
-        Ok(())
-    } else {
-        Err(format!("\"{key}\" is not a qualified name"))
-    }
-}
-
-fn is_label_value(text: &str) -> bool {
-    let inner = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
-    let ends = |c: Option<&u8>| c.is_none_or(u8::is_ascii_alphanumeric);
-    let bytes = text.as_bytes();
-    bytes.len() <= 63
-        && bytes.iter().all(|c| inner(*c))
-        && ends(bytes.first())
-        && ends(bytes.last())
-}
-
-fn is_dns_subdomain(text: &str) -> bool {
-    let is_label = |part: &str| {
-        let bytes = part.as_bytes();
-        let alphanumeric = |c: &u8| c.is_ascii_lowercase() || c.is_ascii_digit();
-        !bytes.is_empty()
-            && bytes.iter().all(|c| alphanumeric(c) || *c == b'-')
-            && bytes.first().is_some_and(alphanumeric)
-            && bytes.last().is_some_and(alphanumeric)
-    };
-    text.len() <= 253 && text.split('.').all(is_label)
 }
 
 /// Metadata of a claimed Sandbox's pod: the template's, what identifies the claim, and what the claim adds.
@@ -127,26 +102,20 @@ pub(super) fn merge(
     created_by: Option<&str>,
     additional: Option<&AdditionalPodMetadata>,
 ) -> Result<PodMetadata, String> {
+    // That autoscalers may evict members is the pool's addition, unless the template itself says so: it ends with the claim.
     let mut merged = template.pod_metadata.clone();
-    // What the pool adds to let autoscalers evict its members ends with the claim.
-    if merged
-        .annotations
-        .get(SAFE_TO_EVICT)
-        .is_some_and(|value| value == "true")
-    {
-        merged.annotations.remove(SAFE_TO_EVICT);
-    }
     merged
         .labels
         .insert(label::CLAIM_UID.into(), claim_uid.into());
     merged
         .labels
         .insert(label::TEMPLATE_REF_HASH.into(), template.ref_hash.clone());
-    if let Some(created_by) = created_by {
-        merged
+    match created_by {
+        Some(created_by) => merged
             .labels
-            .insert(label::CREATED_BY.into(), created_by.into());
-    }
+            .insert(label::CREATED_BY.into(), created_by.into()),
+        None => merged.labels.remove(label::CREATED_BY),
+    };
     let Some(additional) = additional else {
         return Ok(merged);
     };
@@ -162,8 +131,8 @@ pub(super) fn merge(
             match ours.get(key) {
                 Some(existing) if existing != value => {
                     return Err(format!(
-                        "metadata override conflict: {what} \"{key}\" is \"{existing}\" in the template and \
-                         \"{value}\" in the claim"
+                        "metadata override conflict: {what} {key:?} is defined in template with value {existing:?}, \
+                         but claim requests {value:?}"
                     ));
                 }
                 _ => {
@@ -196,23 +165,35 @@ pub(crate) const EVICTION_ANNOTATION: &str = SAFE_TO_EVICT;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use serde_json::json;
 
-    fn check(labels: &[(&str, &str)], annotations: &[(&str, &str)], expect: Option<&str>) {
+    use super::*;
+    use crate::index::{spec::SpecCache, testing};
+
+    fn additional(labels: &[(&str, &str)], annotations: &[(&str, &str)]) -> AdditionalPodMetadata {
         let map = |pairs: &[(&str, &str)]| {
             pairs
                 .iter()
                 .map(|(k, v)| (k.to_string(), v.to_string()))
                 .collect()
         };
-        let metadata = AdditionalPodMetadata {
+        AdditionalPodMetadata {
             labels: map(labels),
             annotations: map(annotations),
-        };
+        }
+    }
+
+    fn check(labels: &[(&str, &str)], annotations: &[(&str, &str)], expect: Option<&str>) {
+        let metadata = additional(labels, annotations);
         let result = validate(Some(&metadata), &["sandbox.users.io".to_owned()]);
         match expect {
             None => assert_eq!(result, Ok(()), "{labels:?} {annotations:?}"),
-            Some(part) => assert!(result.clone().unwrap_err().contains(part), "{result:?}"),
+            Some(text) => {
+                let begin = "invalid additionalPodMetadata: failed to validate ";
+                let fault = result.unwrap_err();
+                let part = fault.strip_prefix(begin);
+                assert!(part.is_some_and(|part| part.starts_with(text)), "{fault}");
+            }
         }
     }
 
@@ -224,26 +205,49 @@ mod tests {
             &[("evil", "x")],
             &[],
             Some(
-                "invalid additionalPodMetadata: failed to validate label \"evil\": label \"evil\" must have a domain \
-                 prefix (e.g. 'sandbox.users.io/my-label') to prevent opting into unintended policy domains",
+                "label \"evil\": label \"evil\" must have a domain prefix (e.g. 'sandbox.users.io/my-label') to \
+                 prevent opting into unintended policy domains",
             ),
         );
         check(
             &[("notsandbox.users.io/a", "x")],
             &[],
-            Some("label domain \"notsandbox.users.io\" is not in the allowlist"),
+            Some(
+                "label \"notsandbox.users.io/a\": label domain \"notsandbox.users.io\" is not in the allowlist",
+            ),
         );
         check(
             &[("sandbox.users.io/a", "-x")],
             &[],
-            Some("invalid label value"),
+            Some(
+                "label \"sandbox.users.io/a\": invalid label value: \"-x\" does not match allowed pattern: a valid \
+                 label must be an empty string or consist of",
+            ),
         );
         check(
             &[("sandbox.users.io/", "x")],
             &[],
-            Some("not a qualified name"),
+            Some(
+                "label \"sandbox.users.io/\": invalid label key: \"sandbox.users.io/\": name part must be non-empty; \
+                 name part must consist of",
+            ),
         );
-        check(&[("App", "Sandbox-Router")], &[], Some("reserved"));
+        check(
+            &[("Sandbox.Users.IO/a", "x")],
+            &[],
+            Some(
+                "label \"Sandbox.Users.IO/a\": invalid label key: \"Sandbox.Users.IO/a\": prefix part a lowercase \
+                 RFC 1123 subdomain must consist of",
+            ),
+        );
+        check(
+            &[("App", "Sandbox-Router")],
+            &[],
+            Some(
+                "label \"App\": restricted system label value: \"App\"=\"Sandbox-Router\" is not allowed in \
+                 AdditionalPodMetadata",
+            ),
+        );
     }
 
     #[test]
@@ -263,8 +267,56 @@ mod tests {
             "agents.x-k8s.io/pod-name",
             "extensions.agents.x-k8s.io/x",
         ] {
-            check(&[], &[(key, "1")], Some("is reserved"));
+            let text = format!(
+                "annotation \"{key}\": restricted system domain: \"{key}\" is not allowed in AdditionalPodMetadata"
+            );
+            check(&[], &[(key, "1")], Some(&text));
         }
-        check(&[], &[("a b", "1")], Some("not a qualified name"));
+        check(
+            &[],
+            &[("a b", "1")],
+            Some("annotation \"a b\": invalid annotation key: \"a b\": name part must consist of"),
+        );
+    }
+
+    /// A template with these pod metadata.
+    fn template(pod_metadata: serde_json::Value) -> Template {
+        let mut object = serde_json::to_value(testing::template("tpl", 1)).unwrap();
+        object["spec"]["podTemplate"]["metadata"] = pod_metadata;
+        Template::new(
+            serde_json::from_value(object).unwrap(),
+            &mut SpecCache::default(),
+        )
+    }
+
+    #[test]
+    fn a_claim_adds_to_the_template_and_changes_nothing_of_it() {
+        let metadata = json!({
+            "labels": {"app": "demo", "agents.x-k8s.io/created-by": "somebody"},
+            "annotations": {"note": "x", SAFE_TO_EVICT: "true"},
+        });
+        let template = template(metadata);
+        let added = additional(&[("sandbox.users.io/team", "a")], &[("note", "x")]);
+        let merged = merge(&template, "uid-c", None, Some(&added)).unwrap();
+        let expected = json!({
+            "labels": {"app": "demo", "sandbox.users.io/team": "a", "agents.x-k8s.io/claim-uid": "uid-c",
+                       "agents.x-k8s.io/sandbox-template-ref-hash": "9d22159f"},
+            "annotations": {"note": "x", SAFE_TO_EVICT: "true"},
+        });
+        assert_eq!(serde_json::to_value(merged).unwrap(), expected);
+        let merged = merge(&template, "uid-c", Some("sdk"), None).unwrap();
+        assert_eq!(merged.labels["agents.x-k8s.io/created-by"], "sdk");
+
+        let conflict = |added| merge(&template, "uid-c", None, Some(&added)).unwrap_err();
+        assert_eq!(
+            conflict(additional(&[("app", "other")], &[("note", "y")])),
+            "metadata override conflict: label \"app\" is defined in template with value \"demo\", but claim requests \
+             \"other\""
+        );
+        assert_eq!(
+            conflict(additional(&[], &[("note", "y")])),
+            "metadata override conflict: annotation \"note\" is defined in template with value \"x\", but claim \
+             requests \"y\""
+        );
     }
 }

@@ -9,6 +9,7 @@ pub(crate) mod blueprint;
 mod done;
 mod env;
 mod hold;
+mod labels;
 pub(crate) mod metadata;
 mod refusal;
 mod seek;
@@ -134,15 +135,29 @@ fn expired(index: &Index, claim: &ClaimRecord) -> Decision {
     match expiry::claim_policy(claim.spec.lifecycle.as_ref()) {
         ClaimShutdownPolicy::Delete => Decision::Delete { foreground: false },
         ClaimShutdownPolicy::DeleteForeground => Decision::Delete { foreground: true },
-        ClaimShutdownPolicy::Retain => {
-            let left = !index.sandboxes_of_claim(&claim.uid).is_empty()
-                || !index.binds_of(&claim.uid).is_empty();
-            match (left, claim.is_answered()) {
-                (true, _) => Decision::LetGo,
-                (false, true) => Decision::Write(Box::new(Status::expired_and_empty(claim))),
-                (false, false) => Decision::Rest,
-            }
-        }
+        ClaimShutdownPolicy::Retain => retained(index, claim),
+    }
+}
+
+/// An expired claim that stays: its Sandbox goes, and its status names none any more.
+fn retained(index: &Index, claim: &ClaimRecord) -> Decision {
+    if !index.sandboxes_of_claim(&claim.uid).is_empty() || !index.binds_of(&claim.uid).is_empty() {
+        return Decision::LetGo;
+    }
+    let name = if claim.is_answered() {
+        &claim.sandbox
+    } else {
+        &claim.key.name
+    };
+    let foreign = index.sandbox(&Key::new(claim.key.namespace.clone(), name.clone()));
+    let status = match foreign.filter(|sandbox| sandbox.exists()) {
+        Some(_) => Status::expired_without(claim, name, index.now.wall),
+        None => Status::expired_and_empty(claim),
+    };
+    if status == Status::of(claim) {
+        Decision::Rest
+    } else {
+        Decision::Write(Box::new(status))
     }
 }
 
@@ -199,7 +214,7 @@ fn act(index: &mut Index, key: &Key, decision: Decision) {
                     "Delete"
                 };
                 let note = format!("Deleting Claim (ShutdownPolicy={policy})");
-                event(index, key, reason::CLAIM_EXPIRED, "Expiring", note);
+                event(index, key, reason::CLAIM_EXPIRED, "Deleting", note);
             }
             index.write(
                 subject(),

@@ -32,7 +32,8 @@ pub(super) fn decide(index: &Index, claim: &ClaimRecord) -> Decision {
         return refuse(index, claim, &Refusal::no_template(&pool.template));
     };
     if let Some(error) = &claim.error {
-        return refuse(index, claim, &Refusal::error(error));
+        let fault = format!("sandbox create error: {error}");
+        return refuse(index, claim, &Refusal::error(fault));
     }
     if !claim.spec.volume_claim_templates.is_empty() {
         return cold(index, claim, &template);
@@ -107,7 +108,7 @@ fn namesake(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord) -> Deci
             return Decision::Rest;
         }
         let fault = format!(
-            "sandbox \"{name}\" is not controlled by claim \"{name}\". Please use a different claim name or delete the \
+            "sandbox {name:?} is not controlled by claim {name:?}. Please use a different claim name or delete the \
              sandbox manually",
             name = claim.key.name
         );

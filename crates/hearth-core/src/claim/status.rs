@@ -11,16 +11,19 @@ use crate::index::{ClaimRecord, Detail};
 /// A claim's status.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Status {
+    /// Sorted by type.
     pub(super) conditions: Vec<Condition>,
     pub(super) sandbox: String,
     pub(super) pod_ips: Vec<String>,
 }
 
 impl Status {
-    /// As it is.
+    /// As it is, but for the order of its conditions, which is not worth a write.
     pub(super) fn of(claim: &ClaimRecord) -> Self {
+        let mut conditions = claim.conditions.clone();
+        conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
         Self {
-            conditions: claim.conditions.clone(),
+            conditions,
             sandbox: claim.sandbox.clone(),
             pod_ips: claim.pod_ips.clone(),
         }
@@ -89,6 +92,23 @@ impl Status {
         status
     }
 
+    /// Refused though it has a Sandbox, which it keeps.
+    pub(super) fn refused_but_bound(
+        claim: &ClaimRecord,
+        detail: &Detail,
+        refusal: &Refusal,
+        now: Timestamp,
+    ) -> Self {
+        let mut status = Self {
+            pod_ips: detail.pod_ips.clone(),
+            ..Self::of(claim)
+        };
+        let (reason, text) = (refusal.reason, &refusal.message);
+        status.set(claim, condition::READY, "False", reason, text, now);
+        status.mirror_finished(claim, detail);
+        status
+    }
+
     /// The Sandbox that it had is gone.
     pub(super) fn missing(claim: &ClaimRecord, now: Timestamp) -> Self {
         let mut status = Self {
@@ -134,6 +154,19 @@ impl Status {
         }
     }
 
+    /// Expired, and the Sandbox called `sandbox` is not its own to take away.
+    pub(super) fn expired_without(claim: &ClaimRecord, sandbox: &str, now: Timestamp) -> Self {
+        let mut status = Self::expired_and_empty(claim);
+        let text = format!(
+            "Claim expired. sandbox not owned by this claim: sandbox {sandbox:?} is not owned by claim {:?}; deletion \
+             skipped.",
+            claim.key.name
+        );
+        let reason = reason::CLAIM_EXPIRED;
+        status.set(claim, condition::READY, "False", reason, &text, now);
+        status
+    }
+
     /// What the claim's Sandbox says.
     pub(super) fn mirrored(
         claim: &ClaimRecord,
@@ -175,17 +208,20 @@ impl Status {
                 );
             }
         }
+        status.mirror_finished(claim, detail);
         status
-            .conditions
+    }
+
+    /// Finished is what the claim's Sandbox says.
+    fn mirror_finished(&mut self, claim: &ClaimRecord, detail: &Detail) {
+        self.conditions
             .retain(|condition| condition.type_ != condition::FINISHED);
         if let Some(finished) = detail.condition(condition::FINISHED) {
-            let generation = Some(claim.generation);
-            status.conditions.push(Condition {
-                observed_generation: generation,
+            self.insert(Condition {
+                observed_generation: Some(claim.generation),
                 ..finished.clone()
             });
         }
-        status
     }
 
     /// Whether it says that the sandbox can be used.
@@ -220,8 +256,16 @@ impl Status {
         };
         match before {
             Some(at) => self.conditions[at] = condition,
-            None => self.conditions.push(condition),
+            None => self.insert(condition),
         }
+    }
+
+    /// Adds a condition where the order of types has it.
+    fn insert(&mut self, condition: Condition) {
+        let at = self
+            .conditions
+            .partition_point(|other| other.type_ < condition.type_);
+        self.conditions.insert(at, condition);
     }
 
     /// The merge patch that makes a claim's status this one, unless the claim has changed since it was read.

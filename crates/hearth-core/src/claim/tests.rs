@@ -3,6 +3,8 @@
 mod answered;
 mod env;
 mod observed;
+mod lifecycle;
+mod refusals;
 
 use std::sync::Arc;
 
@@ -113,126 +115,10 @@ fn ready(write: &Write) -> (String, String, String) {
     (text("status"), text("reason"), text("message"))
 }
 
-/// What a claim is told when nothing can be done for it.
-fn check_refused(
-    claim: SandboxClaim,
-    change: impl FnOnce(&mut Index),
-    reason: &str,
-    message: &str,
-) {
-    let mut index = stocked(&[]);
-    change(&mut index);
-    index.apply_claim(claim, at(100));
-    let write = one(settle(&mut index, at(100)));
-    assert_eq!(
-        ready(&write),
-        ("False".into(), reason.into(), message.into())
-    );
-    assert_eq!(
-        status_of(&write)["sandbox"],
-        json!({"name": null, "podIPs": null})
-    );
-}
-
 fn with_policy(field: &str, policy: &str) -> SandboxTemplate {
     let mut object = serde_json::to_value(template("tpl", 50)).unwrap();
     object["spec"][field] = policy.into();
     serde_json::from_value(object).unwrap()
-}
-
-#[test]
-fn refusals_have_the_contract_s_reasons_and_texts() {
-    let nothing = |_: &mut Index| {};
-    check_refused(
-        claim_with("c", 20, json!({"warmPoolRef": {"name": "nope"}})),
-        nothing,
-        "WarmPoolNotFound",
-        "SandboxWarmPool \"nope\" not found",
-    );
-    check_refused(
-        claim("c", 20),
-        |index| index.delete_template(&key("tpl"), "uid-tpl", at(50)),
-        "TemplateNotFound",
-        "SandboxTemplate \"tpl\" not found",
-    );
-    check_refused(
-        claim_with("c", 20, json!({"env": [{"name": "B", "value": "2"}]})),
-        nothing,
-        "EnvVarsInjectionRejected",
-        "environment variable injection rejected: environment variable injection is not allowed by the template policy",
-    );
-    check_refused(
-        claim_with(
-            "c",
-            20,
-            json!({"env": [{"name": "A", "value": "9", "containerName": "nope"}]}),
-        ),
-        |index| index.apply_template(with_policy("envVarsInjectionPolicy", "Overrides"), at(50)),
-        "ReconcilerError",
-        "Error seen: target container \"nope\" not found in template for environment variable \"A\"",
-    );
-    check_refused(
-        claim_with(
-            "c",
-            20,
-            json!({"volumeClaimTemplates": [{"metadata": {"name": "d"}, "spec": {}}]}),
-        ),
-        nothing,
-        "VolumeClaimTemplatesError",
-        "failed to merge volume claim templates: volume claim templates are disallowed by the template",
-    );
-    check_refused(
-        claim_with(
-            "c",
-            20,
-            json!({"additionalPodMetadata": {"labels": {"evil": "x"}}}),
-        ),
-        nothing,
-        "InvalidMetadata",
-        "invalid additionalPodMetadata: failed to validate label \"evil\": label \"evil\" must have a domain prefix \
-         (e.g. 'sandbox.users.io/my-label') to prevent opting into unintended policy domains",
-    );
-    check_refused(
-        claim_with(
-            "c",
-            20,
-            json!({"additionalPodMetadata": {"annotations": {"note": "y"}}}),
-        ),
-        nothing,
-        "ReconcilerError",
-        "Error seen: metadata override conflict: annotation \"note\" is \"x\" in the template and \"y\" in the claim",
-    );
-    check_refused(
-        claim("c", 20),
-        |index| {
-            let mut object = member_object("c");
-            object["metadata"]["ownerReferences"] = json!([]);
-            object["metadata"]["labels"] = json!({"hearth.dev/node": "n1"});
-            index.apply_sandbox(created(&object, 15), at(50));
-        },
-        "ReconcilerError",
-        "Error seen: sandbox \"c\" is not controlled by claim \"c\". Please use a different claim name or delete the \
-         sandbox manually",
-    );
-}
-
-#[test]
-fn a_refused_claim_is_answered_when_what_was_missing_comes() {
-    let mut index = stocked(&["m"]);
-    index.delete_template(&key("tpl"), "uid-tpl", at(50));
-    index.apply_claim(claim("c", 20), at(100));
-    let refused = one(settle(&mut index, at(100)));
-    let mut written = serde_json::to_value(claim("c", 21)).unwrap();
-    written["status"] = json!({"conditions": status_of(&refused)["conditions"], "sandbox": {}});
-    let object = Object::Claim(serde_json::from_value(written).unwrap());
-    index.on_outcome(
-        &refused.receipt,
-        Outcome::Done(Some(Box::new(object))),
-        at(101),
-    );
-    assert_eq!(settle(&mut index, at(101)), [], "it is not refused twice");
-    index.apply_template(template("tpl", 60), at(200));
-    assert_eq!(asks(&settle(&mut index, at(200))), [bind("c", "m")]);
 }
 
 #[test]

@@ -88,6 +88,8 @@ pub struct ClaimRecord {
     pub(crate) disagreeing_since: Option<Duration>,
     /// Whether its first readiness was counted.
     pub(crate) ready_counted: bool,
+    /// Whether users were told that it has expired.
+    pub(crate) expiry_told: bool,
     /// When that was, while annotations for observers are still to be written.
     pub(crate) notes_due: Option<Timestamp>,
     /// What the API server said of a Sandbox made for the claim, when it refused it.
@@ -135,6 +137,7 @@ impl ClaimRecord {
             owner_generation: 0,
             disagreeing_since: None,
             ready_counted: false,
+            expiry_told: false,
             notes_due: None,
             error: None,
             launch_type: None,
@@ -180,7 +183,8 @@ impl ClaimRecord {
         self.deleting = metadata.deletion_timestamp.is_some();
         self.created_by = metadata
             .labels
-            .and_then(|mut labels| labels.remove(label::CREATED_BY));
+            .and_then(|mut labels| labels.remove(label::CREATED_BY))
+            .filter(|created_by| !created_by.is_empty());
         self.requested_at = time(annotation::CLIENT_FIRST_REQUESTED_AT);
         self.admitted_at = time(annotation::WEBHOOK_FIRST_OBSERVED_AT);
         self.first_ready_noted = annotations.contains_key(annotation::CLAIM_FIRST_READY_AT);

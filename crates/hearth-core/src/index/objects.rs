@@ -291,6 +291,7 @@ impl Index {
             }
             // What was ready before we saw it was counted by whoever made it so.
             record.ready_counted |= is_new && record.is_ready();
+            record.expiry_told |= is_new && record.reason() == Some(reason::CLAIM_EXPIRED);
             let after = record.sandbox.clone();
             if before != after {
                 let sandbox_key = |name| Key::new(key.namespace.clone(), name);
