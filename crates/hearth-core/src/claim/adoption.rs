@@ -70,21 +70,3 @@ pub(super) fn operations(
     operations.extend(env::operations(&sandbox.spec.text, env));
     Value::Array(operations)
 }
-
-/// The operations that bring a claimed Sandbox's pod metadata up to date with its claim.
-pub(super) fn metadata_operations(
-    sandbox: &SandboxRecord,
-    pod_metadata: &PodMetadata,
-    launch_type: bool,
-) -> Value {
-    let mut operations =
-        vec![json!({"op": "test", "path": "/metadata/uid", "value": sandbox.uid.as_str()})];
-    if !launch_type {
-        // A claimed Sandbox has at least the label of its claim, so the map is there.
-        operations
-            .push(json!({"op": "add", "path": patch::label(label::LAUNCH_TYPE), "value": "warm"}));
-    }
-    operations
-        .push(json!({"op": "add", "path": "/spec/podTemplate/metadata", "value": pod_metadata}));
-    Value::Array(operations)
-}

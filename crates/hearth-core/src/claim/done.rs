@@ -29,7 +29,7 @@ pub(crate) fn status_written(index: &mut Index, key: &Key) {
         return;
     }
     claim.ready_counted = true;
-    if claim.first_ready_noted {
+    if claim.noted.ready {
         return;
     }
     let warm = claim.launch_type.is_none() && claim.sandbox != claim.key.name;

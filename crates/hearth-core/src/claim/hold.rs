@@ -2,8 +2,9 @@
 
 use hearth_api::constants::condition;
 
+use super::refusal::Refusal;
 use super::status::Status;
-use super::{Decision, adoption, blueprint, metadata};
+use super::{Decision, adoption, blueprint, follow, metadata};
 use crate::ids::Key;
 use crate::index::{Bind, ClaimRecord, Detail, Index, Owner, Phase, SandboxRecord};
 
@@ -55,8 +56,17 @@ fn mirror(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord) -> Decisi
     let Some(detail) = &sandbox.detail else {
         return Decision::Rest;
     };
-    if let Some(decision) = follow_metadata(index, claim, sandbox) {
-        return decision;
+    let wanted = match follow::wanted(index, claim) {
+        Ok(wanted) => wanted,
+        Err(refusal) => return refuse(index, claim, detail, &refusal),
+    };
+    if may_be_written(index, sandbox)
+        && let Some(operations) = follow::operations(claim, sandbox, detail, wanted.as_ref())
+    {
+        return Decision::Metadata {
+            sandbox: sandbox.id,
+            operations,
+        };
     }
     let status = Status::mirrored(claim, &sandbox.key.name, detail, index.now.wall);
     if status == Status::of(claim) {
@@ -80,6 +90,21 @@ fn mirror(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord) -> Decisi
     Decision::Write(Box::new(status))
 }
 
+/// It keeps its Sandbox, but cannot have what it asks for by now. What can help is an event.
+fn refuse(index: &Index, claim: &ClaimRecord, detail: &Detail, refusal: &Refusal) -> Decision {
+    let status = Status::refused_but_bound(claim, detail, refusal, index.now.wall);
+    if status == Status::of(claim) {
+        Decision::Rest
+    } else {
+        Decision::Write(Box::new(status))
+    }
+}
+
+fn may_be_written(index: &Index, sandbox: &SandboxRecord) -> bool {
+    let blocked = sandbox.retry.blocked_until(index.now.mono).is_some();
+    !blocked && !sandbox.is_busy() && !sandbox.deleting && sandbox.leaving.is_none()
+}
+
 /// Whether the Ready condition is about an earlier generation of the Sandbox. The adoption makes a new one.
 fn is_behind(sandbox: &SandboxRecord, detail: &Detail) -> bool {
     let observed = detail
@@ -92,42 +117,6 @@ fn is_behind(sandbox: &SandboxRecord, detail: &Detail) -> bool {
 fn phase_by_stream(index: &Index, sandbox: &SandboxRecord) -> Option<Phase> {
     let node = index.nodes.get(sandbox.node.as_ref()?)?;
     node.reported(&sandbox.uid).map(|reported| reported.phase)
-}
-
-fn follow_metadata(
-    index: &Index,
-    claim: &ClaimRecord,
-    sandbox: &SandboxRecord,
-) -> Option<Decision> {
-    if sandbox.is_busy() || sandbox.deleting || sandbox.leaving.is_some() {
-        return None;
-    }
-    if sandbox.retry.blocked_until(index.now.mono).is_some() {
-        return None;
-    }
-    let detail = sandbox.detail.as_ref()?;
-    let pool = index.pools.get(&claim.pool_key())?;
-    let template = index
-        .template_of(pool)
-        .filter(|template| template.name == detail.template)?;
-    let additional = claim.spec.additional_pod_metadata.as_ref();
-    metadata::validate(additional, &index.settings.allowed_label_domains).ok()?;
-    let wanted = metadata::merge(
-        &template,
-        &claim.uid,
-        claim.created_by.as_deref(),
-        additional,
-    )
-    .ok()?;
-    let has_launch_type = sandbox.marks.launch_type;
-    if has_launch_type && wanted == detail.pod_metadata {
-        return None;
-    }
-    let operations = adoption::metadata_operations(sandbox, &wanted, has_launch_type);
-    Some(Decision::Metadata {
-        sandbox: sandbox.id,
-        operations,
-    })
 }
 
 /// The status names it, but it is still the pool's.
@@ -165,15 +154,15 @@ fn adopt(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord, bind: &Bin
     let template = index
         .pool_by_uid(pool_uid)
         .and_then(|pool| index.template_of(pool));
+    let domains = &index.settings.allowed_label_domains;
     let additional = claim.spec.additional_pod_metadata.as_ref();
+    let additional = additional.filter(|all| metadata::validate(Some(*all), domains).is_ok());
+    let created_by = claim.created_by.as_deref();
     let pod_metadata = template.and_then(|template| {
-        metadata::merge(
-            &template,
-            &claim.uid,
-            claim.created_by.as_deref(),
-            additional,
-        )
-        .ok()
+        // What it may not add it is refused once it has its Sandbox.
+        metadata::merge(&template, &claim.uid, created_by, additional)
+            .or_else(|_| metadata::merge(&template, &claim.uid, created_by, None))
+            .ok()
     });
     let env = claim.bound_env(&bind.owner);
     let operations = adoption::operations(claim, sandbox, pool_uid, pod_metadata.as_ref(), env);

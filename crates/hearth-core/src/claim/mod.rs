@@ -8,6 +8,7 @@ mod adoption;
 pub(crate) mod blueprint;
 mod done;
 mod env;
+mod follow;
 mod hold;
 mod labels;
 pub(crate) mod metadata;

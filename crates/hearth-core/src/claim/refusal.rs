@@ -47,6 +47,18 @@ impl Refusal {
         )
     }
 
+    /// The claim has its Sandbox, but nothing says whether what it adds may be added.
+    pub(super) fn no_template_to_follow(name: &str) -> Self {
+        let missing = Self::no_template(name);
+        Self {
+            message: format!(
+                "failed to get template for metadata propagation: {}",
+                missing.message
+            ),
+            ..missing
+        }
+    }
+
     fn lasting(reason: &'static str, message: impl Into<String>) -> Self {
         Self {
             reason,

@@ -1,9 +1,10 @@
 //! What a claim gets, as tables: the situation, then all that is wanted.
 
 mod answered;
+mod bound;
 mod env;
-mod observed;
 mod lifecycle;
+mod observed;
 mod refusals;
 
 use std::sync::Arc;
@@ -67,6 +68,29 @@ fn member_object(name: &str) -> Value {
 
 fn member(name: &str, version: u64) -> hearth_api::Sandbox {
     created(&member_object(name), version)
+}
+
+/// A Sandbox that claim `c` has, as adoption leaves it.
+fn adopted(name: &str) -> Value {
+    let mut object = member_object(name);
+    object["metadata"]["labels"] = json!({
+        "agents.x-k8s.io/launch-type": "warm",
+        "agents.x-k8s.io/claim-uid": "uid-c",
+        "agents.x-k8s.io/sandbox-template-ref-hash": "9d22159f",
+        "hearth.dev/node": "n1",
+    });
+    object["metadata"]["annotations"] =
+        json!({"agents.x-k8s.io/sandbox-template-ref": "tpl", "agents.x-k8s.io/pod-name": name});
+    object["metadata"]["ownerReferences"] = json!([{
+        "apiVersion": "extensions.agents.x-k8s.io/v1beta1", "kind": "SandboxClaim", "name": "c", "uid": "uid-c",
+        "controller": true,
+    }]);
+    object["spec"]["podTemplate"]["metadata"] = json!({
+        "labels": {"app": "demo", "agents.x-k8s.io/claim-uid": "uid-c",
+                   "agents.x-k8s.io/sandbox-template-ref-hash": "9d22159f"},
+        "annotations": {"note": "x"},
+    });
+    object
 }
 
 fn uid(name: &str) -> SandboxUid {

@@ -47,6 +47,19 @@ pub enum Stage {
     Writing,
 }
 
+/// What a claim's object says for observers, and of the Sandbox that was assigned to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Noted {
+    /// `controller-first-observed-at` is there.
+    pub(crate) observed: bool,
+    /// `claim-first-ready-at` is there: somebody noted already when it first became ready.
+    pub(crate) ready: bool,
+    /// Annotation `sandbox-name`.
+    pub(crate) sandbox: Option<String>,
+    /// Label `sandbox-name`, where earlier releases of upstream wrote it.
+    pub(crate) legacy: Option<String>,
+}
+
 /// What the index keeps of a claim.
 #[derive(Clone, Debug)]
 pub struct ClaimRecord {
@@ -62,8 +75,7 @@ pub struct ClaimRecord {
     trace_begun: bool,
     pub(crate) requested_at: Option<Timestamp>,
     pub(crate) admitted_at: Option<Timestamp>,
-    /// Whether somebody noted already when it first became ready.
-    pub(crate) first_ready_noted: bool,
+    pub(crate) noted: Noted,
     pub(crate) conditions: Vec<Condition>,
     /// `status.sandbox.name`; empty when unanswered.
     pub(crate) sandbox: String,
@@ -122,7 +134,7 @@ impl ClaimRecord {
             trace_begun: false,
             requested_at: None,
             admitted_at: None,
-            first_ready_noted: false,
+            noted: Noted::default(),
             conditions: Vec::new(),
             sandbox: String::new(),
             pod_ips: Vec::new(),
@@ -181,13 +193,17 @@ impl ClaimRecord {
         self.uid = metadata.uid.unwrap_or_default();
         self.generation = metadata.generation.unwrap_or(0);
         self.deleting = metadata.deletion_timestamp.is_some();
-        self.created_by = metadata
-            .labels
-            .and_then(|mut labels| labels.remove(label::CREATED_BY))
-            .filter(|created_by| !created_by.is_empty());
+        let mut labels = metadata.labels.unwrap_or_default();
+        let written = |text: &String| !text.is_empty();
+        self.created_by = labels.remove(label::CREATED_BY).filter(written);
         self.requested_at = time(annotation::CLIENT_FIRST_REQUESTED_AT);
         self.admitted_at = time(annotation::WEBHOOK_FIRST_OBSERVED_AT);
-        self.first_ready_noted = annotations.contains_key(annotation::CLAIM_FIRST_READY_AT);
+        self.noted = Noted {
+            observed: annotations.contains_key(annotation::CONTROLLER_FIRST_OBSERVED_AT),
+            ready: annotations.contains_key(annotation::CLAIM_FIRST_READY_AT),
+            sandbox: annotations.remove(annotation::SANDBOX_NAME).filter(written),
+            legacy: labels.remove(label::SANDBOX_NAME).filter(written),
+        };
         if *self.spec != spec {
             self.spec = Arc::new(spec);
         }
@@ -244,6 +260,27 @@ impl ClaimRecord {
             self.key.namespace.clone(),
             self.spec.warm_pool_ref.name.clone(),
         )
+    }
+
+    /// Whether it adds labels or annotations to its pod.
+    pub(crate) fn adds_metadata(&self) -> bool {
+        let additional = self.spec.additional_pod_metadata.as_ref();
+        additional.is_some_and(|additional| {
+            !additional.labels.is_empty() || !additional.annotations.is_empty()
+        })
+    }
+
+    /// The Sandbox that was assigned to it, by its own annotation or by its label.
+    pub(crate) fn assigned(&self) -> Option<&str> {
+        self.noted
+            .sandbox
+            .as_deref()
+            .or(self.noted.legacy.as_deref())
+    }
+
+    /// Whether the Sandbox that its status names was a member of a pool before.
+    pub(crate) fn has_member(&self) -> bool {
+        self.sandbox != self.key.name || self.assigned() == Some(self.sandbox.as_str())
     }
 
     pub(crate) fn is_answered(&self) -> bool {

@@ -6,6 +6,7 @@
 //! and collects their effects. No IO, no clock; whoever drives it does the effects.
 
 mod alike;
+mod bound;
 mod census;
 mod claim;
 mod members;

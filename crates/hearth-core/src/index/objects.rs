@@ -402,14 +402,18 @@ impl Index {
             }
             None => PoolRecord::new(key.clone()),
         };
-        let generation = record.generation;
+        let (generation, template) = (record.generation, record.template.clone());
         record.update(pool);
         let changed = record.generation != generation;
+        let has_another_template = record.template != template;
         self.pool_keys.insert(uid, key.clone());
         self.pools.insert(key.clone(), record);
         self.mark_pool(&key);
         if changed {
             self.mark_waiting(&key);
+        }
+        if has_another_template {
+            self.mark_bound(&key);
         }
     }
 
@@ -420,6 +424,7 @@ impl Index {
             self.pools.remove(key);
             self.pool_keys.remove(uid);
             self.mark_waiting(key);
+            self.mark_bound(key);
         }
     }
 
@@ -508,6 +513,7 @@ impl Index {
         for pool in pools {
             self.mark_pool(&pool);
             self.mark_waiting(&pool);
+            self.mark_bound(&pool);
         }
     }
 

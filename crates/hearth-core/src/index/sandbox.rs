@@ -225,6 +225,8 @@ pub(crate) struct Detail {
     pub(crate) shutdown_policy: ShutdownPolicy,
     pub(crate) template: String,
     pub(crate) claim_uid: String,
+    /// Label `created-by`.
+    pub(crate) created_by: String,
 }
 
 impl Detail {
@@ -403,6 +405,7 @@ impl SandboxRecord {
                     .remove(annotation::TEMPLATE_REF)
                     .unwrap_or_default(),
                 claim_uid: labels.remove(label::CLAIM_UID).unwrap_or_default(),
+                created_by: labels.remove(label::CREATED_BY).unwrap_or_default(),
             }))
         };
     }

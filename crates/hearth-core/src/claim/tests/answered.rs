@@ -162,11 +162,7 @@ fn a_ready_claim_does_not_flicker_while_its_sandbox_s_status_lags() {
         at(102),
     );
     settle(&mut index, at(102));
-    let mut adopted = member_object("a");
-    adopted["metadata"]["labels"] =
-        json!({"hearth.dev/node": "n1", "agents.x-k8s.io/launch-type": "warm"});
-    adopted["metadata"]["ownerReferences"] = json!([{"apiVersion": "extensions.agents.x-k8s.io/v1beta1",
-        "kind": "SandboxClaim", "name": "c", "uid": "uid-c", "controller": true}]);
+    let mut adopted = adopted("a");
     adopted["status"] = json!({"conditions": [{"type": "Ready", "status": "False", "reason": "DependenciesNotReady",
         "message": "Pod exists with phase: Pending", "lastTransitionTime": "2027-01-15T07:00:00Z"}]});
     index.apply_sandbox(created(&adopted, 40), at(110));
@@ -192,13 +188,7 @@ fn an_expired_claim_says_so_and_then_lets_go_by_its_policy() {
         ("Retain", vec![Intent::SandboxDelete]),
     ] {
         let mut index = stocked(&["a"]);
-        let mut adopted = member_object("a");
-        adopted["metadata"]["labels"] =
-            json!({"hearth.dev/node": "n1", "agents.x-k8s.io/launch-type": "warm"});
-        adopted["metadata"]["ownerReferences"][0]["kind"] = "SandboxClaim".into();
-        adopted["metadata"]["ownerReferences"][0]["uid"] = "uid-c".into();
-        adopted["metadata"]["annotations"] = json!({"agents.x-k8s.io/pod-name": "a"});
-        index.apply_sandbox(created(&adopted, 15), at(50));
+        index.apply_sandbox(created(&adopted("a"), 15), at(50));
         index.member_event(
             &n1(),
             reported("a", Phase::Running, Some("uid-c")),

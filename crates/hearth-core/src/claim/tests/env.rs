@@ -139,19 +139,7 @@ fn one_that_does_not_come_up_says_so_and_is_adopted_with_them() {
     assert_eq!(all[all.len() - 2..], expected);
 
     // The Sandbox's status still has the member's readiness: the node knows better.
-    let mut adopted = member_object("m");
-    adopted["metadata"]["ownerReferences"] = json!([{
-        "apiVersion": "extensions.agents.x-k8s.io/v1beta1", "kind": "SandboxClaim", "name": "c", "uid": "uid-c",
-        "controller": true,
-    }]);
-    let labels = adopted["metadata"]["labels"].as_object_mut().unwrap();
-    labels.remove("agents.x-k8s.io/warm-pool-sandbox");
-    adopted["spec"]["podTemplate"]["metadata"] = json!({
-        "labels": {"app": "demo", "agents.x-k8s.io/claim-uid": "uid-c",
-                   "agents.x-k8s.io/sandbox-template-ref-hash": "9d22159f"},
-        "annotations": {"note": "x"},
-    });
-    let object = Object::Sandbox(created(&adopted, 30));
+    let object = Object::Sandbox(created(&adopted("m"), 30));
     index.on_outcome(
         &adoption.receipt,
         Outcome::Done(Some(Box::new(object))),

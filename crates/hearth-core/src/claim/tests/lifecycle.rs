@@ -5,23 +5,9 @@ use super::*;
 /// When the tests begin.
 const PAST: &str = "2027-01-15T08:00:00Z";
 
-/// A Sandbox that claim `c` has, as adoption leaves it, with this status.
-fn adopted(name: &str, status: Value) -> Value {
-    let mut object = member_object(name);
-    object["metadata"]["labels"] = json!({
-        "agents.x-k8s.io/launch-type": "warm",
-        "agents.x-k8s.io/claim-uid": "uid-c",
-        "agents.x-k8s.io/sandbox-template-ref-hash": "9d22159f",
-        "hearth.dev/node": "n1",
-    });
-    object["metadata"]["ownerReferences"] = json!([{
-        "apiVersion": "extensions.agents.x-k8s.io/v1beta1", "kind": "SandboxClaim", "name": "c", "uid": "uid-c", "controller": true,
-    }]);
-    object["spec"]["podTemplate"]["metadata"] = json!({
-        "labels": {"app": "demo", "agents.x-k8s.io/claim-uid": "uid-c",
-                   "agents.x-k8s.io/sandbox-template-ref-hash": "9d22159f"},
-        "annotations": {"note": "x"},
-    });
+/// A Sandbox that claim `c` has, with this status.
+fn adopted_with(name: &str, status: Value) -> Value {
+    let mut object = adopted(name);
     object["status"] = status;
     object
 }
@@ -84,7 +70,7 @@ fn a_claim_says_that_its_sandbox_expired_without_it_and_keeps_its_conditions_in_
         condition("Ready", "False", "SandboxExpired", "Sandbox has expired"),
         condition("Finished", "True", "PodSucceeded", "Pod completed successfully"),
     ]});
-    index.apply_sandbox(created(&adopted("a", expired), 15), at(50));
+    index.apply_sandbox(created(&adopted_with("a", expired), 15), at(50));
     index.apply_claim(answered(json!({}), 20), at(100));
     let write = told(&settle(&mut index, at(100)));
     let text = "Underlying Sandbox resource has expired independently of the Claim.";
@@ -116,7 +102,7 @@ fn conditions_in_another_order_are_not_worth_a_write() {
         "Pod completed successfully",
     );
     let status = json!({"conditions": [ready, finished], "podIPs": ["10.0.0.1"]});
-    index.apply_sandbox(created(&adopted("a", status.clone()), 15), at(50));
+    index.apply_sandbox(created(&adopted_with("a", status.clone()), 15), at(50));
     let mut claim = serde_json::to_value(answered(json!({}), 20)).unwrap();
     claim["status"]["conditions"] = status["conditions"].clone();
     index.apply_claim(serde_json::from_value(claim).unwrap(), at(100));
@@ -155,7 +141,7 @@ fn users_hear_once_that_a_claim_has_expired_and_that_it_is_deleted() {
 #[test]
 fn an_expired_claim_leaves_a_sandbox_alone_that_is_not_its_own() {
     let mut index = stocked(&[]);
-    let mut foreign = adopted("a", json!({}));
+    let mut foreign = adopted_with("a", json!({}));
     foreign["metadata"]["ownerReferences"] = json!([]);
     index.apply_sandbox(created(&foreign, 15), at(50));
     let lifecycle = json!({"lifecycle": {"shutdownTime": PAST, "shutdownPolicy": "Retain"}});
