@@ -1,18 +1,15 @@
-//! What follows when a claim's writes are done: counting, Events, annotations for observers.
+//! What follows when a claim's writes are done: counting, Events.
 
-use hearth_api::constants::{annotation, reason};
-use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use hearth_api::constants::reason;
 
 use super::event;
 use crate::effects::{ClaimLabels, Observation};
 use crate::ids::Key;
-use crate::index::{ClaimRecord, Index, created_by};
+use crate::index::{Index, created_by};
 
 /// The claim's status was written and the record shows it.
 pub(crate) fn status_written(index: &mut Index, key: &Key) {
     let now = index.now;
-    let notes = index.settings.claim_annotations;
     let Some(claim) = index.claims.get_mut(key) else {
         return;
     };
@@ -36,9 +33,7 @@ pub(crate) fn status_written(index: &mut Index, key: &Key) {
     if warm {
         claim.launch_type = Some("warm");
     }
-    if notes {
-        claim.notes_due = Some(now.wall);
-    }
+    claim.ready_at = Some(now.wall);
     let observed = now.mono.saturating_sub(claim.first_seen);
     let (requested_at, admitted_at) = (claim.requested_at, claim.admitted_at);
     let labels = labels(index, key, true);
@@ -96,25 +91,4 @@ fn labels(index: &Index, key: &Key, ready: bool) -> ClaimLabels {
         ready,
         created_by: created_by(claim.created_by.as_deref()),
     }
-}
-
-/// The merge patch with the annotations that observers of claims know.
-pub(super) fn annotations(claim: &ClaimRecord, ready_at: Timestamp) -> Value {
-    let mut annotations = Map::new();
-    annotations.insert(
-        annotation::SANDBOX_NAME.into(),
-        claim.sandbox.clone().into(),
-    );
-    annotations.insert(
-        annotation::CONTROLLER_FIRST_OBSERVED_AT.into(),
-        claim.first_seen_at.to_string().into(),
-    );
-    annotations.insert(
-        annotation::CLAIM_FIRST_READY_AT.into(),
-        ready_at.to_string().into(),
-    );
-    if let Some(context) = claim.begun_trace() {
-        annotations.insert(annotation::TRACE_CONTEXT.into(), context.into());
-    }
-    json!({"metadata": {"uid": claim.uid, "annotations": annotations}})
 }

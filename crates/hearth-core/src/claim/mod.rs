@@ -5,6 +5,7 @@
 //! second decision is released; an answered claim changes its Sandbox only after its status has said `SandboxMissing`.
 
 mod adoption;
+mod assigned;
 pub(crate) mod blueprint;
 mod done;
 mod env;
@@ -12,6 +13,7 @@ mod follow;
 mod hold;
 mod labels;
 pub(crate) mod metadata;
+mod notes;
 mod refusal;
 mod seek;
 pub(crate) mod status;
@@ -110,7 +112,7 @@ pub(crate) fn reconcile(index: &mut Index, key: &Key) {
         };
     }
     act(index, key, decision);
-    note(index, key);
+    notes::write(index, key);
 }
 
 /// What to do about a claim. Pure: reads only.
@@ -352,38 +354,6 @@ fn event(index: &mut Index, key: &Key, reason: &'static str, action: &'static st
         action,
         note,
     })));
-}
-
-/// Writes the annotations for observers once the claim is ready and everything else is done.
-fn note(index: &mut Index, key: &Key) {
-    let Some(claim) = index
-        .claims
-        .get(key)
-        .filter(|claim| claim.notes_due.is_some())
-    else {
-        return;
-    };
-    let sandbox = Key::new(key.namespace.clone(), claim.sandbox.clone());
-    let adopted = index.sandbox(&sandbox).and_then(SandboxRecord::claim_uid) == Some(&claim.uid);
-    if claim.is_busy() || claim.deleting || !adopted {
-        return;
-    }
-    let Some(claim) = index.claims.get_mut(key) else {
-        return;
-    };
-    let Some(ready_at) = claim.notes_due.take() else {
-        return;
-    };
-    let patch = done::annotations(claim, ready_at);
-    let uid = claim.uid.clone();
-    let subject = Subject::Claim(key.clone());
-    index.write(
-        subject,
-        &uid,
-        Intent::ClaimAnnotations,
-        Lane::Observe,
-        Body::Merge(patch),
-    );
 }
 
 /// Whether the Sandbox can still become this claim's: it is a member that nobody has.

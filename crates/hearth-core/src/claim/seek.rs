@@ -4,7 +4,7 @@ use hearth_api::constants::{condition, reason};
 
 use super::refusal::Refusal;
 use super::status::Status;
-use super::{Decision, blueprint, env, is_free_for, metadata};
+use super::{Decision, assigned, blueprint, env, is_free_for, metadata};
 use crate::index::{
     ClaimRecord, Class, Index, Members, Phase, PoolRecord, SandboxRecord, env_mark_of,
 };
@@ -17,6 +17,9 @@ pub(super) fn decide(index: &Index, claim: &ClaimRecord) -> Decision {
     }
     if let Some(decision) = settle_binds(index, claim) {
         return decision;
+    }
+    if let Some(sandbox) = assigned::own(index, claim) {
+        return its_own(index, claim, sandbox);
     }
     if let Some(sandbox) = index.sandbox(&claim.key) {
         return namesake(index, claim, sandbox);
@@ -122,6 +125,11 @@ fn namesake(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord) -> Deci
             },
         );
     }
+    its_own(index, claim, sandbox)
+}
+
+/// The claim controls the Sandbox already: its status becomes the claim's.
+fn its_own(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord) -> Decision {
     let Some(detail) = &sandbox.detail else {
         return Decision::Rest;
     };
@@ -148,7 +156,8 @@ fn warm(
     template: &Template,
 ) -> Option<Decision> {
     let members = index.members_of(&pool.uid)?;
-    if let Some(sandbox) = members.pick().and_then(|id| index.sandboxes.get(&id)) {
+    let picked = || members.pick().and_then(|id| index.sandboxes.get(&id));
+    if let Some(sandbox) = assigned::member(index, claim, members).or_else(picked) {
         let node = sandbox.node.clone()?;
         let env = env::for_member(&sandbox.spec.text, &claim.spec.env, template.env_policy)?;
         return Some(Decision::Bind {

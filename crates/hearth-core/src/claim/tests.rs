@@ -1,9 +1,11 @@
 //! What a claim gets, as tables: the situation, then all that is wanted.
 
 mod answered;
+mod assigned;
 mod bound;
 mod env;
 mod lifecycle;
+mod notes;
 mod observed;
 mod refusals;
 

@@ -47,6 +47,18 @@ pub enum Stage {
     Writing,
 }
 
+/// How the annotations for observers stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Notes {
+    /// They are written when something is missing.
+    #[default]
+    Due,
+    /// A write of them is under way.
+    UnderWay,
+    /// The API server will not have them. Only observers miss them.
+    GivenUp,
+}
+
 /// What a claim's object says for observers, and of the Sandbox that was assigned to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Noted {
@@ -102,8 +114,11 @@ pub struct ClaimRecord {
     pub(crate) ready_counted: bool,
     /// Whether users were told that it has expired.
     pub(crate) expiry_told: bool,
-    /// When that was, while annotations for observers are still to be written.
-    pub(crate) notes_due: Option<Timestamp>,
+    /// When this controller made it ready first.
+    pub(crate) ready_at: Option<Timestamp>,
+    pub(crate) notes: Notes,
+    /// Each write of them makes the next wait.
+    pub(crate) note_retry: Retry,
     /// What the API server said of a Sandbox made for the claim, when it refused it.
     pub(crate) error: Option<String>,
     /// `warm` or `cold`, once it has a Sandbox that this controller gave it.
@@ -150,7 +165,9 @@ impl ClaimRecord {
             disagreeing_since: None,
             ready_counted: false,
             expiry_told: false,
-            notes_due: None,
+            ready_at: None,
+            notes: Notes::Due,
+            note_retry: Retry::default(),
             error: None,
             launch_type: None,
             waiting_on: None,

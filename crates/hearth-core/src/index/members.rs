@@ -155,6 +155,12 @@ impl Members {
         self.ready.first()
     }
 
+    /// Whether a claim can have this member now.
+    pub(crate) fn is_pickable(&self, id: u64) -> bool {
+        let standing = self.standings.get(&id);
+        standing.is_some_and(|standing| standing.class == Class::Ready && standing.node.is_some())
+    }
+
     pub(crate) fn pickable(&self) -> usize {
         self.ready.len()
     }

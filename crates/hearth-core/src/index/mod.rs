@@ -53,7 +53,7 @@ pub(crate) use watched::Versioned;
 pub use work::Task;
 
 pub(crate) use census::created_by;
-pub(crate) use claim::{env_mark_of, generation_of};
+pub(crate) use claim::{Notes, env_mark_of, generation_of};
 pub(crate) use members::Members;
 pub(crate) use outcomes::WATCH_LAG;
 pub(crate) use sandbox::{Detail, Leaving, Owner, Retry, SandboxOp, version_of};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::sandbox::SandboxOp;
-use super::{Index, Leaving, Phase, Reported, Stage, claim_uid_of, generation_of};
+use super::{Index, Leaving, Notes, Phase, Reported, Stage, claim_uid_of, generation_of};
 use crate::effects::{
     Intent, NodeReply, NodeRequest, Now, Object, Outcome, Receipt, Refusal, Subject,
 };
@@ -49,10 +49,7 @@ impl Index {
             return;
         };
         if receipt.intent == Intent::ClaimAnnotations {
-            // Only observers miss them; another try is made with the claim's next change.
-            if !matches!(outcome, Outcome::Done(_) | Outcome::Rejected(_)) {
-                claim.notes_due = Some(now.wall);
-            }
+            self.notes_written(key, outcome);
             return;
         }
         claim.stage = Stage::Idle;
@@ -82,6 +79,25 @@ impl Index {
         };
         if let Some(at) = wake {
             self.wake(receipt.subject.clone(), at);
+        }
+        self.mark_claim(key);
+    }
+
+    fn notes_written(&mut self, key: &Key, outcome: Outcome) {
+        let now = self.now;
+        let Some(claim) = self.claims.get_mut(key) else {
+            return;
+        };
+        claim.notes = match outcome {
+            Outcome::Rejected(_) => Notes::GivenUp,
+            _ => Notes::Due,
+        };
+        // After a success as well: whoever takes away what is written is not to be fought with at full speed.
+        claim.note_retry.failed(now.mono);
+        if let Outcome::Done(Some(object)) = outcome
+            && let Object::Claim(claim) = *object
+        {
+            self.apply_claim(claim, now);
         }
         self.mark_claim(key);
     }

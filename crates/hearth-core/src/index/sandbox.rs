@@ -113,6 +113,11 @@ impl Retry {
         *self = Self::default();
     }
 
+    /// When the next try may be; zero when nothing failed.
+    pub(crate) fn not_before(&self) -> Duration {
+        self.not_before
+    }
+
     /// When the next try may be, if that is in the future.
     pub(crate) fn blocked_until(&self, now: Duration) -> Option<Duration> {
         (self.not_before > now).then_some(self.not_before)
