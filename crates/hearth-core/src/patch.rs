@@ -19,7 +19,15 @@ pub(crate) fn annotation(key: &str) -> String {
 /// with each write of the object's status, of which there are many. A patch that fails is made anew from the object as it
 /// is then.
 pub(crate) fn make_annotations() -> [Value; 2] {
-    let path = "/metadata/annotations";
+    make_map("/metadata/annotations")
+}
+
+/// The same for labels.
+pub(crate) fn make_labels() -> [Value; 2] {
+    make_map("/metadata/labels")
+}
+
+fn make_map(path: &str) -> [Value; 2] {
     [
         json!({"op": "test", "path": path, "value": null}),
         json!({"op": "add", "path": path, "value": {}}),

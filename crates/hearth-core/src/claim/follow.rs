@@ -57,7 +57,6 @@ pub(super) fn operations(
     detail: &Detail,
     wanted: Option<&Wanted>,
 ) -> Option<Value> {
-    // A claimed Sandbox that a node runs has at least the label of its node, so the map of labels is there.
     let set = |key, value: &str| json!({"op": "add", "path": patch::label(key), "value": value});
     let mut operations = Vec::new();
     if !sandbox.marks.launch_type {
@@ -90,9 +89,10 @@ pub(super) fn operations(
         return None;
     }
     let uid = sandbox.uid.as_str();
-    operations.insert(
-        0,
-        json!({"op": "test", "path": "/metadata/uid", "value": uid}),
-    );
-    Some(Value::Array(operations))
+    let mut all = vec![json!({"op": "test", "path": "/metadata/uid", "value": uid})];
+    if !sandbox.marks.labels {
+        all.extend(patch::make_labels());
+    }
+    all.extend(operations);
+    Some(Value::Array(all))
 }

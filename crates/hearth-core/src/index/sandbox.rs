@@ -55,6 +55,8 @@ pub(crate) struct Marks {
     pub launched_warm: bool,
     /// `launch-type`, whatever it is.
     pub launch_type: bool,
+    /// Any labels.
+    pub labels: bool,
     /// Any annotations.
     pub annotations: bool,
     /// The pool's warmth annotation.
@@ -367,6 +369,7 @@ impl SandboxRecord {
             created_by: labels.contains_key(label::CREATED_BY),
             launched_warm: launch_type.is_some_and(|launch| launch == "warm"),
             launch_type: launch_type.is_some(),
+            labels: !labels.is_empty(),
             annotations: !annotations.is_empty(),
             warmth: annotations.contains_key(annotation::WARMTH),
             suspended_by: annotations.contains_key(annotation::SUSPENDED_BY),

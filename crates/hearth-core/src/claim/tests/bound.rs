@@ -230,6 +230,22 @@ fn a_claimed_sandbox_without_a_launch_type_gets_the_one_that_its_name_tells() {
 }
 
 #[test]
+fn a_sandbox_without_any_labels_can_have_its_first_one() {
+    let mut sandbox = adopted("a");
+    sandbox["metadata"]["labels"] = json!({});
+    let path = "/metadata/labels";
+    let launch_type = format!("{path}/agents.x-k8s.io~1launch-type");
+    let ref_hash = format!("{path}/agents.x-k8s.io~1sandbox-template-ref-hash");
+    let expected = [
+        json!({"op": "test", "path": path, "value": null}),
+        json!({"op": "add", "path": path, "value": {}}),
+        json!({"op": "add", "path": launch_type, "value": "warm"}),
+        json!({"op": "add", "path": ref_hash, "value": "9d22159f"}),
+    ];
+    assert_eq!(operations(&sandbox, &bound_claim(json!({}), 20)), expected);
+}
+
+#[test]
 fn a_claim_that_was_edited_while_its_member_was_bound_still_gets_it() {
     let all = super::answered::answered_as(
         claim_with(
