@@ -3,7 +3,9 @@
 use hearth_api::constants::{
     EXTENSIONS_API_VERSION, SANDBOX_API_VERSION, TEARDOWN_FINALIZER, annotation, label,
 };
-use hearth_api::{ClaimEnvVar, InjectionPolicy, PersistentVolumeClaimTemplate};
+use hearth_api::{
+    AdditionalPodMetadata, ClaimEnvVar, InjectionPolicy, PersistentVolumeClaimTemplate,
+};
 use serde_json::{Map, Value, json};
 
 use super::refusal::Refusal;
@@ -18,26 +20,24 @@ use crate::pool::Template;
 /// # Errors
 /// When the claim asks for what the template forbids.
 pub(super) fn sandbox(claim: &ClaimRecord, template: &Template) -> Result<Value, Refusal> {
-    sandbox_with(claim, template, &claim.spec.env, template.env_policy)
+    let additional = claim.spec.additional_pod_metadata.as_ref();
+    let (env, policy) = (&claim.spec.env, template.env_policy);
+    sandbox_with(claim, template, env, policy, additional)
 }
 
-/// The same with these variables, as far as the policy allows them.
+/// The same with these variables, as far as the policy allows them, and with these pod metadata.
 fn sandbox_with(
     claim: &ClaimRecord,
     template: &Template,
     env: &[ClaimEnvVar],
     policy: InjectionPolicy,
+    additional: Option<&AdditionalPodMetadata>,
 ) -> Result<Value, Refusal> {
     // Volumes, metadata, variables: of several faults clients are told the first in this order.
     let volumes = volumes(template, &claim.spec.volume_claim_templates)?;
     let created_by = claim.created_by.as_deref();
-    let pod_metadata = metadata::merge(
-        template,
-        &claim.uid,
-        created_by,
-        claim.spec.additional_pod_metadata.as_ref(),
-    )
-    .map_err(Refusal::error)?;
+    let pod_metadata =
+        metadata::merge(template, &claim.uid, created_by, additional).map_err(Refusal::error)?;
     let mut pod_spec = template.pod_spec.clone();
     env::inject(&mut pod_spec, env, policy)?;
 
@@ -98,15 +98,22 @@ pub(crate) fn guard_volumes(object: &mut Value) {
 
 /// The Sandbox object of a bound pod, made again after the first one went with its pool. It has the variables of the bind,
 /// whatever the claim asks for and the template allows by now; none when the template has not even the containers any more
-/// that they are for, which is no reason to give up a pod that is in use.
+/// that they are for, and without `additional` where the template contradicts that: no reasons to give up a pod that is
+/// in use.
 pub(super) fn recreated(
     claim: &ClaimRecord,
     template: &Template,
     bind: &Bind,
+    additional: Option<&AdditionalPodMetadata>,
 ) -> Result<Value, Refusal> {
+    let policy = InjectionPolicy::Overrides;
+    let with =
+        |env: &[ClaimEnvVar], additional| sandbox_with(claim, template, env, policy, additional);
     let env = claim.bound_env(&bind.owner);
-    let with = |env: &[ClaimEnvVar]| sandbox_with(claim, template, env, InjectionPolicy::Overrides);
-    let mut object = with(env).or_else(|_| with(&[]))?;
+    let mut object = with(env, additional)
+        .or_else(|_| with(env, None))
+        .or_else(|_| with(&[], additional))
+        .or_else(|_| with(&[], None))?;
     let (name, old_uid) = (claim.sandbox.as_str(), bind.sandbox.as_str());
     object["metadata"]["name"] = name.into();
     object["metadata"]["labels"][label::LAUNCH_TYPE] = "warm".into();

@@ -1,5 +1,6 @@
 //! A claim whose status names a Sandbox.
 
+use hearth_api::AdditionalPodMetadata;
 use hearth_api::constants::condition;
 
 use super::refusal::Refusal;
@@ -154,9 +155,7 @@ fn adopt(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord, bind: &Bin
     let template = index
         .pool_by_uid(pool_uid)
         .and_then(|pool| index.template_of(pool));
-    let domains = &index.settings.allowed_label_domains;
-    let additional = claim.spec.additional_pod_metadata.as_ref();
-    let additional = additional.filter(|all| metadata::validate(Some(*all), domains).is_ok());
+    let additional = valid_metadata(index, claim);
     let created_by = claim.created_by.as_deref();
     let pod_metadata = template.and_then(|template| {
         // What it may not add it is refused once it has its Sandbox.
@@ -170,6 +169,13 @@ fn adopt(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord, bind: &Bin
         sandbox: sandbox.id,
         operations,
     }
+}
+
+/// What the claim adds to its pod, unless that is invalid by now: of that it is told once it has its Sandbox.
+fn valid_metadata<'a>(index: &Index, claim: &'a ClaimRecord) -> Option<&'a AdditionalPodMetadata> {
+    let domains = &index.settings.allowed_label_domains;
+    let additional = claim.spec.additional_pod_metadata.as_ref();
+    additional.filter(|all| metadata::validate(Some(*all), domains).is_ok())
 }
 
 /// There is no such object any more.
@@ -189,15 +195,15 @@ fn lost(index: &Index, claim: &ClaimRecord, bind: Option<&Bind>) -> Decision {
         .get(&claim.pool_key())
         .and_then(|pool| index.template_of(pool));
     let template = template.or_else(|| index.template_of_lost(claim));
-    match template {
-        Some(template) if went_with_pool => match blueprint::recreated(claim, &template, bind) {
-            Ok(object) => Decision::Create {
-                object: Box::new(object),
-                node: Some(bind.node.clone()),
-            },
-            Err(_) => release(bind),
+    let Some(template) = template.filter(|_| went_with_pool) else {
+        return release(bind);
+    };
+    match blueprint::recreated(claim, &template, bind, valid_metadata(index, claim)) {
+        Ok(object) => Decision::Create {
+            object: Box::new(object),
+            node: Some(bind.node.clone()),
         },
-        _ => release(bind),
+        Err(_) => release(bind),
     }
 }
 

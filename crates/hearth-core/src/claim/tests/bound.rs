@@ -268,3 +268,25 @@ fn a_claim_that_was_edited_while_its_member_was_bound_still_gets_it() {
     assert_eq!(metadata.len(), 1, "{all:?}");
     assert_eq!(metadata[0]["value"]["annotations"], json!({"note": "x"}));
 }
+
+#[test]
+fn what_a_claim_may_not_add_is_no_reason_to_give_up_a_pod() {
+    for metadata in [
+        json!({"annotations": {"note": "y"}}),
+        json!({"labels": {"evil": "x"}}),
+    ] {
+        let all = super::answered::answered_as(
+            claim_with("c", 4, json!({"additionalPodMetadata": metadata})),
+            template("tpl", 1),
+            None,
+            vec![reported("a", Phase::Running, Some("uid-c"))],
+        );
+        assert_eq!(all.len(), 1, "{all:?}");
+        let Body::Create(object) = &all[0].body else {
+            panic!("{metadata}: {all:?}");
+        };
+        let expected = adopted("a");
+        let pod = |object: &Value| object["spec"]["podTemplate"]["metadata"].clone();
+        assert_eq!(pod(object), pod(&expected));
+    }
+}
