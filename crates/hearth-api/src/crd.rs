@@ -327,15 +327,28 @@ mod tests {
     }
 
     #[test]
-    fn the_one_rule_keeps_volumes_immutable() {
+    fn rules_keep_volumes_immutable_and_limits_in_use() {
         let mut rules = BTreeMap::new();
         for kind in CRDS.keys() {
-            rules.extend(find(schema(kind), "x-kubernetes-validations", false));
+            let of_kind = find(schema(kind), "x-kubernetes-validations", false);
+            rules.extend(
+                of_kind
+                    .into_iter()
+                    .map(|(path, rule)| (format!("{kind}{path}"), rule)),
+            );
         }
         let rule = "has(self.volumeClaimTemplates) == has(oldSelf.volumeClaimTemplates) && \
                     (!has(self.volumeClaimTemplates) || self.volumeClaimTemplates == oldSelf.volumeClaimTemplates)";
-        let expect = json!([{"rule": rule, "message": "volumeClaimTemplates is immutable"}]);
-        assert_eq!(rules, BTreeMap::from([(".spec".to_owned(), expect)]));
+        let immutable = json!([{"rule": rule, "message": "volumeClaimTemplates is immutable"}]);
+        let rule = "!has(self.updateStrategy) || !has(self.updateStrategy.rollingUpdate) || \
+                    self.updateStrategy.type == 'RollingUpdate'";
+        let message = "updateStrategy.rollingUpdate is only for the type RollingUpdate";
+        let in_use = json!([{"rule": rule, "message": message}]);
+        let expect = [
+            ("Sandbox.spec".to_owned(), immutable),
+            ("SandboxWarmPool.spec".to_owned(), in_use),
+        ];
+        assert_eq!(rules, BTreeMap::from(expect));
     }
 
     #[test]

@@ -38,8 +38,8 @@ pub use template::{
     TemplateNetworkPolicy,
 };
 pub use warmpool::{
-    SandboxWarmPool, SandboxWarmPoolSpec, SandboxWarmPoolStatus, TemplateRef, UpdateStrategy,
-    UpdateStrategyType, Warmth,
+    RollingUpdate, SandboxWarmPool, SandboxWarmPoolSpec, SandboxWarmPoolStatus, TemplateRef,
+    UpdateStrategy, UpdateStrategyType, Warmth,
 };
 
 /// `metav1.Condition`, as every status of the API carries it.

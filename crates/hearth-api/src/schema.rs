@@ -92,7 +92,16 @@ pub fn readiness_grace_period(_: &mut SchemaGenerator) -> Schema {
 
 /// Pool `updateStrategy.type`.
 pub fn update_strategy_type(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "string", "enum": ["Recreate", "OnReplenish"], "default": "OnReplenish"})
+    json_schema!({"type": "string", "enum": ["Recreate", "OnReplenish", "RollingUpdate"], "default": "OnReplenish"})
+}
+
+/// Pool `maxUnavailable`: a number or a percentage, as of Deployments; none at all would be no rollout.
+pub fn max_unavailable(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "x-kubernetes-int-or-string": true,
+        "minimum": 1,
+        "pattern": "^([1-9][0-9]?|100)%$",
+    })
 }
 
 /// Pool `warmth`.
@@ -150,6 +159,16 @@ pub fn immutable_volume_claim_templates() -> serde_json::Value {
         "rule": "has(self.volumeClaimTemplates) == has(oldSelf.volumeClaimTemplates) && \
                  (!has(self.volumeClaimTemplates) || self.volumeClaimTemplates == oldSelf.volumeClaimTemplates)",
         "message": "volumeClaimTemplates is immutable",
+    })
+}
+
+/// The rule on a pool's spec that no limit stands there which nothing keeps to.
+#[must_use]
+pub fn rolling_update_is_used() -> serde_json::Value {
+    serde_json::json!({
+        "rule": "!has(self.updateStrategy) || !has(self.updateStrategy.rollingUpdate) || \
+                 self.updateStrategy.type == 'RollingUpdate'",
+        "message": "updateStrategy.rollingUpdate is only for the type RollingUpdate",
     })
 }
 

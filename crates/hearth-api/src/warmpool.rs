@@ -1,3 +1,4 @@
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,7 @@ use crate::schema;
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [schema::rolling_update_is_used()]))]
 pub struct SandboxWarmPoolSpec {
     /// The template, in the pool's own namespace.
     pub sandbox_template_ref: TemplateRef,
@@ -52,11 +54,25 @@ pub struct TemplateRef {
 
 /// How members follow a changed template.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct UpdateStrategy {
     /// The strategy.
     #[serde(default, rename = "type")]
     #[schemars(schema_with = "schema::update_strategy_type")]
     pub type_: UpdateStrategyType,
+    /// Limits of `RollingUpdate`. Hearth only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolling_update: Option<RollingUpdate>,
+}
+
+/// Limits of the strategy `RollingUpdate`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RollingUpdate {
+    /// How many members may be missing, or a percentage; unset means 25%.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::max_unavailable")]
+    pub max_unavailable: Option<IntOrString>,
 }
 
 /// How members follow a changed template.
@@ -67,6 +83,8 @@ pub enum UpdateStrategyType {
     /// Stale members stay until they are claimed.
     #[default]
     OnReplenish,
+    /// Stale members are replaced a few at a time, and claimed meanwhile. Hearth only.
+    RollingUpdate,
 }
 
 /// How far members are made before they are claimed.
@@ -81,16 +99,15 @@ pub enum Warmth {
     Sandbox,
 }
 
-/// What is known of a pool. The counts are written when zero too (upstream leaves them out): `kubectl get` shows them,
-/// and a merge patch made from this type resets them.
+/// What is known of a pool. A count of zero is left out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SandboxWarmPoolStatus {
     /// Members that are not being deleted.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub replicas: i32,
     /// Members that are ready to be claimed.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub ready_replicas: i32,
     /// Label selector of the members.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -99,4 +116,8 @@ pub struct SandboxWarmPoolStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::observed_generation")]
     pub observed_generation: Option<i64>,
+}
+
+fn is_zero(count: &i32) -> bool {
+    *count == 0
 }

@@ -1,7 +1,8 @@
 //! The unclaimed members of one pool, counted by how far they are.
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::Duration;
+
+use jiff::SignedDuration;
 
 use super::ready::ReadyQueue;
 use crate::ids::NodeName;
@@ -19,6 +20,8 @@ pub enum Class {
     Starting,
     /// A claim can have it now.
     Ready,
+    /// It is ready, but no claim may have it: its template says otherwise by now, and stale members are to go at once.
+    Outdated,
     /// A Bind for it is under way.
     Reserved,
     /// It was ready, but its node's stream is down for the moment.
@@ -34,12 +37,13 @@ pub enum Class {
 }
 
 impl Class {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Creating,
         Self::Unplaced,
         Self::Unheard,
         Self::Starting,
         Self::Ready,
+        Self::Outdated,
         Self::Reserved,
         Self::Away,
         Self::Failed,
@@ -57,7 +61,10 @@ impl Class {
     /// Whether its pool calls it ready.
     #[must_use]
     pub fn is_ready(self) -> bool {
-        matches!(self, Self::Ready | Self::Reserved | Self::Away)
+        matches!(
+            self,
+            Self::Ready | Self::Outdated | Self::Reserved | Self::Away
+        )
     }
 }
 
@@ -65,8 +72,8 @@ impl Class {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Standing {
     pub(crate) class: Class,
-    /// Since when, monotonic.
-    pub(crate) since: Duration,
+    /// Since when, monotonic; it may have begun before the clock did.
+    pub(crate) since: SignedDuration,
     pub(crate) created: i64,
     pub(crate) node: Option<NodeName>,
     pub(crate) pressure: u8,
@@ -79,9 +86,11 @@ pub(crate) struct Members {
     counts: [usize; Class::ALL.len()],
     ready: ReadyQueue,
     /// Not ready yet, longest first.
-    awaited: BTreeSet<(Duration, u64)>,
+    awaited: BTreeSet<(SignedDuration, u64)>,
     /// Not heard of yet, longest first.
-    unheard: BTreeSet<(Duration, u64)>,
+    unheard: BTreeSet<(SignedDuration, u64)>,
+    /// Without a node, longest first.
+    unplaced: BTreeSet<(SignedDuration, u64)>,
 }
 
 impl Members {
@@ -107,6 +116,7 @@ impl Members {
         match standing.class {
             Class::Starting | Class::Failed => drop(self.awaited.insert((standing.since, id))),
             Class::Unheard => drop(self.unheard.insert((standing.since, id))),
+            Class::Unplaced => drop(self.unplaced.insert((standing.since, id))),
             _ => {}
         }
         self.standings.insert(id, standing);
@@ -123,7 +133,12 @@ impl Members {
         }
         self.awaited.remove(&(standing.since, id));
         self.unheard.remove(&(standing.since, id));
+        self.unplaced.remove(&(standing.since, id));
         true
+    }
+
+    pub(crate) fn class_of(&self, id: u64) -> Option<Class> {
+        self.standings.get(&id).map(|standing| standing.class)
     }
 
     pub(crate) fn count(&self, class: Class) -> usize {
@@ -166,13 +181,18 @@ impl Members {
     }
 
     /// The member that has been awaited longest, and since when.
-    pub(crate) fn longest_awaited(&self) -> Option<(Duration, u64)> {
+    pub(crate) fn longest_awaited(&self) -> Option<(SignedDuration, u64)> {
         self.awaited.first().copied()
     }
 
     /// The member that has not been heard of for longest, and since when.
-    pub(crate) fn longest_unheard(&self) -> Option<(Duration, u64)> {
+    pub(crate) fn longest_unheard(&self) -> Option<(SignedDuration, u64)> {
         self.unheard.first().copied()
+    }
+
+    /// The member that has been without a node for longest, and since when.
+    pub(crate) fn longest_unplaced(&self) -> Option<(SignedDuration, u64)> {
+        self.unplaced.first().copied()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &Standing)> {
@@ -184,10 +204,10 @@ impl Members {
 mod tests {
     use super::*;
 
-    fn standing(class: Class, since: u64) -> Standing {
+    fn standing(class: Class, since: i64) -> Standing {
         Standing {
             class,
-            since: Duration::from_secs(since),
+            since: SignedDuration::from_secs(since),
             created: 0,
             node: Some("n".into()),
             pressure: 0,
@@ -201,7 +221,7 @@ mod tests {
         assert!(!members.set(1, standing(Class::Starting, 2)));
         assert_eq!(
             members.longest_awaited(),
-            Some((Duration::from_secs(1), 1)),
+            Some((SignedDuration::from_secs(1), 1)),
             "the wait goes on"
         );
         assert!(members.set(1, standing(Class::Ready, 3)));

@@ -7,7 +7,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_api::{Sandbox, SandboxClaim, SandboxTemplate, SandboxWarmPool};
+use hearth_api::constants::reason;
+use hearth_api::{Sandbox, SandboxClaim, SandboxTemplate};
 
 use super::census::Sort;
 use super::claim::ClaimRecord;
@@ -24,13 +25,13 @@ use crate::status;
 use kube_meta::key_of;
 use serde::Deserialize;
 
-mod kube_meta {
+pub(super) mod kube_meta {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
     use crate::ids::Key;
 
     /// Namespace and name; nothing for an object without a name, which no API server sends.
-    pub(super) fn key_of(metadata: &ObjectMeta) -> Option<Key> {
+    pub(in crate::index) fn key_of(metadata: &ObjectMeta) -> Option<Key> {
         Some(Key::new(
             metadata.namespace.clone().unwrap_or_default(),
             metadata.name.clone()?,
@@ -88,6 +89,7 @@ impl Index {
                 record.heard = false;
             }
         });
+        self.compare_with_template(id);
         self.count_readiness(id, is_new);
         self.note_refusal(id, refusal);
         self.sandbox_changed(&key);
@@ -379,82 +381,6 @@ impl Index {
         }
     }
 
-    /// A pool is as given.
-    pub fn apply_pool(&mut self, pool: SandboxWarmPool, now: Now) {
-        self.now = now;
-        let Some(key) = key_of(&pool.metadata) else {
-            return;
-        };
-        let version = version_of(pool.metadata.resource_version.as_ref());
-        let uid = pool.metadata.uid.clone().unwrap_or_default();
-        if self
-            .pools
-            .get(&key)
-            .is_some_and(|record| version <= record.version)
-        {
-            return;
-        }
-        let mut record = match self.pools.remove(&key) {
-            Some(record) if record.uid == uid => record,
-            Some(other) => {
-                self.pool_keys.remove(&other.uid);
-                PoolRecord::new(key.clone())
-            }
-            None => PoolRecord::new(key.clone()),
-        };
-        let (generation, template) = (record.generation, record.template.clone());
-        record.update(pool);
-        let changed = record.generation != generation;
-        let has_another_template = record.template != template;
-        self.pool_keys.insert(uid, key.clone());
-        self.pools.insert(key.clone(), record);
-        self.mark_pool(&key);
-        if changed {
-            self.mark_waiting(&key);
-        }
-        if has_another_template {
-            self.mark_bound(&key);
-        }
-    }
-
-    /// The pool of this name and UID is gone.
-    pub fn delete_pool(&mut self, key: &Key, uid: &str, now: Now) {
-        self.now = now;
-        if self.pools.get(key).is_some_and(|record| record.uid == uid) {
-            self.pools.remove(key);
-            self.pool_keys.remove(uid);
-            self.mark_waiting(key);
-            self.mark_bound(key);
-        }
-    }
-
-    /// These are all the pools that there are.
-    pub fn retain_pools(&mut self, present: &HashSet<Key>, now: Now) {
-        let gone = self
-            .pools
-            .values()
-            .filter(|record| !present.contains(&record.key));
-        let gone: Vec<_> = gone
-            .map(|record| (record.key.clone(), record.uid.clone()))
-            .collect();
-        gone.iter()
-            .for_each(|(key, uid)| self.delete_pool(key, uid, now));
-    }
-
-    fn mark_waiting(&mut self, pool: &Key) {
-        let keys: Vec<_> = self
-            .waiting
-            .get(pool)
-            .map(|w| w.iter().cloned().collect())
-            .unwrap_or_default();
-        for key in keys {
-            if let Some(claim) = self.claims.get_mut(&key) {
-                claim.retry.succeeded();
-            }
-            self.mark_claim(&key);
-        }
-    }
-
     /// A template is as given.
     pub fn apply_template(&mut self, template: SandboxTemplate, now: Now) {
         self.now = now;
@@ -502,15 +428,16 @@ impl Index {
 
     fn template_changed(&mut self, key: &Key) {
         crate::templates::changed(self, key);
-        let uses = |pool: &&mut PoolRecord| {
-            pool.key.namespace == key.namespace && pool.template == key.name
-        };
-        let mut pools = Vec::new();
-        for pool in self.pools.values_mut().filter(uses) {
-            pool.check_stale = true;
-            pools.push(pool.key.clone());
-        }
+        let uses =
+            |pool: &&PoolRecord| pool.key.namespace == key.namespace && pool.template == key.name;
+        let pools: Vec<_> = self
+            .pools
+            .values()
+            .filter(uses)
+            .map(|pool| pool.key.clone())
+            .collect();
         for pool in pools {
+            self.compare_members(&pool);
             self.mark_pool(&pool);
             self.mark_waiting(&pool);
             self.mark_bound(&pool);
@@ -565,6 +492,7 @@ pub(crate) fn blank(key: Key, now: Now) -> SandboxRecord {
         finalizers: Box::default(),
         pod_labels: Arc::default(),
         semantics: 0,
+        outdated: false,
         service: None,
         mode: hearth_api::OperatingMode::Running,
         resumed: false,

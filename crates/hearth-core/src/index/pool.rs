@@ -1,12 +1,16 @@
 //! What the index keeps of a pool.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-use hearth_api::{SandboxWarmPool, SandboxWarmPoolStatus, UpdateStrategyType, Warmth};
+use hearth_api::{SandboxWarmPool, SandboxWarmPoolStatus, Warmth};
 
+use super::Index;
+use super::objects::kube_meta::key_of;
 use super::sandbox::{Retry, version_of};
+use crate::effects::Now;
 use crate::ids::Key;
+use crate::pool::{Held, Refill, Rollout};
 
 /// What the index keeps of a pool.
 #[derive(Clone, Debug)]
@@ -19,7 +23,7 @@ pub struct PoolRecord {
     /// `spec.replicas`, never negative.
     pub(crate) replicas: usize,
     pub(crate) template: String,
-    pub(crate) strategy: UpdateStrategyType,
+    pub(crate) rollout: Rollout,
     pub(crate) readiness_grace: Option<Duration>,
     pub(crate) warmth: Warmth,
     pub(crate) status: SandboxWarmPoolStatus,
@@ -33,8 +37,11 @@ pub struct PoolRecord {
     pub(crate) yielding_since: Option<Duration>,
     /// Creations that may be sent at once: halved to one by a failure, doubled by success.
     pub(crate) window: usize,
+    pub(crate) refill: Refill,
     /// Why the last placement failed.
     pub(crate) unplaceable: Option<String>,
+    /// Members that no node can take.
+    pub(crate) held: Held,
     /// Why the last member that said something cannot be made.
     pub(crate) refused: Option<String>,
     /// Some member may be stale: the template or the strategy changed since they were last compared.
@@ -51,7 +58,7 @@ impl PoolRecord {
             deleting: false,
             replicas: 0,
             template: String::new(),
-            strategy: UpdateStrategyType::default(),
+            rollout: Rollout::default(),
             readiness_grace: None,
             warmth: Warmth::default(),
             status: SandboxWarmPoolStatus::default(),
@@ -60,7 +67,9 @@ impl PoolRecord {
             retry: Retry::default(),
             yielding_since: None,
             window: usize::MAX,
+            refill: Refill::default(),
             unplaceable: None,
+            held: Held::default(),
             refused: None,
             check_stale: true,
         }
@@ -81,7 +90,7 @@ impl PoolRecord {
         self.deleting = metadata.deletion_timestamp.is_some();
         self.replicas = usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0);
         self.template = spec.sandbox_template_ref.name;
-        self.strategy = spec.update_strategy.unwrap_or_default().type_;
+        self.rollout = Rollout::of(spec.update_strategy.as_ref());
         self.readiness_grace = spec
             .readiness_grace_period_seconds
             .and_then(|s| u64::try_from(s).ok())
@@ -92,6 +101,122 @@ impl PoolRecord {
 
     pub(crate) fn template_key(&self) -> Key {
         Key::new(self.key.namespace.clone(), self.template.clone())
+    }
+}
+
+impl Index {
+    /// A pool is as given.
+    pub fn apply_pool(&mut self, pool: SandboxWarmPool, now: Now) {
+        self.now = now;
+        let Some(key) = key_of(&pool.metadata) else {
+            return;
+        };
+        let version = version_of(pool.metadata.resource_version.as_ref());
+        let uid = pool.metadata.uid.clone().unwrap_or_default();
+        if self
+            .pools
+            .get(&key)
+            .is_some_and(|record| version <= record.version)
+        {
+            return;
+        }
+        let mut record = match self.pools.remove(&key) {
+            Some(record) if record.uid == uid => record,
+            Some(other) => {
+                self.pool_keys.remove(&other.uid);
+                PoolRecord::new(key.clone())
+            }
+            None => PoolRecord::new(key.clone()),
+        };
+        let (generation, template) = (record.generation, record.template.clone());
+        record.update(pool);
+        let changed = record.generation != generation;
+        let has_another_template = record.template != template;
+        self.pool_keys.insert(uid, key.clone());
+        self.pools.insert(key.clone(), record);
+        self.mark_pool(&key);
+        if changed {
+            self.compare_members(&key);
+            self.mark_waiting(&key);
+        }
+        if has_another_template {
+            self.mark_bound(&key);
+        }
+    }
+
+    /// The pool of this name and UID is gone.
+    pub fn delete_pool(&mut self, key: &Key, uid: &str, now: Now) {
+        self.now = now;
+        if self.pools.get(key).is_some_and(|record| record.uid == uid) {
+            self.pools.remove(key);
+            self.pool_keys.remove(uid);
+            self.mark_waiting(key);
+            self.mark_bound(key);
+        }
+    }
+
+    /// These are all the pools that there are.
+    pub fn retain_pools(&mut self, present: &HashSet<Key>, now: Now) {
+        let gone = self
+            .pools
+            .values()
+            .filter(|record| !present.contains(&record.key));
+        let gone: Vec<_> = gone
+            .map(|record| (record.key.clone(), record.uid.clone()))
+            .collect();
+        gone.iter()
+            .for_each(|(key, uid)| self.delete_pool(key, uid, now));
+    }
+
+    pub(super) fn mark_waiting(&mut self, pool: &Key) {
+        let keys: Vec<_> = self
+            .waiting
+            .get(pool)
+            .map(|w| w.iter().cloned().collect())
+            .unwrap_or_default();
+        for key in keys {
+            if let Some(claim) = self.claims.get_mut(&key) {
+                claim.retry.succeeded();
+            }
+            self.mark_claim(&key);
+        }
+    }
+
+    /// Notes which members of a pool claims may not have any more, because its template or its strategy is another one.
+    pub(super) fn compare_members(&mut self, pool: &Key) {
+        let Some(pool) = self.pools.get_mut(pool) else {
+            return;
+        };
+        pool.check_stale = true;
+        let members = self.members.get(&pool.uid);
+        let ids: Vec<u64> = members
+            .into_iter()
+            .flat_map(super::Members::iter)
+            .map(|(id, _)| id)
+            .collect();
+        ids.into_iter()
+            .for_each(|id| self.compare_with_template(id));
+    }
+
+    /// Notes whether claims may still have a Sandbox, if it is a member, and has its pool look after it if it is stale.
+    pub(super) fn compare_with_template(&mut self, id: u64) {
+        let Some(record) = self.sandboxes.get(&id) else {
+            return;
+        };
+        let is_stale = crate::pool::is_stale_member(self, record);
+        let known = record.outdated;
+        let pool = record.pool_uid().and_then(|uid| self.pool_keys.get(uid));
+        let pool = pool.cloned().and_then(|key| self.pools.get_mut(&key));
+        let outdated = match pool.filter(|_| is_stale) {
+            Some(pool) => {
+                pool.check_stale = true;
+                pool.rollout == Rollout::Recreate
+            }
+            None => false,
+        };
+        if known != outdated {
+            self.change_sandbox(id, |record| record.outdated = outdated);
+        }
     }
 }
 

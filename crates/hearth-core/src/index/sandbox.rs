@@ -152,6 +152,8 @@ pub struct SandboxRecord {
     pub(crate) pod_labels: Arc<Labels>,
     /// Hash of pod spec, volume claim templates and `service`, by meaning.
     pub(crate) semantics: u64,
+    /// No claim may have it, because its pool's template says otherwise by now and stale members are to go at once.
+    pub(crate) outdated: bool,
     /// `spec.service`.
     pub(crate) service: Option<bool>,
     pub(crate) mode: OperatingMode,

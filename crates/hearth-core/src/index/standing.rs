@@ -6,6 +6,7 @@ use super::sandbox::{Leaving, SandboxRecord};
 use crate::ids::NodeName;
 use crate::placement::Amounts;
 use hearth_api::OperatingMode;
+use jiff::SignedDuration;
 
 impl Index {
     /// Adds a record to all sets, under a new id.
@@ -101,7 +102,7 @@ impl Index {
             .map_or(0, |n| n.pressure_step());
         let standing = Standing {
             class,
-            since: self.now.mono,
+            since: self.since(record, class),
             created: record.created,
             node: record.node.clone(),
             pressure,
@@ -126,6 +127,27 @@ impl Index {
                 self.wake_hungry(&uid);
             }
         }
+    }
+
+    /// Since when a member is what it is by now, should it not have been before. Waiting to get ready begins when it was
+    /// made, or got unready, so that a controller that starts anew does not prolong it; or when it got a node.
+    fn since(&self, record: &SandboxRecord, class: Class) -> SignedDuration {
+        let signed = |mono| SignedDuration::try_from(mono).unwrap_or(SignedDuration::MAX);
+        let now = signed(self.now.mono);
+        let members = record.pool_uid().and_then(|uid| self.members.get(uid));
+        let before = members.and_then(|members| members.class_of(record.id));
+        let was_ready = before.is_some_and(Class::is_ready);
+        if was_ready || !matches!(class, Class::Starting | Class::Failed) {
+            return now;
+        }
+        if record.node_seen > record.first_seen {
+            return signed(record.node_seen);
+        }
+        let unready = record.ready.filter(|ready| !ready.is_true);
+        let unready = unready.map_or(i64::MIN, |ready| ready.since.as_second());
+        let began = record.created.max(unready);
+        let age = self.now.wall.as_second().saturating_sub(began).max(0);
+        now.saturating_sub(SignedDuration::from_secs(age))
     }
 
     fn leave_pool(&mut self, id: u64, uid: &str) {
@@ -279,7 +301,11 @@ impl Index {
                         .aside_until
                         .is_none_or(|until| until <= self.now.mono) =>
             {
-                Class::Ready
+                if record.outdated {
+                    Class::Outdated
+                } else {
+                    Class::Ready
+                }
             }
             // After a restart of ours the stream has said nothing yet, but the status has.
             None if !node.synced && record.ready.is_some_and(|ready| ready.is_true) => Class::Away,

@@ -2,35 +2,45 @@
 //!
 //! Members that are being deleted still count when new ones are made, so that there are never more than the pool asks
 //! for. Making and deleting yields to claims, because it costs them CPU on the API server and on the nodes; a pool that
-//! is nearly empty does not yield, and none yields for ever.
+//! is nearly empty does not yield, a rollout does not, and none yields for ever.
 
 mod canonical;
 mod member;
 mod names;
+mod refill;
+mod rollout;
+mod stuck;
 mod template;
 
 #[cfg(test)]
 mod tests;
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 use std::time::Duration;
 
+use hearth_api::SandboxWarmPoolStatus;
 use hearth_api::constants::label;
-use hearth_api::{SandboxWarmPoolStatus, UpdateStrategyType};
-use serde_json::json;
+use serde_json::{Value, json};
 
 pub(crate) use canonical::canonical;
 pub(crate) use member::create_again;
 pub(crate) use names::Suffixes;
+pub(crate) use refill::Refill;
+pub(crate) use rollout::{Rollout, is_stale_member};
+pub(crate) use stuck::{Held, set_refused};
 pub use template::Template;
 
 use crate::effects::{Body, Effect, EventNote, Intent, Lane, Subject};
-use crate::ids::Key;
+use crate::ids::{Key, NodeName};
 use crate::index::{Class, Index, Leaving, Members, PoolRecord, SandboxRecord};
 use crate::names::name_hash;
+use refill::Rate;
 
 /// Most members made in one look at a pool; the others get their turn in between.
 const AT_ONCE: usize = 16;
+/// When a pool is looked at again whose members go in batches, should nothing tell that one has gone.
+const FALLBACK: Duration = Duration::from_secs(30);
 
 /// Looks at a pool and collects what must be done.
 pub(crate) fn reconcile(index: &mut Index, key: &Key) {
@@ -39,17 +49,28 @@ pub(crate) fn reconcile(index: &mut Index, key: &Key) {
     };
     if !pool.deleting {
         remove_lost(index, key);
+        rollout::advance(index, key);
+        note_members(index, key);
         match yields_until(index, key) {
             Some(at) => index.wake(Subject::Pool(key.clone()), at),
             None => {
-                replace_stale(index, key);
-                replace_stuck(index, key);
+                stuck::replace(index, key);
                 remove_excess(index, key);
                 fill(index, key);
             }
         }
+        stuck::hold(index, key);
     }
     write_status(index, key);
+}
+
+/// Notes how many members there are, to see when some have gone. One whose creation fails has never been there.
+fn note_members(index: &mut Index, key: &Key) {
+    let there = members(index, key).map_or(0, |m| m.active() - m.count(Class::Creating));
+    let now = index.now.mono;
+    if let Some(pool) = index.pools.get_mut(key) {
+        pool.refill.note(there, now);
+    }
 }
 
 /// Until when creations and deletions of the pool wait for claims to be quiet.
@@ -61,7 +82,7 @@ fn yields_until(index: &mut Index, key: &Key) -> Option<Duration> {
         .map(|at| at + settings.quiet)
         .filter(|at| *at > now);
     let longest = settings.longest_yield;
-    let ready = members(index, key).map_or(0, Members::ready);
+    let ready = members(index, key).map_or(0, in_stock);
     let pool = index.pools.get_mut(key)?;
     let Some(quiet_at) = quiet_at else {
         pool.yielding_since = None;
@@ -72,6 +93,11 @@ fn yields_until(index: &mut Index, key: &Key) -> Option<Duration> {
     }
     let since = *pool.yielding_since.get_or_insert(now);
     (now < since + longest).then_some(quiet_at)
+}
+
+/// How many members claims have a prospect of.
+fn in_stock(members: &Members) -> usize {
+    members.ready() - members.count(Class::Outdated)
 }
 
 fn members<'a>(index: &'a Index, pool: &Key) -> Option<&'a Members> {
@@ -119,78 +145,29 @@ fn remove_lost(index: &mut Index, key: &Key) {
 }
 
 /// The classes that may be asked to go.
-const UNCLAIMED: [Class; 6] = [
+const UNCLAIMED: [Class; 7] = [
     Class::Unplaced,
     Class::Unheard,
     Class::Starting,
     Class::Ready,
+    Class::Outdated,
     Class::Away,
     Class::Failed,
 ];
 
-/// Under `Recreate`, members that no longer are what the template says.
-fn replace_stale(index: &mut Index, key: &Key) {
-    let Some(pool) = index.pools.get_mut(key) else {
-        return;
+/// How many of `wanted` members may be asked to go now: with those that are on their way no more than a batch. Those
+/// that nobody can be asked about for the moment, and those whose object only waits for its pod, are on no way.
+fn may_go(index: &Index, key: &Key, wanted: usize) -> usize {
+    if wanted == 0 {
+        return 0;
+    }
+    let is_going = |record: &SandboxRecord| {
+        let node = record.node.as_ref().and_then(|node| index.nodes.get(node));
+        !record.deleting && node.is_none_or(|node| node.synced)
     };
-    if !pool.check_stale {
-        return;
-    }
-    pool.check_stale = false;
-    if pool.strategy != UpdateStrategyType::Recreate {
-        return;
-    }
-    let Some(template) = index
-        .pools
-        .get(key)
-        .and_then(|pool| index.template_of(pool))
-    else {
-        return;
-    };
-    let stale: Vec<_> = in_classes(index, key, &UNCLAIMED)
-        .into_iter()
-        .filter(|(_, record)| is_stale(record, &template))
-        .map(|(_, record)| record.id)
-        .collect();
-    // What is being made or bound just now is looked at again when it is neither.
-    let undecided = members(index, key)
-        .is_some_and(|m| m.count(Class::Creating) + m.count(Class::Reserved) > 0);
-    if let Some(pool) = index.pools.get_mut(key) {
-        pool.check_stale = undecided;
-    }
-    stale
-        .into_iter()
-        .for_each(|id| index.doom_id(id, Leaving::Retire));
-}
-
-fn is_stale(record: &SandboxRecord, template: &Template) -> bool {
-    *record.template_ref_hash != *template.ref_hash
-        || (*record.template_hash != *template.blueprint_hash
-            && record.semantics != template.semantics)
-}
-
-/// Members that have not become ready in time.
-fn replace_stuck(index: &mut Index, key: &Key) {
-    let now = index.now.mono;
-    let Some(pool) = index.pools.get(key) else {
-        return;
-    };
-    let grace = pool
-        .readiness_grace
-        .unwrap_or(index.settings.readiness_grace);
-    let patience = index.settings.unheard_grace.min(grace);
-    for (longest, grace) in [
-        (Members::longest_awaited as fn(&Members) -> _, grace),
-        (Members::longest_unheard, patience),
-    ] {
-        while let Some((since, id)) = members(index, key).and_then(longest) {
-            if now < since + grace {
-                index.wake(Subject::Pool(key.clone()), since + grace);
-                break;
-            }
-            index.doom_id(id, Leaving::Retire);
-        }
-    }
+    let going = in_classes(index, key, &[Class::Leaving]);
+    let going = going.iter().filter(|(_, record)| is_going(record)).count();
+    wanted.min(index.settings.batch.saturating_sub(going))
 }
 
 /// More members than the pool asks for: those that are not ready go first, then the newest.
@@ -208,11 +185,15 @@ fn remove_excess(index: &mut Index, key: &Key) {
     let mut candidates = in_classes(index, key, &UNCLAIMED);
     candidates
         .sort_by_key(|(class, record)| (class.is_ready(), Reverse((record.created, record.id))));
+    let batch = may_go(index, key, excess);
     let going: Vec<_> = candidates
         .into_iter()
-        .take(excess)
+        .take(batch)
         .map(|(_, record)| record.id)
         .collect();
+    if batch < excess {
+        index.wake(Subject::Pool(key.clone()), index.now.mono + FALLBACK);
+    }
     going
         .into_iter()
         .for_each(|id| index.doom_id(id, Leaving::Retire));
@@ -238,7 +219,7 @@ fn room(index: &Index, pool: &PoolRecord) -> usize {
 }
 
 fn is_nearly_empty(index: &Index, pool: &PoolRecord) -> bool {
-    index.members_of(&pool.uid).map_or(0, Members::ready) <= (pool.replicas / 8).max(1)
+    index.members_of(&pool.uid).map_or(0, in_stock) <= (pool.replicas / 8).max(1)
 }
 
 fn fill(index: &mut Index, key: &Key) {
@@ -258,22 +239,27 @@ fn fill(index: &mut Index, key: &Key) {
     if room == 0 {
         return;
     }
-    if let Some(at) = pool.retry.blocked_until(now) {
+    let delay = index.settings.replenish_delay;
+    let held = pool.refill.held_until(delay, now);
+    if let Some(at) = held.max(pool.retry.blocked_until(now)) {
         index.wake(Subject::Pool(key.clone()), at);
         return;
     }
+    let rate = index.settings.refill_rate.and_then(Rate::per_second);
     for _ in 0..room.min(AT_ONCE) {
+        if let Some(at) = limited_until(index, key, rate) {
+            index.wake(Subject::Pool(key.clone()), at);
+            return;
+        }
         match index.place_one_of(&key.namespace, &template) {
-            Ok(node) => {
-                member::create(index, key, &template, Some(&node));
-            }
+            Ok(node) => create(index, key, &template, Some(&node), rate),
             Err(refused) => {
                 // One member without a node tells users what is missing, and is placed when it comes. For mere lack
                 // of room there is nothing to tell.
                 let waiting = members(index, key)
                     .map_or(0, |m| m.count(Class::Unplaced) + m.count(Class::Creating));
                 if !refused.is_lack_of_room() && waiting == 0 {
-                    member::create(index, key, &template, None);
+                    create(index, key, &template, None, rate);
                 }
                 set_unplaceable(index, key, Some(refused.to_string()));
                 return;
@@ -285,38 +271,31 @@ fn fill(index: &mut Index, key: &Key) {
     }
 }
 
-/// Remembers why the pool cannot grow, and tells users when that begins and ends.
+/// Until when the pool makes none because of the rate.
+fn limited_until(index: &Index, key: &Key, rate: Option<Rate>) -> Option<Duration> {
+    let pool = index.pools.get(key)?;
+    pool.refill.limited_until(rate?, index.now.mono)
+}
+
+fn create(
+    index: &mut Index,
+    key: &Key,
+    template: &Arc<Template>,
+    node: Option<&NodeName>,
+    rate: Option<Rate>,
+) {
+    member::create(index, key, template, node);
+    let now = index.now.mono;
+    if let (Some(pool), Some(rate)) = (index.pools.get_mut(key), rate) {
+        pool.refill.spend(rate, now);
+    }
+}
+
+/// Remembers why the pool cannot grow.
 fn set_unplaceable(index: &mut Index, key: &Key, why: Option<String>) {
-    let Some(pool) = index.pools.get_mut(key) else {
-        return;
-    };
-    let before = std::mem::replace(&mut pool.unplaceable, why.clone());
-    match (before, why) {
-        (None, Some(why)) => not_progressing(index, key, why),
-        (Some(_), None) => progressing(index, key, "every member has found a node"),
-        _ => {}
+    if let Some(pool) = index.pools.get_mut(key) {
+        pool.unplaceable = why;
     }
-}
-
-/// Remembers why no members can be made, and tells users when that begins, changes and ends.
-pub(crate) fn set_refused(index: &mut Index, key: &Key, why: Option<String>) {
-    let Some(pool) = index.pools.get_mut(key) else {
-        return;
-    };
-    let before = std::mem::replace(&mut pool.refused, why.clone());
-    match (before, why) {
-        (before, Some(why)) if before.as_ref() != Some(&why) => not_progressing(index, key, why),
-        (Some(_), None) => progressing(index, key, "members are made again"),
-        _ => {}
-    }
-}
-
-fn not_progressing(index: &mut Index, key: &Key, why: String) {
-    event(index, key, "WarmPoolNotProgressing", true, why);
-}
-
-fn progressing(index: &mut Index, key: &Key, note: &str) {
-    event(index, key, "WarmPoolProgressing", false, note.to_owned());
 }
 
 fn event(index: &mut Index, key: &Key, reason: &'static str, warning: bool, note: String) {
@@ -329,7 +308,7 @@ fn event(index: &mut Index, key: &Key, reason: &'static str, warning: bool, note
         uid,
         warning,
         reason,
-        action: "Refilling",
+        action: "Reconciling",
         note,
     };
     index.push(Effect::Event(Box::new(event)));
@@ -361,7 +340,7 @@ fn write_status(index: &mut Index, key: &Key) {
         return;
     }
     let uid = pool.uid.clone();
-    let patch = json!({"status": &status});
+    let patch = json!({"status": in_full(&status)});
     if let Some(pool) = index.pools.get_mut(key) {
         pool.status_sent = Some(now);
         pool.writing = Some(status);
@@ -373,4 +352,15 @@ fn write_status(index: &mut Index, key: &Key) {
         Lane::Refill,
         Body::MergeStatus(patch),
     );
+}
+
+/// The status with `null` for what it leaves out, so that a merge patch takes away what was there.
+fn in_full(status: &SandboxWarmPoolStatus) -> Value {
+    let count = |count: i32| (count != 0).then_some(count);
+    json!({
+        "replicas": count(status.replicas),
+        "readyReplicas": count(status.ready_replicas),
+        "selector": status.selector,
+        "observedGeneration": status.observed_generation,
+    })
 }

@@ -1,5 +1,8 @@
 //! What a pool does about its members, as tables: the situation, then all that is wanted.
 
+mod growth;
+mod rollouts;
+
 use serde_json::{Value, json};
 
 use crate::effects::{Body, Effect, Intent, NodeReply, NodeRequest, Outcome, Write};
@@ -52,6 +55,15 @@ fn filled(replicas: i32) -> Index {
     make(&mut index, &made, Phase::Frozen, 0);
     assert_eq!(creations(settle(&mut index, at(0))), []);
     index
+}
+
+/// Reason, action and text of the Events.
+fn notes(effects: &[Effect]) -> Vec<(&'static str, &'static str, String)> {
+    let notes = effects.iter().filter_map(|effect| match effect {
+        Effect::Event(note) => Some((note.reason, note.action, note.note.clone())),
+        _ => None,
+    });
+    notes.collect()
 }
 
 fn count(index: &Index, class: Class) -> usize {
@@ -127,12 +139,12 @@ fn the_status_says_what_there_is() {
         .iter()
         .find(|write| write.receipt.intent == Intent::PoolStatus)
         .unwrap();
-    let status = |replicas: i32, ready: i32| {
+    let status = |replicas: Value, ready: Value| {
         let selector = "agents.x-k8s.io/warm-pool-sandbox=91dd7983";
         let status = json!({"replicas": replicas, "readyReplicas": ready, "selector": selector, "observedGeneration": 1});
         Body::MergeStatus(json!({"status": status}))
     };
-    assert_eq!(first.body, status(2, 0));
+    assert_eq!(first.body, status(json!(2), Value::Null), "no zeros");
     index.on_outcome(&first.receipt, Outcome::Done(None), at(10));
     make(&mut index, &made, Phase::Frozen, 20);
     assert_eq!(
@@ -145,7 +157,7 @@ fn the_status_says_what_there_is() {
         next.iter()
             .map(|write| write.body.clone())
             .collect::<Vec<_>>(),
-        [status(2, 2)]
+        [status(json!(2), json!(2))]
     );
 }
 
@@ -362,7 +374,9 @@ fn a_pool_that_regains_room_one_by_one_says_so_once() {
     index.apply_template(template("tpl", 1), at(0));
     index.apply_node(with_room_for(1, 1), at(0));
     index.session_up(&n1(), Vec::new(), at(0));
-    index.apply_pool(pool("pool", 4, 2), at(0));
+    let mut patient = serde_json::to_value(pool("pool", 4, 2)).unwrap();
+    patient["spec"]["readinessGracePeriodSeconds"] = 30.into();
+    index.apply_pool(serde_json::from_value(patient).unwrap(), at(0));
     let mut said = Vec::new();
     for sandboxes in 1..=5 {
         let now = at(u64::try_from(sandboxes).unwrap() * 60_000);
@@ -390,22 +404,7 @@ fn a_pool_that_no_node_can_take_says_why_with_one_member() {
     index.apply_node(node("n1"), at(0));
     index.session_up(&n1(), Vec::new(), at(0));
     index.apply_pool(pool("pool", 5, 2), at(0));
-    let effects = settle(&mut index, at(0));
-    let note = effects
-        .iter()
-        .find_map(|e| {
-            if let Effect::Event(note) = e {
-                Some(note.clone())
-            } else {
-                None
-            }
-        })
-        .unwrap();
-    assert_eq!(
-        (note.reason, note.warning),
-        ("WarmPoolNotProgressing", true)
-    );
-    let made = creations(effects);
+    let made = creations(settle(&mut index, at(0)));
     assert_eq!(made.len(), 1);
     assert_eq!(
         object(&made[0])["metadata"]["labels"]["hearth.dev/node"],
@@ -433,14 +432,28 @@ fn a_pool_that_no_node_can_take_says_why_with_one_member() {
         (&json!("Ready"), &json!("DependenciesNotReady"))
     );
     assert_eq!(conditions[2]["message"], "Pod exists with phase: Pending");
+    let mut seen = serde_json::to_value(created(object(&made[0]), 101)).unwrap();
+    seen["status"] = patch["status"].clone();
+    let seen = crate::effects::Object::Sandbox(serde_json::from_value(seen).unwrap());
+    let done = Outcome::Done(Some(Box::new(seen)));
+    index.on_outcome(&status.receipt, done, at(20));
+
+    assert!(notes(&settle(&mut index, at(299_999))).is_empty());
+    let why = "5/5 sandboxes are unschedulable past the 5m0s readiness grace period; holding them instead of replacing \
+               (replacements would be equally unschedulable): RuntimeClass \"kata\" not found";
+    assert_eq!(
+        notes(&settle(&mut index, at(300_000))),
+        [("WarmPoolNotProgressing", "Reconciling", why.to_owned())]
+    );
+    let later = notes(&settle(&mut index, at(700_000)));
+    assert!(later.is_empty(), "once, but {later:?}");
 
     let class = RuntimeClass {
         handler: "runc".into(),
         ..RuntimeClass::default()
     };
-    index.apply_runtime_class("kata".into(), class, at(20));
-    index.on_outcome(&status.receipt, Outcome::Done(None), at(20));
-    let placed = writes(settle(&mut index, at(1_000)))
+    index.apply_runtime_class("kata".into(), class, at(700_020));
+    let placed = writes(settle(&mut index, at(701_000)))
         .into_iter()
         .find(|w| w.receipt.intent == Intent::Place)
         .unwrap();
@@ -528,6 +541,6 @@ fn a_pool_whose_members_are_refused_says_why_once_and_when_that_is_over() {
     assert_eq!(said(0, "False", "DependenciesNotReady", "waits"), [""; 0]);
     assert_eq!(
         said(0, "True", "DependenciesReady", "Pod is Ready"),
-        ["WarmPoolProgressing members are made again"]
+        ["WarmPoolProgressing Warm pool is progressing again"]
     );
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use serde_json::Value;
 
+use super::super::testing::at;
 use crate::effects::{Body, Object, Outcome, Subject, Write};
 use crate::ids::Key;
 use crate::templates::PolicyRecord;
@@ -39,6 +40,8 @@ pub(in crate::index) struct Api {
     version: u64,
     events: BTreeMap<Kind, VecDeque<Event>>,
     most_replicas: usize,
+    /// Milliseconds since the start.
+    pub(super) now: u64,
 }
 
 impl Api {
@@ -132,7 +135,9 @@ impl Api {
         self.version += 1;
         object["metadata"]["uid"] = format!("u{}", self.version).into();
         object["metadata"]["generation"] = 1.into();
-        object["metadata"]["creationTimestamp"] = "2027-01-15T08:00:00Z".into();
+        // The API server counts in seconds.
+        let created = at(self.now / 1000 * 1000).wall;
+        object["metadata"]["creationTimestamp"] = created.to_string().into();
         Some(self.store(kind, object))
     }
 

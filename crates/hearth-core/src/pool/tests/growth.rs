@@ -1,0 +1,163 @@
+//! How fast pools grow and shrink, and which members they wait for.
+
+use std::time::Duration;
+
+use super::*;
+
+/// Has a member of the filled pool deleted by somebody else.
+fn lose(index: &mut Index, members: usize, ms: u64) {
+    let gone: Vec<_> = index
+        .sandboxes
+        .values()
+        .filter(|record| record.exists())
+        .take(members)
+        .map(|record| (record.key.clone(), record.uid.clone()))
+        .collect();
+    for (key, uid) in gone {
+        index.delete_sandbox(&key, uid.as_str(), at(ms));
+    }
+}
+
+#[test]
+fn a_pool_grows_no_faster_than_its_rate() {
+    let mut index = with_node();
+    index.settings.refill_rate = Some(2.0);
+    index.apply_pool(pool("pool", 5, 2), at(0));
+    let made = |index: &mut Index, ms| creations(settle(index, at(ms))).len();
+    assert_eq!(
+        made(&mut index, 0),
+        2,
+        "it starts with the right to a second's worth"
+    );
+    assert_eq!(made(&mut index, 499), 0);
+    assert_eq!(made(&mut index, 500), 1);
+    assert_eq!(made(&mut index, 1_500), 2);
+    assert_eq!(made(&mut index, 60_000), 0, "it is full");
+}
+
+#[test]
+fn a_pool_is_filled_again_once_none_has_gone_for_the_delay() {
+    let mut index = with_node();
+    index.settings.replenish_delay = Duration::from_secs(10);
+    index.apply_pool(pool("pool", 4, 2), at(0));
+    let first = creations(settle(&mut index, at(0)));
+    assert_eq!(first.len(), 4, "nothing has gone yet");
+    make(&mut index, &first, Phase::Frozen, 0);
+    settle(&mut index, at(0));
+    let mut made_after_loss = |members: usize, ms: u64| {
+        lose(&mut index, members, ms);
+        creations(settle(&mut index, at(ms))).len()
+    };
+    assert_eq!(made_after_loss(1, 1_000), 0);
+    assert_eq!(made_after_loss(1, 9_000), 0, "and another one");
+    assert_eq!(made_after_loss(0, 18_999), 0);
+    assert_eq!(made_after_loss(0, 19_000), 2);
+}
+
+#[test]
+fn a_creation_that_fails_is_no_member_that_has_gone() {
+    let mut index = with_node();
+    index.settings.replenish_delay = Duration::from_secs(1_000);
+    index.apply_pool(pool("pool", 1, 2), at(0));
+    let made = creations(settle(&mut index, at(0)));
+    let rejected = Outcome::Rejected("quota".into());
+    index.on_outcome(&made[0].receipt, rejected, at(10));
+    assert_eq!(creations(settle(&mut index, at(60_000))).len(), 1);
+}
+
+#[test]
+fn members_go_in_batches() {
+    let mut index = filled(5);
+    index.settings.batch = 2;
+    let mut scaled = serde_json::to_value(pool("pool", 0, 300)).unwrap();
+    scaled["metadata"]["generation"] = 2.into();
+    index.apply_pool(serde_json::from_value(scaled).unwrap(), at(10));
+    let first = asks(&settle(&mut index, at(10)));
+    assert_eq!(first.len(), 2);
+    // Its object goes; whatever the node still has to do about the pod is no reason to wait.
+    index.on_reply(&n1(), &first[0], NodeReply::Retired, at(20));
+    let deletions = writes(settle(&mut index, at(20)));
+    let deletion = deletions
+        .iter()
+        .find(|write| write.receipt.intent == Intent::SandboxDelete)
+        .unwrap();
+    index.on_outcome(&deletion.receipt, Outcome::Done(None), at(30));
+    let NodeRequest::Retire { sandbox } = &first[0] else {
+        panic!("{first:?}")
+    };
+    index.delete_sandbox(deletion.receipt.subject.key(), sandbox.as_str(), at(30));
+    assert_eq!(asks(&settle(&mut index, at(30))).len(), 1, "the next one");
+}
+
+#[test]
+fn the_status_of_a_pool_that_is_empty_again_has_no_counts() {
+    let mut index = filled(1);
+    let mut full = serde_json::to_value(pool("pool", 0, 300)).unwrap();
+    full["metadata"]["generation"] = 2.into();
+    full["status"] = json!({"replicas": 1, "readyReplicas": 1, "observedGeneration": 1});
+    index.apply_pool(serde_json::from_value(full).unwrap(), at(5_000));
+    // The write that filling the pool began is still under way.
+    index.pools.get_mut(&key("pool")).unwrap().writing = None;
+    let status = writes(settle(&mut index, at(5_000)))
+        .into_iter()
+        .find(|write| write.receipt.intent == Intent::PoolStatus)
+        .unwrap();
+    let Body::MergeStatus(patch) = status.body else {
+        panic!("{status:?}")
+    };
+    assert_eq!(patch["status"]["observedGeneration"], 2, "at once");
+    let fields = patch["status"].as_object().unwrap();
+    let reset = |field: &str| fields.get(field) == Some(&Value::Null);
+    assert!(reset("replicas") && reset("readyReplicas"), "{patch}");
+}
+
+#[test]
+fn a_restart_does_not_prolong_the_wait_for_a_member() {
+    // 200 of 300 seconds ago, for a controller that has just begun.
+    let mut member = serde_json::to_value(created(&a_member(), 100)).unwrap();
+    member["metadata"]["creationTimestamp"] = "2027-01-15T07:56:40Z".into();
+    let mut index = with_node();
+    index.apply_sandbox(serde_json::from_value(member).unwrap(), at(0));
+    index.member_event(
+        &n1(),
+        reported("pool-a", Phase::Pending, None),
+        false,
+        at(0),
+    );
+    index.apply_pool(pool("pool", 1, 2), at(0));
+    assert_eq!(asks(&settle(&mut index, at(99_999))), []);
+    assert_eq!(asks(&settle(&mut index, at(100_000))).len(), 1);
+}
+
+/// A member of the pool `pool`, made by an earlier controller.
+fn a_member() -> Value {
+    let mut index = with_node();
+    index.apply_pool(pool("pool", 1, 2), at(0));
+    let made = creations(settle(&mut index, at(0)));
+    let mut object = object(&made[0]).clone();
+    object["metadata"]["name"] = "pool-a".into();
+    object
+}
+
+#[test]
+fn a_pool_of_one_that_no_node_can_take_is_not_said_to_progress() {
+    let mut index = leader();
+    index.apply_template(template("tpl", 1), at(0));
+    let mut cordoned = serde_json::to_value(node("n1")).unwrap();
+    cordoned["spec"]["unschedulable"] = true.into();
+    index.apply_node(serde_json::from_value(cordoned).unwrap(), at(0));
+    index.session_up(&n1(), Vec::new(), at(0));
+    index.apply_pool(pool("pool", 1, 2), at(0));
+    let made = creations(settle(&mut index, at(0)));
+    for write in &made {
+        let sandbox = crate::effects::Object::Sandbox(created(object(write), 100));
+        let done = Outcome::Done(Some(Box::new(sandbox)));
+        index.on_outcome(&write.receipt, done, at(10));
+    }
+    let said = notes(&settle(&mut index, at(300_010)));
+    let texts: Vec<_> = said.iter().map(|(_, _, text)| text.as_str()).collect();
+    assert!(
+        matches!(texts[..], [text] if text.starts_with("1/1 sandboxes are unschedulable past the 5m0s")),
+        "{said:?}"
+    );
+}
