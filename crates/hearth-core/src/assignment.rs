@@ -18,6 +18,7 @@ use crate::effects::{Body, Intent, Lane, NodeRequest, Subject};
 use crate::ids::{Key, NodeName};
 use crate::index::{Index, Leaving, SandboxOp, SandboxRecord};
 use crate::placement::Newcomer;
+use crate::pool::Membership;
 use crate::suspension::{self, Suspension};
 use pod_name::PodName;
 use volumes::Claims;
@@ -38,6 +39,8 @@ enum Decision {
     Retire(NodeName),
     Delete,
     Place(NodeName),
+    /// It becomes a member of its pool again, or a proper one.
+    Membership(Value),
     /// What holds its object back.
     Finalizers(Value),
     /// Its volumes are not ready.
@@ -132,6 +135,13 @@ pub(crate) fn reconcile(index: &mut Index, key: &Key) {
             let body = change.body(record);
             write(index, id, Intent::PodName, Lane::Refill, body);
         }
+        Decision::Membership(operations) => write(
+            index,
+            id,
+            Intent::Membership,
+            Lane::Refill,
+            Body::Operations(operations),
+        ),
         Decision::Finalizers(patch) => write(
             index,
             id,
@@ -192,6 +202,11 @@ fn decide(index: &Index, record: &SandboxRecord) -> Decision {
     }
     if let Some(leaving) = record.leaving {
         return leave(index, record, leaving);
+    }
+    match crate::pool::membership(index, record) {
+        Some(Membership::Keep(operations)) => return Decision::Membership(operations),
+        Some(Membership::Dismiss) => return Decision::Leave(Leaving::Retire),
+        None => {}
     }
     if let Some(decision) = expiry::over(index, record) {
         return decision;

@@ -280,6 +280,8 @@ pub enum Intent {
     Adopt,
     /// Labels and pod metadata of a claimed Sandbox follow the claim.
     PodMetadata,
+    /// A Sandbox that has lost its controller becomes a member of its pool again, or a member gets back a label.
+    Membership,
     /// The node label.
     Place,
     /// A Sandbox that nobody uses is suspended, or the note that it was is taken back.
@@ -336,6 +338,7 @@ impl Intent {
             | Self::MemberCreate
             | Self::Adopt
             | Self::PodMetadata
+            | Self::Membership
             | Self::Place
             | Self::Suspension
             | Self::SandboxStatus

@@ -13,6 +13,7 @@ mod members;
 mod node;
 mod nodes;
 mod objects;
+mod orphans;
 mod outcomes;
 mod pods;
 mod policies;
@@ -85,6 +86,8 @@ pub struct Index {
     by_claim: HashMap<String, BTreeSet<u64>>,
     /// By UID of the pool that controls them.
     members: HashMap<String, Members>,
+    /// Sandboxes that were a pool's and have no controller.
+    orphans: BTreeSet<u64>,
     /// Which pool's set a Sandbox is in.
     membership: HashMap<u64, String>,
     /// Sandboxes that placement has no node for.
@@ -160,6 +163,7 @@ impl Index {
             by_node: HashMap::new(),
             by_claim: HashMap::new(),
             members: HashMap::new(),
+            orphans: BTreeSet::new(),
             membership: HashMap::new(),
             unplaced: BTreeSet::new(),
             unplaced_cursor: 0,

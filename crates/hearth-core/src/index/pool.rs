@@ -184,6 +184,7 @@ impl Index {
 
     /// Notes which members of a pool claims may not have any more, because its template or its strategy is another one.
     pub(super) fn compare_members(&mut self, pool: &Key) {
+        self.mark_orphans(&pool.namespace);
         let Some(pool) = self.pools.get_mut(pool) else {
             return;
         };

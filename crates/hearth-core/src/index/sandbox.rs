@@ -1,5 +1,6 @@
 //! What the index keeps of a Sandbox: little for an unclaimed member, more for one that somebody uses.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use hearth_api::{
     ShutdownPolicy, Time,
 };
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use super::spec::SpecFacts;
 use crate::conditions::find_condition;
@@ -24,6 +26,13 @@ pub(crate) enum Owner {
     /// Nobody: a bare Sandbox.
     #[default]
     Nobody,
+    /// Nobody any more: it was a pool's, and no claim has had it.
+    Orphan {
+        /// Hash of the pool's name.
+        pool: Box<str>,
+        /// Whether it has owners, none of which controls it.
+        has_owners: bool,
+    },
     /// A pool: an unclaimed member.
     Pool {
         /// UID of the pool.
@@ -36,6 +45,32 @@ pub(crate) enum Owner {
     },
     /// Something else: not ours to touch beyond running it.
     Other,
+}
+
+impl Owner {
+    /// Of an object with these owners and labels.
+    fn of(owners: Vec<OwnerReference>, labels: &BTreeMap<String, String>) -> Self {
+        let has_owners = !owners.is_empty();
+        let mut owners = owners.into_iter();
+        let Some(controller) = owners.find(|owner| owner.controller == Some(true)) else {
+            let pool = labels.get(label::WARM_POOL);
+            let pool = pool.filter(|_| !labels.contains_key(label::CLAIM_UID));
+            return pool.map_or(Self::Nobody, |hash| Self::Orphan {
+                pool: hash.as_str().into(),
+                has_owners,
+            });
+        };
+        let ours = controller
+            .api_version
+            .split_once('/')
+            .is_some_and(|(group, _)| group == EXTENSIONS_GROUP);
+        let uid = controller.uid;
+        match controller.kind.as_str() {
+            "SandboxWarmPool" if ours => Self::Pool { uid },
+            "SandboxClaim" if ours => Self::Claim { uid },
+            _ => Self::Other,
+        }
+    }
 }
 
 /// Which of the labels and annotations that matter are there.
@@ -344,23 +379,8 @@ impl SandboxRecord {
         self.templates = wanted.volume_claim_templates.into();
         self.service = wanted.service;
         self.deleting = metadata.deletion_timestamp.is_some() || self.deleted;
-        self.owner = metadata
-            .owner_references
-            .unwrap_or_default()
-            .into_iter()
-            .find(|reference| reference.controller == Some(true))
-            .map_or(Owner::Nobody, |reference| {
-                let ours = reference
-                    .api_version
-                    .split_once('/')
-                    .is_some_and(|(group, _)| group == EXTENSIONS_GROUP);
-                match reference.kind.as_str() {
-                    "SandboxWarmPool" if ours => Owner::Pool { uid: reference.uid },
-                    "SandboxClaim" if ours => Owner::Claim { uid: reference.uid },
-                    _ => Owner::Other,
-                }
-            });
         let mut labels = metadata.labels.unwrap_or_default();
+        self.owner = Owner::of(metadata.owner_references.unwrap_or_default(), &labels);
         let mut annotations = metadata.annotations.unwrap_or_default();
         let launch_type = labels.get(label::LAUNCH_TYPE);
         self.marks = Marks {

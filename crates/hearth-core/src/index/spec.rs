@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::placement::Shape;
 use crate::podspec::{ConfigRef, account_in, admission_of, claims_in, configs_in};
-use crate::pool::canonical;
+use crate::pool::{canonical, in_thousandths};
 use crate::tokens::TokenNeed;
 
 /// What is read of a PodSpec.
@@ -61,7 +61,7 @@ impl SpecCache {
             configs,
             tokens: TokenNeed::of(&value).map(Arc::new),
             claims: claims_in(&value),
-            meaning: hash(&canonical(&value)),
+            meaning: hash(&canonical(&in_thousandths(value))),
             fault,
             text: Arc::clone(&text),
         });
@@ -95,7 +95,7 @@ pub(crate) fn semantics(
         hasher.write(volume.metadata.name.as_bytes());
         hasher.write_u8(0xff);
         let spec = serde_json::to_value(&volume.spec).unwrap_or(Value::Null);
-        hasher.write(canonical(&spec).as_bytes());
+        hasher.write(canonical(&in_thousandths(spec)).as_bytes());
         hasher.write_u8(0xff);
     }
     hasher.finish()
@@ -146,6 +146,10 @@ mod tests {
         let b = meaning(r#"{ "a": 1 }"#);
         assert_eq!(a, b);
         let plain = semantics(a, &[], None, None, None);
+        assert_eq!(
+            meaning(r#"{"overhead":{"cpu":"1000m"}}"#),
+            meaning(r#"{"overhead":{"cpu":1}}"#)
+        );
         let volume = PersistentVolumeClaimTemplate::default();
         assert_ne!(plain, semantics(a, &[volume], None, None, None));
         assert_ne!(plain, semantics(a, &[], Some(true), None, None));

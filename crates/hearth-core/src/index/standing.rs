@@ -1,8 +1,10 @@
 //! Keeping the sets and sums over Sandboxes true whenever one changes.
 
+use std::time::Duration;
+
 use super::Index;
 use super::members::{Class, Standing};
-use super::sandbox::{Leaving, SandboxRecord};
+use super::sandbox::{Leaving, Owner, SandboxRecord};
 use crate::ids::NodeName;
 use crate::placement::Amounts;
 use hearth_api::OperatingMode;
@@ -62,6 +64,9 @@ impl Index {
         if let Some(node) = &record.node {
             self.by_node.entry(node.clone()).or_default().insert(id);
         }
+        if matches!(record.owner, Owner::Orphan { .. }) {
+            self.link_orphan(id);
+        }
         self.refresh(id);
     }
 
@@ -87,6 +92,7 @@ impl Index {
                 self.by_node.remove(node);
             }
         }
+        self.unlink_orphan(id);
     }
 
     /// Puts a Sandbox where it belongs in its pool's sets and in its node's sum.
@@ -132,7 +138,7 @@ impl Index {
     /// Since when a member is what it is by now, should it not have been before. Waiting to get ready begins when it was
     /// made, or got unready, so that a controller that starts anew does not prolong it; or when it got a node.
     fn since(&self, record: &SandboxRecord, class: Class) -> SignedDuration {
-        let signed = |mono| SignedDuration::try_from(mono).unwrap_or(SignedDuration::MAX);
+        let signed = |mono: Duration| SignedDuration::try_from(mono).unwrap_or(SignedDuration::MAX);
         let now = signed(self.now.mono);
         let members = record.pool_uid().and_then(|uid| self.members.get(uid));
         let before = members.and_then(|members| members.class_of(record.id));

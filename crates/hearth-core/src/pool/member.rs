@@ -137,20 +137,25 @@ fn object(pool: &PoolRecord, template: &Template, name: &str, evictable: bool) -
             "namespace": pool.key.namespace,
             "labels": labels,
             "annotations": annotations,
-            "ownerReferences": [{
-                "apiVersion": EXTENSIONS_API_VERSION,
-                "kind": "SandboxWarmPool",
-                "name": pool.key.name,
-                "uid": pool.uid,
-                "controller": true,
-                "blockOwnerDeletion": true,
-            }],
+            "ownerReferences": [owner_reference(pool)],
         },
         "spec": spec,
     })
 }
 
-fn warmth(warmth: Warmth) -> &'static str {
+/// The pool as the controller of its members.
+pub(super) fn owner_reference(pool: &PoolRecord) -> Value {
+    json!({
+        "apiVersion": EXTENSIONS_API_VERSION,
+        "kind": "SandboxWarmPool",
+        "name": pool.key.name,
+        "uid": pool.uid,
+        "controller": true,
+        "blockOwnerDeletion": true,
+    })
+}
+
+pub(super) fn warmth(warmth: Warmth) -> &'static str {
     match warmth {
         Warmth::Frozen => "Frozen",
         Warmth::Running => "Running",

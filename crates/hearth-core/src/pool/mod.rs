@@ -6,7 +6,9 @@
 
 mod canonical;
 mod member;
+mod membership;
 mod names;
+mod quantities;
 mod refill;
 mod rollout;
 mod stuck;
@@ -25,7 +27,9 @@ use serde_json::{Value, json};
 
 pub(crate) use canonical::canonical;
 pub(crate) use member::create_again;
-pub(crate) use names::Suffixes;
+pub(crate) use membership::{Membership, membership};
+pub(crate) use names::{Suffixes, is_named_after};
+pub(crate) use quantities::in_thousandths;
 pub(crate) use refill::Refill;
 pub(crate) use rollout::{Rollout, is_stale_member};
 pub(crate) use stuck::{Held, set_refused};
@@ -199,11 +203,12 @@ fn remove_excess(index: &mut Index, key: &Key) {
         .for_each(|id| index.doom_id(id, Leaving::Retire));
 }
 
-/// How many members may be made now.
+/// How many members may be made now. What has lost its controller counts: it becomes a member again, or goes.
 fn missing(index: &Index, pool: &PoolRecord) -> usize {
     let members = index.members_of(&pool.uid);
     let there = members.map_or(0, |m| m.active() + m.count(Class::Leaving));
-    pool.replicas.saturating_sub(there)
+    let orphans = index.orphans_of(pool);
+    pool.replicas.saturating_sub(there + orphans)
 }
 
 fn room(index: &Index, pool: &PoolRecord) -> usize {

@@ -17,12 +17,7 @@ impl Suffixes {
 
     /// `<base>-xxxxx`.
     pub(crate) fn name(&mut self, base: &str) -> String {
-        let mut name = format!("{base}-");
-        let mut end = BASE_MAX.min(name.len());
-        while !name.is_char_boundary(end) {
-            end -= 1;
-        }
-        name.truncate(end);
+        let mut name = prefix(base);
         let mut bits = self.next();
         let letters = u64::try_from(ALPHABET.len()).unwrap_or(1);
         for _ in 0..SUFFIX_LENGTH {
@@ -43,6 +38,22 @@ impl Suffixes {
     }
 }
 
+/// What names made after `base` begin with.
+fn prefix(base: &str) -> String {
+    let mut prefix = format!("{base}-");
+    let mut end = BASE_MAX.min(prefix.len());
+    while !prefix.is_char_boundary(end) {
+        end -= 1;
+    }
+    prefix.truncate(end);
+    prefix
+}
+
+/// Whether a name is one made after `base`.
+pub(crate) fn is_named_after(name: &str, base: &str) -> bool {
+    name.len() > prefix(base).len() && name.starts_with(&prefix(base))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -60,5 +71,11 @@ mod tests {
                 .all(|name| name.len() == 10 && name.starts_with("pool-"))
         );
         assert_eq!(suffixes.name(&"p".repeat(80)).len(), 63);
+        for base in ["pool", &"p".repeat(80)] {
+            assert!(is_named_after(&suffixes.name(base), base));
+        }
+        for name in ["pool", "pool-", "pools-abcde", "other-abcde"] {
+            assert!(!is_named_after(name, "pool"), "{name}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What a pool does about its members, as tables: the situation, then all that is wanted.
 
 mod growth;
+mod orphans;
 mod rollouts;
 
 use serde_json::{Value, json};
@@ -64,6 +65,16 @@ fn notes(effects: &[Effect]) -> Vec<(&'static str, &'static str, String)> {
         _ => None,
     });
     notes.collect()
+}
+
+/// A member of the pool `pool`, made by an earlier controller.
+fn a_member() -> Value {
+    let mut index = with_node();
+    index.apply_pool(pool("pool", 1, 2), at(0));
+    let made = creations(settle(&mut index, at(0)));
+    let mut object = object(&made[0]).clone();
+    object["metadata"]["name"] = "pool-a".into();
+    object
 }
 
 fn count(index: &Index, class: Class) -> usize {

@@ -129,16 +129,6 @@ fn a_restart_does_not_prolong_the_wait_for_a_member() {
     assert_eq!(asks(&settle(&mut index, at(100_000))).len(), 1);
 }
 
-/// A member of the pool `pool`, made by an earlier controller.
-fn a_member() -> Value {
-    let mut index = with_node();
-    index.apply_pool(pool("pool", 1, 2), at(0));
-    let made = creations(settle(&mut index, at(0)));
-    let mut object = object(&made[0]).clone();
-    object["metadata"]["name"] = "pool-a".into();
-    object
-}
-
 #[test]
 fn a_pool_of_one_that_no_node_can_take_is_not_said_to_progress() {
     let mut index = leader();

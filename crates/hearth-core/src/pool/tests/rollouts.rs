@@ -137,12 +137,7 @@ fn a_stale_member_that_comes_later_is_found_too() {
     with_strategy(&mut index, json!({"type": "Recreate"}));
     settle(&mut index, at(1_000));
     let name = index.sandboxes.values().next().unwrap().key.name.clone();
-    let mut stale = {
-        let mut other = with_node();
-        other.apply_pool(pool("pool", 1, 2), at(0));
-        let made = creations(settle(&mut other, at(0)));
-        object(&made[0]).clone()
-    };
+    let mut stale = a_member();
     stale["metadata"]["name"] = name.into();
     stale["metadata"]["labels"]["agents.x-k8s.io/sandbox-template-ref-hash"] = "00000000".into();
     index.apply_sandbox(created(&stale, 5_000), at(2_000));

@@ -1,0 +1,92 @@
+//! Sandboxes that are to be members of a pool, but are not as the pool made them: those that have lost their controller,
+//! and members that have lost the label by which dashboards tell them.
+
+use hearth_api::constants::{annotation, label};
+use serde_json::{Value, json};
+
+use super::member::{owner_reference, warmth};
+use crate::index::{Index, Owner, PoolRecord, SandboxRecord};
+use crate::patch;
+
+/// What becomes of such a Sandbox.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Membership {
+    /// It becomes a member, or a proper one: the operations of the patch.
+    Keep(Value),
+    /// It goes, because the template says otherwise by now.
+    Dismiss,
+}
+
+/// What is to be done about the membership of a Sandbox; nothing for all that are as they should be.
+pub(crate) fn membership(index: &Index, record: &SandboxRecord) -> Option<Membership> {
+    if record.reserved.is_some() || has_owner(index, record) {
+        return None;
+    }
+    if record.is_member() {
+        let pool = record.pool_uid().and_then(|uid| index.pool_by_uid(uid));
+        let pool = pool.filter(|_| !record.marks.launched_warm)?;
+        let same_pool =
+            json!({"op": "test", "path": "/metadata/ownerReferences/0/uid", "value": pool.uid});
+        return Some(Membership::Keep(json!([
+            same_object(record),
+            same_pool,
+            launched_warm(),
+        ])));
+    }
+    let pool = index.pool_of_orphan(record).filter(|pool| !pool.deleting)?;
+    let template = index.template_of(pool)?;
+    // By meaning only: whoever took the owner off may have had a hand in the labels too.
+    let is_stale =
+        *record.template_ref_hash != *template.ref_hash || record.semantics != template.semantics;
+    Some(if is_stale {
+        Membership::Dismiss
+    } else {
+        Membership::Keep(adoption(record, pool))
+    })
+}
+
+/// Whether its node has given it to an owner.
+fn has_owner(index: &Index, record: &SandboxRecord) -> bool {
+    let node = record.node.as_ref().and_then(|node| index.nodes.get(node));
+    let reported = node.and_then(|node| node.reported.get(&record.uid));
+    reported.is_some_and(|reported| reported.owner.is_some())
+}
+
+fn same_object(record: &SandboxRecord) -> Value {
+    json!({"op": "test", "path": "/metadata/uid", "value": record.uid.as_str()})
+}
+
+fn launched_warm() -> Value {
+    // There is a label already: that of the pool.
+    json!({"op": "add", "path": patch::label(label::LAUNCH_TYPE), "value": "warm"})
+}
+
+/// Makes the pool the controller. The API server refuses a second one, should somebody be faster.
+fn adoption(record: &SandboxRecord, pool: &PoolRecord) -> Value {
+    let mut operations = vec![same_object(record)];
+    let path = "/metadata/ownerReferences";
+    let owner = owner_reference(pool);
+    if matches!(
+        record.owner,
+        Owner::Orphan {
+            has_owners: true,
+            ..
+        }
+    ) {
+        operations.push(json!({"op": "add", "path": format!("{path}/-"), "value": owner}));
+    } else {
+        operations.push(json!({"op": "test", "path": path, "value": null}));
+        operations.push(json!({"op": "add", "path": path, "value": [owner]}));
+    }
+    if !record.marks.launched_warm {
+        operations.push(launched_warm());
+    }
+    if !record.marks.warmth {
+        if !record.marks.annotations {
+            operations.extend(patch::make_annotations());
+        }
+        let path = patch::annotation(annotation::WARMTH);
+        operations.push(json!({"op": "add", "path": path, "value": warmth(pool.warmth)}));
+    }
+    Value::Array(operations)
+}
