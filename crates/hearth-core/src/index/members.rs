@@ -176,6 +176,16 @@ impl Members {
         standing.is_some_and(|standing| standing.class == Class::Ready && standing.node.is_some())
     }
 
+    /// So many claimed Sandboxes of the members' template are on the node.
+    pub(crate) fn set_claimed(&mut self, node: &NodeName, claimed: usize) {
+        self.ready.set_claimed(node, claimed);
+    }
+
+    /// These are all the claimed Sandboxes of the members' template.
+    pub(crate) fn replace_claimed(&mut self, claimed: HashMap<NodeName, usize>) {
+        self.ready.replace_claimed(claimed);
+    }
+
     pub(crate) fn pickable(&self) -> usize {
         self.ready.len()
     }

@@ -23,6 +23,7 @@ mod sandbox;
 mod services;
 mod settings;
 pub(crate) mod spec;
+mod spread;
 mod standing;
 mod supply;
 mod volumes;
@@ -95,6 +96,7 @@ pub struct Index {
     /// Where the last look at them stopped.
     unplaced_cursor: u64,
     census: census::Census,
+    spread: spread::Spread,
     supplies: supply::Supplies,
     pub(crate) volumes: volumes::Volumes,
     pub(crate) writes: writes::Writes,
@@ -168,6 +170,7 @@ impl Index {
             unplaced: BTreeSet::new(),
             unplaced_cursor: 0,
             census: census::Census::default(),
+            spread: spread::Spread::default(),
             supplies: supply::Supplies::default(),
             volumes: volumes::Volumes::default(),
             writes: writes::Writes::default(),

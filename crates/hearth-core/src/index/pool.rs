@@ -137,6 +137,7 @@ impl Index {
         self.mark_pool(&key);
         if changed {
             self.compare_members(&key);
+            self.respread(&key);
             self.mark_waiting(&key);
         }
         if has_another_template {

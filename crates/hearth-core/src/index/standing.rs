@@ -48,6 +48,7 @@ impl Index {
         self.recharge(id, None);
         self.resupply(id);
         self.relocate(id);
+        self.recount(id);
         Some(record)
     }
 
@@ -118,6 +119,7 @@ impl Index {
         self.recharge(id, charge);
         self.resupply(id);
         self.relocate(id);
+        self.recount(id);
         let previous = self.membership.get(&id).cloned();
         if previous != pool
             && let Some(uid) = previous
@@ -126,8 +128,7 @@ impl Index {
         }
         let Some(uid) = pool else { return };
         self.membership.insert(id, uid.clone());
-        let members = self.members.entry(uid.clone()).or_default();
-        if members.set(id, standing) {
+        if self.members_mut(&uid).set(id, standing) {
             self.mark_pool_uid(&uid);
             if class == Class::Ready {
                 self.wake_hungry(&uid);
