@@ -26,6 +26,7 @@ mod operator;
 mod pods;
 mod podsecurity;
 mod policy;
+mod pools;
 mod refusals;
 mod resources;
 mod security;
