@@ -55,63 +55,108 @@ fn after(since: SignedDuration, time: Duration) -> Duration {
     Duration::try_from(since.saturating_add(time)).unwrap_or(Duration::ZERO)
 }
 
-/// Looks after members that no node can take: tells users once they have been so for the grace period and when that is
-/// over, and tries them again from time to time.
+/// Looks after members that no node can take or that cannot be made for want of the template: tells users once that has
+/// been so for the grace period and when it is over, and tries again from time to time.
 pub(super) fn hold(index: &mut Index, key: &Key) {
     let now = index.now.mono;
     let Some(pool) = index.pools.get(key) else {
         return;
     };
-    let grace = grace(index, pool);
-    let members = index.members_of(&pool.uid);
-    let unplaced = members.map_or(0, |members| members.count(Class::Unplaced));
-    let longest = members.and_then(Members::longest_unplaced);
-    let (why, unmade) = match &pool.unplaceable {
-        Some(why) => (format!(": {why}"), missing(index, pool)),
-        None => (String::new(), 0),
-    };
-    let (held, replicas) = (unplaced + unmade, pool.replicas);
+    let stuck = Stuck::of(index, pool);
     let recheck = index.settings.unschedulable_recheck;
     let Some(pool) = index.pools.get_mut(key) else {
         return;
     };
-    if held == 0 {
+    if stuck.members() == 0 {
         if std::mem::take(&mut pool.held).told {
             progressing(index, key);
         }
         return;
     }
-    pool.held.unmade_since = (unmade > 0).then(|| pool.held.unmade_since.unwrap_or(now));
-    let unplaced_due = longest.map(|(since, _)| after(since, grace));
-    let unmade_due = pool.held.unmade_since.map(|since| since + grace);
-    let due = unplaced_due.into_iter().chain(unmade_due).min();
+    let held = &mut pool.held;
+    held.unmade_since = (stuck.unmade > 0).then(|| held.unmade_since.unwrap_or(now));
+    let unmade_due = held.unmade_since.map(|since| since + stuck.grace);
+    let due = stuck.unplaced_due.into_iter().chain(unmade_due).min();
     let overdue = due.is_some_and(|due| due <= now);
-    let tell = overdue && !pool.held.told;
-    pool.held.told |= overdue;
-    let recheck_at = *pool.held.recheck_at.get_or_insert(now + recheck);
-    let recheck_now = recheck_at <= now;
-    if recheck_now {
-        pool.held.recheck_at = Some(now + recheck);
+    let tell = overdue && !held.told;
+    held.told |= overdue;
+    let recheck_now = held.recheck_at.is_some_and(|at| at <= now);
+    if recheck_now || held.recheck_at.is_none() {
+        held.recheck_at = Some(now + recheck);
     }
-    let next = if recheck_now {
-        now + recheck
-    } else {
-        recheck_at
-    };
-    index.wake(Subject::Pool(key.clone()), next);
-    if let Some(due) = due.filter(|due| *due > now) {
-        index.wake(Subject::Pool(key.clone()), due);
+    let next = held
+        .recheck_at
+        .into_iter()
+        .chain(due.filter(|due| *due > now));
+    for at in next {
+        index.wake(Subject::Pool(key.clone()), at);
     }
     if recheck_now {
         look_again(index, key);
     }
     if tell {
-        let grace = go_duration(grace);
-        let note = format!(
+        not_progressing(index, key, stuck.note());
+    }
+}
+
+/// Members that a pool waits for in vain.
+#[derive(Debug)]
+struct Stuck {
+    replicas: usize,
+    grace: Duration,
+    /// The template that is not there.
+    template: Option<String>,
+    /// Why no node takes one more.
+    unplaceable: Option<String>,
+    /// So many cannot be made.
+    unmade: usize,
+    /// So many have no node.
+    unplaced: usize,
+    /// When the first of these has been so for the grace period.
+    unplaced_due: Option<Duration>,
+}
+
+impl Stuck {
+    fn of(index: &Index, pool: &PoolRecord) -> Self {
+        let grace = grace(index, pool);
+        let template = index.template_of(pool).is_none();
+        let template = template.then(|| pool.template.clone());
+        let unplaceable = pool.unplaceable.clone();
+        let unmade = if template.is_some() || unplaceable.is_some() {
+            missing(index, pool)
+        } else {
+            0
+        };
+        let members = index.members_of(&pool.uid);
+        let longest = members.and_then(Members::longest_unplaced);
+        Self {
+            replicas: pool.replicas,
+            grace,
+            template,
+            unplaceable,
+            unmade,
+            unplaced: members.map_or(0, |members| members.count(Class::Unplaced)),
+            unplaced_due: longest.map(|(since, _)| after(since, grace)),
+        }
+    }
+
+    fn members(&self) -> usize {
+        self.unmade + self.unplaced
+    }
+
+    /// Upstream's words, and the reason, which not every pool has a member to show on.
+    fn note(&self) -> String {
+        if let Some(template) = self.template.as_ref().filter(|_| self.unmade > 0) {
+            return format!("SandboxTemplate \"{template}\" not found");
+        }
+        let (held, replicas) = (self.members(), self.replicas);
+        let grace = go_duration(self.grace);
+        let why = self.unplaceable.as_ref();
+        let why = why.map_or_else(String::new, |why| format!(": {why}"));
+        format!(
             "{held}/{replicas} sandboxes are unschedulable past the {grace} readiness grace period; holding them instead \
              of replacing (replacements would be equally unschedulable){why}"
-        );
-        not_progressing(index, key, note);
+        )
     }
 }
 

@@ -130,6 +130,67 @@ fn a_restart_does_not_prolong_the_wait_for_a_member() {
 }
 
 #[test]
+fn a_pool_whose_template_is_not_there_says_so_after_a_while_and_when_it_comes() {
+    let mut index = leader();
+    index.apply_node(node("n1"), at(0));
+    index.session_up(&n1(), Vec::new(), at(0));
+    index.apply_pool(pool("pool", 1, 2), at(0));
+    let said = |index: &mut Index, ms| {
+        let said = notes(&settle(index, at(ms))).into_iter();
+        said.map(|(reason, _, text)| format!("{reason} {text}"))
+            .collect::<Vec<_>>()
+    };
+    assert!(said(&mut index, 0).is_empty(), "it may come with the pool");
+    assert_eq!(
+        said(&mut index, 300_000),
+        ["WarmPoolNotProgressing SandboxTemplate \"tpl\" not found"]
+    );
+    index.apply_template(template("tpl", 3), at(300_010));
+    assert_eq!(
+        said(&mut index, 300_010),
+        ["WarmPoolProgressing Warm pool is progressing again"]
+    );
+}
+
+#[test]
+fn members_without_a_node_are_tried_again_though_nothing_has_changed() {
+    let mut index = leader();
+    let mut demanding = serde_json::to_value(template("tpl", 1)).unwrap();
+    demanding["spec"]["podTemplate"]["spec"]["nodeSelector"] = json!({"a": "b"});
+    index.apply_template(serde_json::from_value(demanding).unwrap(), at(0));
+    index.apply_node(node("n1"), at(0));
+    index.session_up(&n1(), Vec::new(), at(0));
+    index.apply_pool(pool("pool", 1, 2), at(0));
+    let made = creations(settle(&mut index, at(0)));
+    let sandbox = created(object(&made[0]), 100);
+    let done = Outcome::Done(Some(Box::new(crate::effects::Object::Sandbox(sandbox))));
+    index.on_outcome(&made[0].receipt, done, at(10));
+    let status = writes(settle(&mut index, at(10)))
+        .into_iter()
+        .find(|write| write.receipt.intent == Intent::SandboxStatus)
+        .unwrap();
+    let Body::MergeStatus(patch) = &status.body else {
+        panic!("{status:?}")
+    };
+    let mut said = serde_json::to_value(created(object(&made[0]), 101)).unwrap();
+    said["status"] = patch["status"].clone();
+    let said = crate::effects::Object::Sandbox(serde_json::from_value(said).unwrap());
+    let done = Outcome::Done(Some(Box::new(said)));
+    index.on_outcome(&status.receipt, done, at(20));
+
+    // As if what says so had been missed.
+    let labels = &mut index.nodes.get_mut(&n1()).unwrap().facts.labels;
+    labels.insert("a".into(), "b".into());
+    let placed = |index: &mut Index, ms| {
+        let written = writes(settle(index, at(ms)));
+        let mut intents = written.iter().map(|write| write.receipt.intent);
+        intents.any(|intent| intent == Intent::Place)
+    };
+    assert!(!placed(&mut index, 60_009));
+    assert!(placed(&mut index, 60_010));
+}
+
+#[test]
 fn a_pool_of_one_that_no_node_can_take_is_not_said_to_progress() {
     let mut index = leader();
     index.apply_template(template("tpl", 1), at(0));
