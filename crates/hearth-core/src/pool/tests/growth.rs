@@ -177,6 +177,7 @@ fn members_without_a_node_are_tried_again_though_nothing_has_changed() {
     let said = crate::effects::Object::Sandbox(serde_json::from_value(said).unwrap());
     let done = Outcome::Done(Some(Box::new(said)));
     index.on_outcome(&status.receipt, done, at(20));
+    settle(&mut index, at(20));
 
     // As if what says so had been missed.
     let labels = &mut index.nodes.get_mut(&n1()).unwrap().facts.labels;
