@@ -49,6 +49,60 @@ fn a_deleted_claim_leaves_nothing_behind() {
     world.check_settled();
 }
 
+/// The images of all members, and whether they are the pool's.
+fn members(world: &World) -> Vec<(String, bool)> {
+    let names = world.api.sandbox_names();
+    let objects = names
+        .iter()
+        .filter_map(|name| world.api.get(Kind::Sandbox, &key(name)));
+    let of = |object: &serde_json::Value| {
+        let containers = &object["spec"]["podTemplate"]["spec"]["containers"];
+        let image = containers[0]["image"].as_str().unwrap().to_owned();
+        let owner = &object["metadata"]["ownerReferences"][0];
+        (image, owner["kind"] == "SandboxWarmPool")
+    };
+    objects.map(of).collect()
+}
+
+#[test]
+fn members_follow_their_template_as_the_strategy_says() {
+    for (strategy, image) in [
+        ("Recreate", "j"),
+        ("RollingUpdate", "j"),
+        ("OnReplenish", "i"),
+    ] {
+        let mut world = World::new(2, 3);
+        world.quiesce();
+        world.api.edit(Kind::Pool, &key("pool"), |pool| {
+            pool["spec"]["updateStrategy"] = json!({"type": strategy});
+        });
+        world.api.edit(Kind::Template, &key("tpl"), |template| {
+            template["spec"]["podTemplate"]["spec"]["containers"][0]["image"] = "j".into();
+        });
+        world.quiesce();
+        world.check_settled();
+        let expect = (image.to_owned(), true);
+        assert_eq!(members(&world), vec![expect; 3], "{strategy}");
+    }
+}
+
+#[test]
+fn a_member_that_loses_its_owner_is_the_pools_again() {
+    let mut world = World::new(2, 3);
+    world.quiesce();
+    let names = world.api.sandbox_names();
+    world.api.edit(Kind::Sandbox, &key(&names[0]), |sandbox| {
+        sandbox["metadata"]
+            .as_object_mut()
+            .unwrap()
+            .remove("ownerReferences");
+    });
+    world.quiesce();
+    world.check_settled();
+    assert_eq!(world.api.sandbox_names(), names, "the same ones");
+    assert_eq!(members(&world), vec![("i".to_owned(), true); 3]);
+}
+
 #[test]
 fn what_a_class_adds_is_taken_from_its_nodes_whenever_it_is_heard_of() {
     let mut index = leader();
