@@ -91,6 +91,8 @@ pub(crate) struct Members {
     unheard: BTreeSet<(SignedDuration, u64)>,
     /// Without a node, longest first.
     unplaced: BTreeSet<(SignedDuration, u64)>,
+    /// On lost nodes, longest first.
+    lost: BTreeSet<(SignedDuration, u64)>,
 }
 
 impl Members {
@@ -117,6 +119,7 @@ impl Members {
             Class::Starting | Class::Failed => drop(self.awaited.insert((standing.since, id))),
             Class::Unheard => drop(self.unheard.insert((standing.since, id))),
             Class::Unplaced => drop(self.unplaced.insert((standing.since, id))),
+            Class::Lost => drop(self.lost.insert((standing.since, id))),
             _ => {}
         }
         self.standings.insert(id, standing);
@@ -134,6 +137,7 @@ impl Members {
         self.awaited.remove(&(standing.since, id));
         self.unheard.remove(&(standing.since, id));
         self.unplaced.remove(&(standing.since, id));
+        self.lost.remove(&(standing.since, id));
         true
     }
 
@@ -203,6 +207,11 @@ impl Members {
     /// The member that has been without a node for longest, and since when.
     pub(crate) fn longest_unplaced(&self) -> Option<(SignedDuration, u64)> {
         self.unplaced.first().copied()
+    }
+
+    /// The member whose node has been lost for longest, and since when.
+    pub(crate) fn longest_lost(&self) -> Option<(SignedDuration, u64)> {
+        self.lost.first().copied()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &Standing)> {

@@ -140,6 +140,8 @@ pub struct Index {
     pub(crate) unknown_owners: HashMap<String, HashSet<String>>,
     /// Namespaces whose claims are being read.
     confirming: HashSet<String>,
+    /// Members that were given up while their node was lost.
+    written_off: HashMap<SandboxUid, NodeName>,
     /// Releases under way.
     releasing: HashSet<(NodeName, OwnerKey)>,
     heartbeats_trusted: bool,
@@ -198,6 +200,7 @@ impl Index {
             binds: HashMap::new(),
             unknown_owners: HashMap::new(),
             confirming: HashSet::new(),
+            written_off: HashMap::new(),
             releasing: HashSet::new(),
             heartbeats_trusted: true,
             work: work::Work::default(),

@@ -7,7 +7,7 @@ use hearth_api::SandboxNode;
 
 use super::node::{Endpoint, Heartbeat, Reported, node_key};
 use super::{Index, Leaving, SandboxOp, Task, claim_uid_of};
-use crate::effects::{Effect, Now};
+use crate::effects::{Effect, NodeRequest, Now};
 use crate::ids::{Key, NodeName, SandboxUid};
 
 impl Index {
@@ -54,6 +54,7 @@ impl Index {
         record.facts.alive = false;
         record.synced = false;
         let reported: Vec<_> = record.reported.keys().cloned().collect();
+        self.written_off.retain(|_, node| *node != key);
         reported
             .iter()
             .for_each(|sandbox| self.clear_report(&key, sandbox));
@@ -139,11 +140,39 @@ impl Index {
                 }
             });
         }
+        self.retire_written_off(node);
         self.mark_node_sandboxes(node);
         self.mark_inherited();
         self.mark(Task::Nodes);
         self.retry_unplaced();
         self.mark_volumes();
+    }
+
+    /// Gives up a member of a lost node. Its object goes without the node's leave: nobody can have bound it since.
+    pub(crate) fn write_off(&mut self, id: u64) {
+        let Some(record) = self.sandboxes.get(&id) else {
+            return;
+        };
+        if let Some(node) = record.node.clone() {
+            self.written_off.insert(record.uid.clone(), node);
+        }
+        self.doom_id(id, Leaving::Delete);
+    }
+
+    /// A node is back: what was given up of it is to go there too. It would take so much that has gone without a word for
+    /// lost data.
+    fn retire_written_off(&mut self, node: &NodeName) {
+        let of_node = |(_, on): &(&SandboxUid, &NodeName)| *on == node;
+        let members = self.written_off.iter().filter(of_node);
+        let members: Vec<_> = members.map(|(sandbox, _)| sandbox.clone()).collect();
+        for sandbox in members {
+            self.written_off.remove(&sandbox);
+            let record = self.nodes.get(node);
+            let reported = record.and_then(|record| record.reported.get(&sandbox));
+            if reported.is_some_and(|reported| reported.owner.is_none()) {
+                self.ask(node.clone(), NodeRequest::Retire { sandbox });
+            }
+        }
     }
 
     /// A node's stream is down. What it said last is kept but no member of it can be picked.

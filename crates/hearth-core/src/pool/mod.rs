@@ -53,6 +53,7 @@ pub(crate) fn reconcile(index: &mut Index, key: &Key) {
     };
     if !pool.deleting {
         remove_lost(index, key);
+        stuck::write_off(index, key);
         rollout::advance(index, key);
         note_members(index, key);
         match yields_until(index, key) {
@@ -203,10 +204,13 @@ fn remove_excess(index: &mut Index, key: &Key) {
         .for_each(|id| index.doom_id(id, Leaving::Retire));
 }
 
-/// How many members may be made now. What has lost its controller counts: it becomes a member again, or goes.
+/// How many members may be made now. What is going, or is on a lost node, counts as long as its object is there; what has
+/// lost its controller counts, because it becomes a member again or goes.
 fn missing(index: &Index, pool: &PoolRecord) -> usize {
     let members = index.members_of(&pool.uid);
-    let there = members.map_or(0, |m| m.active() + m.count(Class::Leaving));
+    let there = members.map_or(0, |m| {
+        m.active() + m.count(Class::Leaving) + m.count(Class::Lost)
+    });
     let orphans = index.orphans_of(pool);
     pool.replicas.saturating_sub(there + orphans)
 }

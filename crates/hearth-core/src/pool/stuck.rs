@@ -49,6 +49,23 @@ pub(super) fn replace(index: &mut Index, key: &Key) {
     }
 }
 
+/// Gives up members whose node has been lost for as long as a member may take to get ready.
+pub(super) fn write_off(index: &mut Index, key: &Key) {
+    let now = index.now.mono;
+    let Some(pool) = index.pools.get(key) else {
+        return;
+    };
+    let grace = grace(index, pool);
+    while let Some((since, id)) = members(index, key).and_then(Members::longest_lost) {
+        let due = after(since, grace);
+        if now < due {
+            index.wake(Subject::Pool(key.clone()), due);
+            break;
+        }
+        index.write_off(id);
+    }
+}
+
 /// A moment that may lie before the clock's start, and some time: at the earliest at the start.
 fn after(since: SignedDuration, time: Duration) -> Duration {
     let time = SignedDuration::try_from(time).unwrap_or(SignedDuration::MAX);

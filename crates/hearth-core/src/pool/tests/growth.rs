@@ -130,6 +130,45 @@ fn a_restart_does_not_prolong_the_wait_for_a_member() {
 }
 
 #[test]
+fn members_of_a_lost_node_count_until_they_are_given_up_and_the_node_hears_of_it() {
+    let mut index = filled(2);
+    // A second and a third node, so that one can be lost.
+    let others = ["n2", "n3"].map(crate::index::node_key);
+    for other in &others {
+        index.apply_node(node(other.as_str()), at(0));
+        index.session_up(other, Vec::new(), at(0));
+    }
+    settle(&mut index, at(0));
+    index.session_down(&n1(), at(1_000));
+    let lost_at = 42_000;
+    let mut made = creations(settle(&mut index, at(lost_at)));
+    assert_eq!(count(&index, Class::Lost), 2);
+    assert_eq!(made, [], "the objects are there");
+
+    let deletions: Vec<_> = writes(settle(&mut index, at(lost_at + 300_000)))
+        .into_iter()
+        .filter(|write| write.receipt.intent == Intent::SandboxDelete)
+        .collect();
+    assert_eq!(deletions.len(), 2);
+    let mut inventory = Vec::new();
+    for deletion in &deletions {
+        let key = deletion.receipt.subject.key();
+        inventory.push(reported(&key.name, Phase::Frozen, None));
+        index.on_outcome(&deletion.receipt, Outcome::Done(None), at(400_000));
+        index.delete_sandbox(key, &deletion.receipt.uid, at(400_000));
+    }
+    made.extend(creations(settle(&mut index, at(400_000))));
+    assert_eq!(made.len(), 2, "elsewhere");
+
+    index.session_up(&n1(), inventory, at(500_000));
+    let asked = asks(&settle(&mut index, at(500_000)));
+    let retired = asked
+        .iter()
+        .filter(|request| matches!(request, NodeRequest::Retire { .. }));
+    assert_eq!(retired.count(), 2, "{asked:?}");
+}
+
+#[test]
 fn a_pool_whose_template_is_not_there_says_so_after_a_while_and_when_it_comes() {
     let mut index = leader();
     index.apply_node(node("n1"), at(0));
