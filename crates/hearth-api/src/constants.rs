@@ -162,6 +162,8 @@ pub mod reason {
 pub mod message {
     /// Ready.
     pub const POD_READY: &str = "Pod is Ready";
+    /// Ready, with its Service: [`POD_READY`] and [`SERVICE_EXISTS`].
+    pub const POD_READY_WITH_SERVICE: &str = "Pod is Ready; Service Exists";
     /// No pod.
     pub const POD_DOES_NOT_EXIST: &str = "Pod does not exist";
     /// Running, but its probes fail.

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::attachments::Attachments;
 use crate::confirm::{Confirmed, Confirmer};
 use crate::election::Leadership;
 use crate::events::Events;
@@ -67,6 +68,8 @@ pub struct Hands {
     pub supplies: Supplies,
     /// Where nodes find the volumes of claims.
     pub locations: Locations,
+    /// What belongs into the status of the nodes' sandboxes.
+    pub attachments: Attachments,
 }
 
 impl Hands {
@@ -75,6 +78,7 @@ impl Hands {
         Outlets {
             supplies: self.supplies.outlet(node),
             locations: self.locations.outlet(node),
+            attachments: self.attachments.outlet(node),
         }
     }
 }
@@ -203,13 +207,19 @@ impl Engine {
         let Some(make_hands) = self.make_hands.take() else {
             return;
         };
-        let mut hands = make_hands(fence);
+        self.hands = Some(make_hands(fence));
+        self.index.lead(self.now());
+        // Sessions begin with all that their nodes are to know: it has to be there before them.
+        for effect in self.index.take_effects() {
+            self.perform(effect);
+        }
+        let Some(hands) = &mut self.hands else {
+            return;
+        };
         for (node, endpoint) in &self.endpoints {
             let outlets = hands.outlets(node);
             hands.sessions.set(node, endpoint.clone(), outlets);
         }
-        self.hands = Some(hands);
-        self.index.lead(self.now());
     }
 
     fn all_listed(&self) -> bool {
@@ -315,8 +325,16 @@ impl Engine {
                     hands.locations.set(&node, claim, place);
                 }
             }
-            // Nothing is told so far; the stream has no message for it.
-            Effect::Attach { .. } => {}
+            Effect::Attach {
+                node,
+                sandbox,
+                attachment,
+            } => {
+                // Who begins to lead is told all of it.
+                if let Some(hands) = &self.hands {
+                    hands.attachments.set(&node, sandbox, attachment);
+                }
+            }
             Effect::ConfirmClaims { namespace } => self.confirmer.confirm(namespace),
             Effect::Event(note) => {
                 // Events are for people: when too many wait, one is dropped and counted rather than anything held up.

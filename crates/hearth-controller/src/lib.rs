@@ -4,6 +4,7 @@
 //! loop ([`engine`]) that owns the picture and decides. They talk over bounded channels into the loop; the loop hands work
 //! out without waiting.
 
+pub mod attachments;
 pub mod confirm;
 pub mod election;
 pub mod engine;

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::attachments::Attachments;
 use crate::confirm::Confirmer;
 use crate::election::{Candidate, ElectionError, Leadership};
 use crate::engine::{End, Engine, Hands, Inputs};
@@ -276,6 +277,7 @@ fn engine(
                 events: Events::start(&client, &instance, &writer, &tracker, &token),
                 supplies: Supplies::start(watching, client.clone(), &tracker, &token),
                 locations: Locations::default(),
+                attachments: Attachments::default(),
                 writer,
                 sessions: Sessions::new(
                     leader,

@@ -19,6 +19,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::attachments::AttachmentOutlet;
 use crate::locations::LocationOutlet;
 use crate::supplies::Outlet;
 
@@ -107,6 +108,8 @@ pub struct Outlets {
     pub supplies: Outlet,
     /// Where volumes are.
     pub locations: LocationOutlet,
+    /// What belongs into the status of its sandboxes.
+    pub attachments: AttachmentOutlet,
 }
 
 /// All sessions of one leadership. Dropping it does not end the tasks: cancel the token.
@@ -219,6 +222,7 @@ impl Sessions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attachments::Attachments;
     use crate::locations::Locations;
     use crate::supplies::Supplies;
     use tokio::net::TcpListener;
@@ -249,6 +253,7 @@ mod tests {
             let outlets = Outlets {
                 supplies: Supplies::default().outlet(&node),
                 locations: Locations::default().outlet(&node),
+                attachments: Attachments::default().outlet(&node),
             };
             sessions.set(&node, endpoint.clone(), outlets);
             // Dropped at once, so that the try fails.

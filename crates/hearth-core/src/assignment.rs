@@ -19,6 +19,7 @@ use crate::ids::{Key, NodeName};
 use crate::index::{Index, Leaving, SandboxOp, SandboxRecord};
 use crate::placement::Newcomer;
 use crate::pool::Membership;
+use crate::services;
 use crate::suspension::{self, Suspension};
 use pod_name::PodName;
 use volumes::Claims;
@@ -211,8 +212,26 @@ fn decide(index: &Index, record: &SandboxRecord) -> Decision {
     if let Some(decision) = expiry::over(index, record) {
         return decision;
     }
-    match assigned(index, record) {
+    match kept(index, record) {
         Decision::Rest => pod_name::decide(index, record).map_or(Decision::Rest, Decision::PodName),
+        decision => decision,
+    }
+}
+
+/// What is to be done for a Sandbox that is to stay; where that is nothing, its status says what there is of its Service.
+fn kept(index: &Index, record: &SandboxRecord) -> Decision {
+    match assigned(index, record) {
+        Decision::Rest if !is_owned_by_live_node(index, record) => {
+            let detail = record.detail.as_ref();
+            let conditions = detail
+                .map(|detail| detail.conditions.clone())
+                .unwrap_or_default();
+            if conditions.is_empty() || services::is_said(index, record) {
+                Decision::Rest
+            } else {
+                Decision::Status(conditions, Fields::Keep)
+            }
+        }
         decision => decision,
     }
 }
@@ -364,10 +383,14 @@ fn write_status(index: &mut Index, id: u64, conditions: &[Condition], fields: Fi
     let Some(record) = index.sandboxes.get(&id) else {
         return;
     };
-    if let Decision::Rest = words::decision(record, conditions.to_vec(), fields) {
+    let is_said = services::is_said(index, record);
+    if is_said && words::decision(record, conditions.to_vec(), fields) == Decision::Rest {
         return;
     }
-    let patch = words::patch(record, conditions, fields);
+    let mut patch = words::patch(record, conditions, fields);
+    if fields != Fields::Clear {
+        services::say(index, record, &mut patch["status"]);
+    }
     write(
         index,
         id,

@@ -98,6 +98,8 @@ pub enum ServiceFact {
     Absent,
     /// There is none, and the sandbox is not ready without.
     Missing,
+    /// There can never be one, in words, and the sandbox asks for it.
+    Impossible(String),
     /// There is one.
     There {
         /// Its name.
@@ -109,9 +111,9 @@ pub enum ServiceFact {
 
 impl ServiceFact {
     /// What `Ready` says of it, behind what it says of the pod.
-    fn suffix(&self) -> &'static str {
+    pub(crate) fn suffix(&self) -> &'static str {
         match self {
-            Self::NotAsked | Self::Absent => "",
+            Self::NotAsked | Self::Absent | Self::Impossible(_) => "",
             Self::Missing => message::SERVICE_DOES_NOT_EXIST,
             Self::There { .. } => message::SERVICE_EXISTS,
         }
@@ -121,7 +123,7 @@ impl ServiceFact {
     fn fields(&self, previous: &SandboxStatus) -> (String, String) {
         match self {
             Self::NotAsked => (previous.service.clone(), previous.service_fqdn.clone()),
-            Self::Absent | Self::Missing => (String::new(), String::new()),
+            Self::Absent | Self::Missing | Self::Impossible(_) => (String::new(), String::new()),
             Self::There { name, fqdn } => (name.clone(), fqdn.clone()),
         }
     }
@@ -407,6 +409,10 @@ impl Conditions<'_> {
             self.set(condition::READY, False, reason::RECONCILER_ERROR, &text);
             return;
         }
+        if let ServiceFact::Impossible(why) = &self.facts.service {
+            self.set(condition::READY, False, reason::INVALID_CONFIGURATION, why);
+            return;
+        }
         let (status, reason, message) = match self.facts.mode {
             OperatingMode::Suspended => (
                 False,
@@ -510,5 +516,6 @@ fn not_ready(pod: &PodFacts) -> Option<String> {
     }
 }
 
+mod service;
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 
 mod adapters;
 pub mod assignment;
+mod attachments;
 pub mod binder;
 mod census;
 pub mod cleanup;

@@ -1,9 +1,11 @@
 //! Between the node API's messages and the core's values.
 
+use hearth_core::attachments::Attachment;
 use hearth_core::effects::{ConfigKey, NodeReply, NodeRequest, Place, Refusal};
 use hearth_core::ids::{Key, OwnerKey, SandboxUid};
 use hearth_core::index::{Phase, Reported};
 use hearth_core::podspec::{ConfigKind, Variable};
+use hearth_core::status::ServiceFact;
 use hearth_core::volumes::{Backing, HostPathKind, Location};
 use hearth_proto::node::v1 as proto;
 
@@ -86,6 +88,43 @@ pub(super) fn location(claim: &Key, place: Place) -> proto::SessionRequest {
             location: at,
         },
     ))
+}
+
+/// The message that begins the attachments.
+pub(super) fn attachment_list(sandboxes: Vec<SandboxUid>) -> proto::SessionRequest {
+    let sandbox_uids = sandboxes.into_iter().map(|uid| uid.0).collect();
+    unasked(proto::session_request::Request::Attachments(
+        proto::AttachmentList { sandbox_uids },
+    ))
+}
+
+/// The message for what belongs into the status of a sandbox.
+pub(super) fn attachment(
+    sandbox: SandboxUid,
+    attachment: Option<Attachment>,
+) -> proto::SessionRequest {
+    let known = attachment.map(|Attachment { service, fault }| proto::attachment::Known {
+        service: Some(service_state(service)),
+        fault: fault.unwrap_or_default(),
+    });
+    unasked(proto::session_request::Request::Attachment(
+        proto::Attachment {
+            sandbox_uid: sandbox.0,
+            known,
+        },
+    ))
+}
+
+fn service_state(service: ServiceFact) -> proto::ServiceState {
+    use proto::service_state::State;
+    let state = match service {
+        ServiceFact::NotAsked => None,
+        ServiceFact::Absent => Some(State::Absent(proto::NoService {})),
+        ServiceFact::Missing => Some(State::Missing(proto::NoService {})),
+        ServiceFact::There { name, fqdn } => Some(State::There(proto::ServiceName { name, fqdn })),
+        ServiceFact::Impossible(why) => Some(State::Impossible(why)),
+    };
+    proto::ServiceState { state }
 }
 
 fn claim_key(claim: &Key) -> proto::ClaimKey {

@@ -133,6 +133,7 @@ impl NodeTask {
         let lists = [
             convert::supply_list(self.outlets.supplies.begin()),
             convert::location_list(self.outlets.locations.begin()),
+            convert::attachment_list(self.outlets.attachments.begin()),
         ];
         // The queue has room: nothing was asked yet.
         for list in lists {
@@ -229,6 +230,7 @@ impl NodeTask {
                 let message = tokio::select! {
                     supply = self.outlets.supplies.next() => convert::supply(supply),
                     (claim, at) = self.outlets.locations.next() => convert::location(&claim, at),
+                    (sandbox, what) = self.outlets.attachments.next() => convert::attachment(sandbox, what),
                 };
                 Some((place, message))
             };

@@ -13,6 +13,7 @@ use crate::conditions::{ConditionStatus, find_condition, set_condition};
 use crate::ids::NodeName;
 use crate::index::{Index, SandboxRecord};
 use crate::names::name_hash;
+use crate::services;
 use crate::status::error_seen;
 
 /// What becomes of the fields of the status that are no conditions.
@@ -142,9 +143,10 @@ pub(super) fn unplaced(
         refused,
     );
     // To users it is a pod that waits for the scheduler.
+    let service = services::fact(index, record);
     words.not_ready(
         reason::DEPENDENCIES_NOT_READY,
-        "Pod exists with phase: Pending",
+        &format!("Pod exists with phase: Pending{}", service.suffix()),
     );
     Decision::Unplaced {
         conditions: words.conditions,

@@ -100,6 +100,8 @@ pub struct Index {
     supplies: supply::Supplies,
     pub(crate) volumes: volumes::Volumes,
     pub(crate) writes: writes::Writes,
+    pub(crate) attachments: crate::attachments::Attachments,
+    pub(crate) refused_services: crate::services::Refused,
     /// What each sandbox takes on which node, and of which kind it is there.
     charges: HashMap<u64, (NodeName, placement::Amounts, alike::Kind)>,
     kinds: alike::Kinds,
@@ -176,6 +178,8 @@ impl Index {
             supplies: supply::Supplies::default(),
             volumes: volumes::Volumes::default(),
             writes: writes::Writes::default(),
+            attachments: crate::attachments::Attachments::default(),
+            refused_services: crate::services::Refused::default(),
             charges: HashMap::new(),
             kinds: alike::Kinds::default(),
             pod_labels: alike::LabelCache::default(),
@@ -233,6 +237,7 @@ impl Index {
         self.mark_all();
         self.supply_all();
         self.locate_all();
+        crate::attachments::tell_all(self);
         self.timers
             .wake_at(Task::Nodes, now.mono + self.settings.inventory_wait);
     }

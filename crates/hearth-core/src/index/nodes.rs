@@ -272,6 +272,7 @@ impl Index {
             self.sandbox_changed(&key);
         }
         self.mark_pvcs_of(id);
+        crate::services::pod_changed(self, id);
     }
 
     /// Asks for a consistent read of a namespace's claims, unless one is under way.

@@ -166,6 +166,7 @@ impl Index {
     }
 
     fn forget_sandbox(&mut self, id: u64) {
+        crate::attachments::forget(self, id);
         let creating =
             |record: &SandboxRecord| record.op == Some(SandboxOp::Creating) || record.maybe_again;
         if self.sandboxes.get(&id).is_some_and(creating) {

@@ -264,6 +264,8 @@ pub(crate) struct Detail {
     pub(crate) conditions: Vec<Condition>,
     pub(crate) fields: StatusFields,
     pub(crate) pod_ips: Vec<String>,
+    /// `status.service`.
+    pub(crate) service: String,
     pub(crate) pod_metadata: PodMetadata,
     pub(crate) shutdown_time: Option<Timestamp>,
     pub(crate) shutdown_policy: ShutdownPolicy,
@@ -428,6 +430,7 @@ impl SandboxRecord {
                 fields: StatusFields::of(&status),
                 conditions: status.conditions,
                 pod_ips: status.pod_ips,
+                service: status.service,
                 pod_metadata: wanted.pod_template.metadata,
                 shutdown_time: wanted.shutdown_time.map(|Time(at)| at),
                 shutdown_policy: wanted.shutdown_policy,

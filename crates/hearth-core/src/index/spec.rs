@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::placement::Shape;
 use crate::podspec::{ConfigRef, account_in, admission_of, claims_in, configs_in};
 use crate::pool::{canonical, in_thousandths};
+use crate::services::{Port, ports_in};
 use crate::tokens::TokenNeed;
 
 /// What is read of a PodSpec.
@@ -23,6 +24,8 @@ pub(crate) struct SpecFacts {
     pub tokens: Option<Arc<TokenNeed>>,
     /// The PersistentVolumeClaims that it names, by volume.
     pub claims: BTreeMap<String, String>,
+    /// The ports of its Service, if it has one.
+    pub ports: Box<[Port]>,
     /// Hash of the canonical text.
     pub meaning: u64,
     /// Why the text is no PodSpec, when it is none.
@@ -61,6 +64,7 @@ impl SpecCache {
             configs,
             tokens: TokenNeed::of(&value).map(Arc::new),
             claims: claims_in(&value),
+            ports: ports_in(&value),
             meaning: hash(&canonical(&in_thousandths(value))),
             fault,
             text: Arc::clone(&text),

@@ -301,6 +301,9 @@ impl Index {
         }
         let settled_phase = reported.map(|reported| reported.phase);
         match settled_phase {
+            Some(phase) if phase.is_ready() && crate::services::is_missing(self, record) => {
+                Class::Starting
+            }
             Some(phase) if phase.is_ready() && !node.synced => Class::Away,
             Some(phase)
                 if phase.is_ready()

@@ -11,7 +11,7 @@ use crate::controller_ref::ControllerRef;
 use crate::index::{Versioned, version_of};
 
 /// Label of an EndpointSlice: the Service that it belongs to.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// A Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct ServiceRecord {
     pub deleting: bool,
     /// Who controls it.
     pub controller: Option<ControllerRef>,
+    /// Whether it has owners, controlling or not.
+    pub has_owners: bool,
     /// Value of the label `sandbox-name-hash`.
     pub name_hash: Option<String>,
     /// Whether the label `adoptable` says that a Sandbox may take it over.
@@ -76,6 +78,9 @@ impl ServiceRecord {
             uid: metadata.uid.unwrap_or_default(),
             deleting: metadata.deletion_timestamp.is_some(),
             controller,
+            has_owners: metadata
+                .owner_references
+                .is_some_and(|owners| !owners.is_empty()),
             name_hash: labels.remove(label::SANDBOX_NAME_HASH),
             adoptable: labels
                 .get(label::ADOPTABLE)
@@ -148,6 +153,8 @@ pub struct Endpoint {
     pub addresses: Vec<String>,
     /// Whether it takes connections; absent means that it does.
     pub ready: bool,
+    /// Whether it is being stopped; absent means that it is not.
+    pub terminating: bool,
     /// Its node; may be empty.
     pub node: String,
     /// UID of the object behind it; may be empty.
@@ -169,7 +176,13 @@ impl SliceRecord {
         let endpoints = endpoints.unwrap_or_default().into_iter();
         let endpoints = endpoints.map(|endpoint| Endpoint {
             addresses: endpoint.addresses,
-            ready: endpoint.conditions.is_none_or(|c| c.ready != Some(false)),
+            ready: endpoint
+                .conditions
+                .as_ref()
+                .is_none_or(|c| c.ready != Some(false)),
+            terminating: endpoint
+                .conditions
+                .is_some_and(|c| c.terminating == Some(true)),
             node: endpoint.node_name.unwrap_or_default(),
             target: endpoint
                 .target_ref
@@ -224,6 +237,7 @@ mod tests {
         assert_eq!(free.name_hash.as_deref(), Some("abc"));
         assert!(free.adoptable && !free.deleting);
         assert_eq!(free.cluster_ip, "None");
+        assert!(!free.has_owners);
         assert_eq!(free.surface, None);
 
         object["metadata"]["ownerReferences"] = json!([
@@ -253,7 +267,7 @@ mod tests {
             "addressType": "IPv4",
             "endpoints": [
                 {"addresses": ["10.0.0.1"], "nodeName": "n", "targetRef": {"uid": "t"}},
-                {"addresses": ["10.0.0.2"], "conditions": {"ready": false}},
+                {"addresses": ["10.0.0.2"], "conditions": {"ready": false, "terminating": true}},
             ],
         });
         let slice = SliceRecord::of(serde_json::from_value(object).unwrap());
@@ -265,6 +279,7 @@ mod tests {
             panic!("{slice:?}");
         };
         assert!(first.ready && !second.ready);
+        assert!(!first.terminating && second.terminating);
         assert_eq!((first.node.as_str(), first.target.as_str()), ("n", "t"));
     }
 }

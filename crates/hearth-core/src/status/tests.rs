@@ -423,3 +423,17 @@ fn what_the_controller_cannot_do_comes_before_what_the_pod_is_and_changes_nothin
         }
     }
 }
+
+#[test]
+fn a_service_that_can_never_be_is_said_to_be_asked_for_in_vain() {
+    let why = "spec.service is true, but";
+    for mode in [OperatingMode::Running, OperatingMode::Suspended] {
+        let facts = Facts {
+            service: ServiceFact::Impossible(why.into()),
+            ..facts(mode, Some(pod(PodPhase::Running, true, None)))
+        };
+        let status = status(&SandboxStatus::default(), "plain", &facts, &at(1));
+        let line = lines(&status).pop().unwrap();
+        assert_eq!(line, format!("Ready False InvalidConfiguration: {why}"));
+    }
+}

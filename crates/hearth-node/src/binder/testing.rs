@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_api::{PhaseTimes, Tier};
+use hearth_core::attachments::Attachment;
 use hearth_core::binding::BoundEnv;
 use hearth_core::effects::ConfigKey;
 use hearth_core::ids::{Key, SandboxUid};
@@ -60,6 +61,8 @@ pub(crate) struct FakeState {
     pub(crate) wishes: Mutex<Vec<SandboxUid>>,
     pub(crate) configs: Mutex<HashMap<ConfigKey, Option<Arc<Config>>>>,
     pub(crate) locations: Mutex<HashMap<Key, Option<Location>>>,
+    /// What was listed, and what was said.
+    pub(crate) attachments: Mutex<HashMap<SandboxUid, Option<Attachment>>>,
     pub(crate) supplied: Notify,
     volumes: std::sync::OnceLock<OwnVolumes>,
 }
@@ -144,6 +147,21 @@ impl SessionPods for FakePods {
 
     fn forget_location(&self, claim: &Key) {
         self.0.locations.lock().remove(claim);
+        self.0.supplied.notify_one();
+    }
+
+    fn keep_attachments(&self, sandboxes: HashSet<SandboxUid>) {
+        let mut attachments = self.0.attachments.lock();
+        attachments.retain(|uid, _| sandboxes.contains(uid));
+        for uid in sandboxes {
+            attachments.entry(uid).or_default();
+        }
+        drop(attachments);
+        self.0.supplied.notify_one();
+    }
+
+    fn set_attachment(&self, uid: SandboxUid, attachment: Option<Attachment>) {
+        self.0.attachments.lock().insert(uid, attachment);
         self.0.supplied.notify_one();
     }
 

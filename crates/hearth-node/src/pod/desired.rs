@@ -29,6 +29,8 @@ pub struct DesiredSandbox {
     pub member: Option<Warmth>,
     /// Which pool it is a member of, in whatever words, while nobody has claimed it.
     pub pool: Option<Arc<str>>,
+    /// `spec.service`.
+    pub service: Option<bool>,
     /// When it expires.
     pub shutdown_time: Option<Timestamp>,
     /// What becomes of it when nobody uses it. Rules that cannot be read are none, and a refusal of the plan.
@@ -143,6 +145,7 @@ impl Plans {
             mode: sandbox.spec.operating_mode,
             member,
             pool,
+            service: sandbox.spec.service,
             shutdown_time: sandbox.spec.shutdown_time.as_ref().map(|time| time.0),
             idle: IdleRules::read(sandbox.spec.idle.as_ref()).unwrap_or_default(),
             metadata: Arc::new(podspec::metadata_of(sandbox)),

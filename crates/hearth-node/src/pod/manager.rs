@@ -34,6 +34,7 @@ use super::slots::Slots;
 use super::user_ids::UserIds;
 use super::view::PodView;
 use super::{ClaimActivity, follow, logs, stalls, storage};
+use crate::attachments::AttachmentStore;
 use crate::configs::ConfigStore;
 use crate::images::Images;
 use crate::volumes::{LocationStore, OwnVolumes};
@@ -93,6 +94,7 @@ pub(super) struct Shared {
     /// Why no pod is begun now.
     pub(super) no_room: RwLock<Option<String>>,
     pub(super) locations: LocationStore,
+    pub(super) attachments: AttachmentStore,
     pub(super) volumes: OwnVolumes,
     pub(super) user_ids: UserIds,
     hub: Hub,
@@ -229,6 +231,7 @@ impl PodManager {
                 configs: ConfigStore::default(),
                 no_room: RwLock::default(),
                 locations: LocationStore::default(),
+                attachments: AttachmentStore::default(),
                 volumes,
                 user_ids,
                 hub: Hub::default(),

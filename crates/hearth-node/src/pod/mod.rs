@@ -14,6 +14,7 @@
 
 mod activity;
 mod alarm;
+mod attached;
 mod cell;
 mod changes;
 mod classes;

@@ -613,6 +613,8 @@ impl Runner {
     fn publish(&self, gate: &GateState, desired: &Desired) {
         self.cell.note(self.made());
         let handler = self.handler();
+        let service = self.desired.as_ref().and_then(|desired| desired.service);
+        let attachment = self.shared.attachments.of(&self.cell.uid, service);
         let view = show::view(&show::Source {
             uid: &self.cell.uid,
             key: &self.key,
@@ -624,6 +626,7 @@ impl Runner {
             phases: &self.phases,
             no_packets: self.shared.config.no_packets.as_deref(),
             unfrozen: self.unfrozen.as_deref().filter(|_| gate.failed_rests > 0),
+            attachment: &attachment,
         });
         let offer = match &self.state.phase {
             _ if desired.goal.ends_pod() => Offer::Ending,

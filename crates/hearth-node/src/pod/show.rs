@@ -1,6 +1,7 @@
 //! From a sandbox's state to what is shown of it.
 
 use hearth_api::{OperatingMode, PhaseTimes, Tier};
+use hearth_core::attachments::Attachment;
 use hearth_core::ids::{Key, SandboxUid};
 use hearth_core::sandbox::{Desired, Goal, Phase, Residency, State};
 use hearth_core::status::{self, PodFacts};
@@ -23,6 +24,8 @@ pub(super) struct Source<'a> {
     pub(super) no_packets: Option<&'a str>,
     /// Why it could not be frozen for being idle the last time; its state forgets that until it is tried again.
     pub(super) unfrozen: Option<&'a str>,
+    /// What the controller says of it.
+    pub(super) attachment: &'a Attachment,
 }
 
 /// A view of nothing yet.
@@ -67,6 +70,7 @@ pub(super) fn view(source: &Source<'_>) -> PodView {
         phases,
         no_packets,
         unfrozen,
+        attachment,
     } = *source;
     let pod = PodFacts::of(state, residency);
     let requests = state
@@ -133,6 +137,8 @@ pub(super) fn view(source: &Source<'_>) -> PodView {
             cannot_freeze,
             phase: pod.as_ref().map(|pod| pod.phase),
             ready: pod.as_ref().is_some_and(|pod| pod.ready),
+            service: desired.and_then(|desired| desired.service),
+            attachment: attachment.clone(),
             to_freeze: match wish.goal {
                 Goal::Freeze => true,
                 Goal::Run { freeze_when_ready } => freeze_when_ready,

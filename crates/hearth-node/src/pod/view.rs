@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use hearth_api::{OperatingMode, PhaseTimes, SandboxStatus, Tier, Time};
+use hearth_core::attachments::Attachment;
 use hearth_core::idle::IdleRules;
 use hearth_core::ids::{Key, PodUid, SandboxUid};
 use hearth_core::podspec::Refusal;
-use hearth_core::status::{self, Facts, PodFacts, Refused, ServiceFact};
+use hearth_core::status::{self, Facts, PodFacts, Refused};
 
 use super::record::PodRecord;
 use super::show;
@@ -70,6 +71,8 @@ pub struct ForStatus {
     pub(super) phase: Option<status::PodPhase>,
     pub(super) ready: bool,
     pub(super) to_freeze: bool,
+    pub(super) service: Option<bool>,
+    pub(super) attachment: Attachment,
 }
 
 /// Where a sandbox is in its life.
@@ -128,10 +131,11 @@ impl PodView {
     /// write is kept from there, and so is the whole while the node has not found out what there is.
     #[must_use]
     pub fn status(&self, previous: &SandboxStatus, node_name: &str, now: &Time) -> SandboxStatus {
-        status::status(previous, &self.key.name, &self.facts(node_name), now)
+        let facts = self.facts(previous, node_name);
+        status::status(previous, &self.key.name, &facts, now)
     }
 
-    fn facts(&self, node_name: &str) -> Facts {
+    fn facts(&self, previous: &SandboxStatus, node_name: &str) -> Facts {
         let ForStatus {
             mode,
             expired,
@@ -141,6 +145,8 @@ impl PodView {
             phase,
             ready,
             to_freeze: _,
+            service,
+            attachment,
         } = &self.for_status;
         let pod = self
             .pod_uid
@@ -169,8 +175,8 @@ impl PodView {
             freeze_method: self.freeze_method.clone(),
             message: self.message.clone(),
             phases: self.phases.clone(),
-            service: ServiceFact::NotAsked,
-            fault: None,
+            service: attachment.service.clone().or_as_written(previous, *service),
+            fault: attachment.fault.clone(),
         }
     }
 }

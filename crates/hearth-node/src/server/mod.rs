@@ -7,6 +7,7 @@
 //! Beside the session the leader has the calls of `hearthd ctl` ([`SandboxesApi`]), for people who come to it. They need no
 //! fence, for they decide nothing; each is let in by the certificate of its connection, which must still be the leader's.
 
+mod attachments;
 mod leader;
 mod messages;
 mod metrics;

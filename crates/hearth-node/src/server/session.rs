@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tonic::{Status, Streaming};
 
-use super::{NextChange, SessionPods, Shared, messages, volumes};
+use super::{NextChange, SessionPods, Shared, attachments, messages, volumes};
 use crate::binder::{BindAnswer, BindOrder, Greeting, Released};
 use crate::journal::CommitError;
 
@@ -272,7 +272,10 @@ fn supplied<P: SessionPods>(
             }
             None
         }
-        _ => volumes::located(pods, request),
+        _ => {
+            let request = volumes::located(pods, request)?;
+            attachments::attached(pods, request)
+        }
     }
 }
 
@@ -346,7 +349,9 @@ async fn handle<P: SessionPods>(
             Request::Supplies(_)
             | Request::Supply(_)
             | Request::Locations(_)
-            | Request::Location(_),
+            | Request::Location(_)
+            | Request::Attachments(_)
+            | Request::Attachment(_),
         )
         | None => {
             return Err(Status::unimplemented(

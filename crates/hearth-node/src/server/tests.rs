@@ -1,3 +1,4 @@
+mod attachments;
 mod sandboxes;
 
 use std::collections::HashMap;

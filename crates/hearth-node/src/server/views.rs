@@ -1,6 +1,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use hearth_core::attachments::Attachment;
 use hearth_core::effects::ConfigKey;
 use hearth_core::ids::{Key, SandboxUid};
 use hearth_core::podspec::Config;
@@ -38,6 +39,12 @@ pub trait SessionPods: MemberPods {
 
     /// One of them is not used any more.
     fn forget_location(&self, claim: &Key);
+
+    /// All the sandboxes of which the controller has anything to say for their status.
+    fn keep_attachments(&self, sandboxes: HashSet<SandboxUid>);
+
+    /// What it has to say of one; `None`: nothing.
+    fn set_attachment(&self, uid: SandboxUid, attachment: Option<Attachment>);
 
     /// The volumes that were made on this node.
     fn volumes(&self) -> &OwnVolumes;
@@ -82,6 +89,14 @@ impl SessionPods for PodManager {
 
     fn forget_location(&self, claim: &Key) {
         Self::forget_location(self, claim);
+    }
+
+    fn keep_attachments(&self, sandboxes: HashSet<SandboxUid>) {
+        Self::keep_attachments(self, sandboxes);
+    }
+
+    fn set_attachment(&self, uid: SandboxUid, attachment: Option<Attachment>) {
+        Self::set_attachment(self, uid, attachment);
     }
 
     fn volumes(&self) -> &OwnVolumes {

@@ -2,6 +2,7 @@ use hearth_core::ids::SandboxUid;
 
 use super::testing::Node;
 
+mod attached;
 mod claims;
 mod configs;
 mod env;
