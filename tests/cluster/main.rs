@@ -30,6 +30,7 @@ mod pools;
 mod refusals;
 mod resources;
 mod security;
+mod services;
 mod sessions;
 mod storage;
 mod templates;

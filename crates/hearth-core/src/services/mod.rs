@@ -104,15 +104,14 @@ fn act(index: &mut Index, key: &Key, action: Action) {
         }
         _ => return,
     };
+    // Nobody waits for a member; a Sandbox that somebody has asked for is not ready without.
+    let lane = if record.is_member() {
+        Lane::Refill
+    } else {
+        Lane::Answer
+    };
     let subject = Subject::Service(key.clone());
-    // A pool's member is handed out only with its Service, and a Sandbox is not ready without.
-    index.write_once(
-        subject,
-        &uid.unwrap_or_default(),
-        intent,
-        Lane::Refill,
-        body,
-    );
+    index.write_once(subject, &uid.unwrap_or_default(), intent, lane, body);
 }
 
 fn decide(index: &Index, record: &SandboxRecord) -> Action {
