@@ -201,7 +201,9 @@ fn a_service_is_the_one_that_upstream_makes_and_leads_to_the_pod() {
         ensure!(manager == "sandbox-controller", "{metadata:#}");
 
         let ip = address(&ready)?;
-        services.until_lead_to("svc", &[ip.clone()]).await?;
+        services
+            .until_lead_to("svc", std::slice::from_ref(&ip))
+            .await?;
         let answer = http::get(&ip, PORT, "/", WARM).await?;
         ensure!(answer.trim() == "svc", "{ip} is {answer}");
 

@@ -1,5 +1,6 @@
 //! What becomes of Services, and what is said of them.
 
+mod any_order;
 mod slices;
 
 use serde_json::{Value, json};

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::{Port, ServiceRecord};
 use crate::index::SandboxRecord;
 use crate::names::name_hash;
+use crate::patch;
 
 /// The Service of a Sandbox.
 pub(super) fn create(sandbox: &SandboxRecord) -> Value {
@@ -33,7 +34,6 @@ pub(super) fn create(sandbox: &SandboxRecord) -> Value {
 /// stay, and nothing of its old selector does.
 pub(super) fn adopt(service: &ServiceRecord, sandbox: &SandboxRecord) -> Value {
     let hash = name_hash(&sandbox.key.name);
-    let label = label::SANDBOX_NAME_HASH.replace('/', "~1");
     let owners = if service.has_owners {
         json!({"op": "add", "path": "/metadata/ownerReferences/-", "value": owner(sandbox)})
     } else {
@@ -43,7 +43,7 @@ pub(super) fn adopt(service: &ServiceRecord, sandbox: &SandboxRecord) -> Value {
         {"op": "test", "path": "/metadata/uid", "value": service.uid},
         {"op": "test", "path": "/metadata/resourceVersion", "value": service.version.to_string()},
         // It has labels: one of them is why it may be adopted.
-        {"op": "add", "path": format!("/metadata/labels/{label}"), "value": hash},
+        {"op": "add", "path": patch::label(label::SANDBOX_NAME_HASH), "value": hash},
         owners,
         {"op": "add", "path": "/spec/selector", "value": {label::SANDBOX_NAME_HASH: hash}},
         {"op": "add", "path": "/spec/ports", "value": ports(&sandbox.spec.ports)},
