@@ -221,17 +221,10 @@ fn decide(index: &Index, record: &SandboxRecord) -> Decision {
 /// What is to be done for a Sandbox that is to stay; where that is nothing, its status says what there is of its Service.
 fn kept(index: &Index, record: &SandboxRecord) -> Decision {
     match assigned(index, record) {
-        Decision::Rest if !is_owned_by_live_node(index, record) => {
-            let detail = record.detail.as_ref();
-            let conditions = detail
-                .map(|detail| detail.conditions.clone())
-                .unwrap_or_default();
-            if conditions.is_empty() || services::is_said(index, record) {
-                Decision::Rest
-            } else {
+        Decision::Rest if !is_owned_by_live_node(index, record) => services::unsaid(index, record)
+            .map_or(Decision::Rest, |conditions| {
                 Decision::Status(conditions, Fields::Keep)
-            }
-        }
+            }),
         decision => decision,
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{Index, Task};
-use crate::effects::{Now, Subject};
+use crate::effects::{Now, Receipt, Subject};
 use crate::ids::Key;
 use crate::services::{ServiceRecord, SliceRecord};
 
@@ -71,6 +71,20 @@ impl Index {
         self.now = now;
         for key in self.slices.retain(present) {
             self.slice_gone(key);
+        }
+    }
+
+    /// The API server has confirmed a deletion that the watch has yet to show: it need not be asked for again.
+    pub(crate) fn deletion_confirmed(&mut self, receipt: &Receipt) {
+        let uid = &receipt.uid;
+        match &receipt.subject {
+            Subject::Service(key) => self
+                .services
+                .change(key, uid, |service| service.deleting = true),
+            Subject::EndpointSlice(key) => {
+                self.slices.change(key, uid, |slice| slice.deleting = true);
+            }
+            _ => {}
         }
     }
 

@@ -52,6 +52,13 @@ impl<T: Versioned> Watched<T> {
         gone
     }
 
+    /// Changes what is known of the object of this name and UID.
+    pub(crate) fn change(&mut self, key: &Key, uid: &str, change: impl FnOnce(&mut T)) {
+        if let Some(object) = self.0.get_mut(key).filter(|object| object.uid() == uid) {
+            change(object);
+        }
+    }
+
     pub(crate) fn get(&self, key: &Key) -> Option<&T> {
         self.0.get(key)
     }
@@ -96,6 +103,17 @@ mod tests {
         assert!(!objects.delete(&key("a"), "u"));
         assert!(objects.delete(&key("a"), "v"));
         assert!(objects.keys().is_empty());
+    }
+
+    #[test]
+    fn only_the_object_that_is_meant_is_changed() {
+        let mut objects = Watched::<(&str, u64)>::default();
+        objects.apply(&key("a"), ("u", 1));
+        objects.change(&key("a"), "v", |object| object.1 = 2);
+        objects.change(&key("b"), "u", |object| object.1 = 2);
+        assert_eq!(objects.get(&key("a")), Some(&("u", 1)));
+        objects.change(&key("a"), "u", |object| object.1 = 2);
+        assert_eq!(objects.get(&key("a")), Some(&("u", 2)));
     }
 
     #[test]

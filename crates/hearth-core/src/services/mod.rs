@@ -20,6 +20,7 @@ pub(crate) use ports::ports_in;
 
 use std::collections::HashMap;
 
+use hearth_api::Condition;
 use hearth_api::constants::message;
 use serde_json::Value;
 
@@ -255,6 +256,13 @@ pub(crate) fn is_said(index: &Index, record: &SandboxRecord) -> bool {
     }
 }
 
+/// The conditions of a Sandbox whose status, which has some, does not say what there is of its Service.
+pub(crate) fn unsaid(index: &Index, record: &SandboxRecord) -> Option<Vec<Condition>> {
+    let detail = record.detail.as_ref()?;
+    let unsaid = !detail.conditions.is_empty() && !is_said(index, record);
+    unsaid.then(|| detail.conditions.clone())
+}
+
 /// Puts what there is of a Sandbox's Service into a patch of its status.
 pub(crate) fn say(index: &Index, record: &SandboxRecord, status: &mut Value) {
     let (service, fqdn) = match fact(index, record) {
@@ -311,6 +319,10 @@ pub(crate) fn written(index: &mut Index, receipt: &Receipt, outcome: Outcome) {
             // What was refused before still is, as far as is known.
             _ => {}
         }
+    }
+    let is_gone = matches!(outcome, Outcome::Done(_) | Outcome::NotFound);
+    if is_gone && receipt.intent.is_deletion() {
+        index.deletion_confirmed(receipt);
     }
     index.object_written(receipt, outcome);
 }

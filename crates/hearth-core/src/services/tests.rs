@@ -382,6 +382,8 @@ fn a_sandbox_whose_time_is_over_has_no_service_any_more() {
             .any(|effect| matches!(effect, Effect::Attach { .. }))
     );
     index.on_outcome(&writes[0].receipt, Outcome::Done(None), at(10_001));
+    // The watch is late: it is not asked for again.
+    assert!(service_writes(&settle(&mut index, at(10_001))).is_empty());
     index.delete_service(&key("svc"), "uid-of-svc", at(10_001));
     assert!(service_writes(&settle(&mut index, at(10_002))).is_empty());
 }
