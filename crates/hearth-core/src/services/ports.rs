@@ -41,9 +41,13 @@ pub(crate) fn ports_in(spec: &Value) -> Box<[Port]> {
 
 /// The containers that run as long as the pod does.
 fn containers(spec: &Value) -> impl Iterator<Item = &Value> {
-    let list = |field: &str| spec[field].as_array().into_iter().flatten();
     let restarts = |container: &&Value| container["restartPolicy"] == "Always";
-    list("containers").chain(list("initContainers").filter(restarts))
+    let sidecars = list(spec, "initContainers").filter(restarts);
+    list(spec, "containers").chain(sidecars)
+}
+
+fn list<'a>(spec: &'a Value, field: &'static str) -> impl Iterator<Item = &'a Value> {
+    spec[field].as_array().into_iter().flatten()
 }
 
 fn protocol_of(port: &Value) -> String {

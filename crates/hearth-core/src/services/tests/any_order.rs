@@ -137,13 +137,15 @@ impl Cluster {
         for effect in settle(&mut self.index, now) {
             match effect {
                 Effect::Attach { attachment, .. } => self.told = attachment,
-                Effect::Write(write) => match write.receipt.subject {
-                    Subject::Service(_) | Subject::EndpointSlice(_) => {
-                        self.writes.push_back(*write);
-                    }
-                    // The status of the Sandbox is the test's.
-                    _ => {}
-                },
+                // The status of the Sandbox is the test's.
+                Effect::Write(write)
+                    if matches!(
+                        write.receipt.subject,
+                        Subject::Service(_) | Subject::EndpointSlice(_)
+                    ) =>
+                {
+                    self.writes.push_back(*write);
+                }
                 _ => {}
             }
         }
