@@ -114,10 +114,12 @@ pub(crate) fn forget(index: &mut Index, id: u64) {
     settle(index, uid, None);
 }
 
-/// A leader begins with all that nodes need to know.
+/// A leader begins with all that nodes need to know, and looks at the Services that Sandboxes ask for: of one that is not
+/// there yet nothing else would remind it.
 pub(crate) fn tell_all(index: &mut Index) {
     index.attachments.told.clear();
     let sandboxes = index.sandboxes.values();
     let keys: Vec<_> = sandboxes.map(|record| record.key.clone()).collect();
-    keys.iter().for_each(|key| tell(index, key));
+    keys.iter()
+        .for_each(|key| services::sandbox_changed(index, key));
 }

@@ -499,6 +499,18 @@ fn what_is_said_before_the_status_says_it_is_the_same() {
 }
 
 #[test]
+fn a_new_leader_makes_what_was_asked_for_before_it() {
+    let mut index = Index::new(crate::index::Settings::default(), 1, at(0));
+    index.apply_node(node("n1"), at(0));
+    let object = sandbox(Some(true), 2);
+    index.apply_sandbox(serde_json::from_value(object).unwrap(), at(0));
+    index.lead(at(1));
+    let effects = settle(&mut index, at(1));
+    assert_eq!(told(&effects), said(ServiceFact::Missing));
+    assert_eq!(body(&effects), Body::Create(golden()));
+}
+
+#[test]
 fn a_new_leader_tells_nodes_all_and_a_node_that_loses_a_sandbox_is_told_so() {
     let mut index = Index::new(crate::index::Settings::default(), 1, at(0));
     index.apply_node(node("n1"), at(0));
