@@ -10,6 +10,7 @@
 mod apt;
 mod cargo;
 mod components;
+mod conformance;
 mod control_plane;
 mod deploy;
 mod down;
@@ -43,6 +44,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::apt::Consent;
+use crate::cargo::Build;
 use crate::paths::Layout;
 
 /// Builds, runs, tests and takes down the development cluster.
@@ -135,6 +137,13 @@ enum Command {
         /// Run only the cluster tests whose names hold one of these.
         filters: Vec<String>,
     },
+    /// Tries the rows of the agent-sandbox API on the running cluster.
+    Conformance {
+        #[command(flatten)]
+        place: Where,
+        #[command(flatten)]
+        options: conformance::Options,
+    },
     /// Generates the CRDs in deploy/crds from the API types.
     Crds,
     /// Takes the schemas that the CRDs embed from the running API server.
@@ -210,6 +219,9 @@ fn run(command: Command) -> Result<()> {
             let dir = dir.unwrap_or_else(|| paths::repository().join(".hearth-guest"));
             let options = guest::Options { filters };
             guest::test(&Layout::new(Some(&dir))?, packages.consent(), &options)
+        }
+        Command::Conformance { place, options } => {
+            conformance::run(&place.layout()?, Build::Alone, &options)
         }
         Command::Crds => generate::crds(),
         Command::Schemas { place } => generate::schemas(&place.layout()?),

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, anyhow};
 use crate::apt::{self, Consent};
 use crate::cargo::{self, Build, CLUSTER_FEATURE};
 use crate::components;
+use crate::conformance;
 use crate::down::down;
 use crate::guest;
 use crate::inventory::Inventory;
@@ -101,7 +102,13 @@ fn test_phases(phases: &mut Phases, layout: &Layout, consent: Consent) -> Result
             )
         })
         .and_then(|()| phases.run("cluster suite", || cluster_suite(layout)))
-        .and_then(|()| phases.run("Python SDK", || sdk::test(layout)));
+        .and_then(|()| phases.run("Python SDK", || sdk::test(layout)))
+        .and_then(|()| {
+            phases.run("conformance", || {
+                let rows = conformance::Options::default();
+                conformance::run(layout, Build::BesideTests, &rows)
+            })
+        });
     if tested.is_err() {
         print_logs(layout);
     }

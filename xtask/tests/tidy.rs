@@ -26,6 +26,9 @@ const PURE: &[(&str, &[&str])] = &[(
     ],
 )];
 
+/// What tries the API from outside.
+const CONFORMANCE: &str = "tests/conformance";
+
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
@@ -39,7 +42,7 @@ fn packages() -> Vec<PathBuf> {
     let crates = fs::read_dir(root.join("crates")).unwrap();
     let mut packages: Vec<_> = crates
         .map(|entry| entry.unwrap().path())
-        .chain(["benches", "tests", "xtask"].map(|name| root.join(name)))
+        .chain(["benches", "tests", CONFORMANCE, "xtask"].map(|name| root.join(name)))
         .filter(|dir| dir.join("Cargo.toml").exists())
         .collect();
     packages.sort();
@@ -108,6 +111,19 @@ fn pure_crates_depend_on_nothing_that_acts() {
         let more: Vec<_> = used.difference(&allowed).collect();
         assert!(more.is_empty(), "{package} depends on {more:?}");
     }
+}
+
+#[test]
+fn the_conformance_suite_shares_nothing_with_what_it_tries() {
+    let file = repository().join(CONFORMANCE).join("Cargo.toml");
+    let manifest = fs::read_to_string(file).unwrap();
+    let dependencies = section(&manifest, "dependencies");
+    assert!(!dependencies.is_empty());
+    let ours: Vec<_> = dependencies
+        .iter()
+        .filter(|line| line.starts_with("hearth"))
+        .collect();
+    assert!(ours.is_empty(), "{ours:?}");
 }
 
 #[test]

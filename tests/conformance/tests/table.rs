@@ -1,0 +1,72 @@
+//! The table as a whole, and what is written down of it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use hearth_conformance::record::Record;
+use hearth_conformance::report;
+use hearth_conformance::table::{Row, Table};
+
+fn here() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
+}
+
+#[test]
+fn every_row_is_written_well_and_has_a_name_of_its_own() {
+    let table = Table::load().unwrap();
+    assert!(table.rows().count() > 100);
+    let misnamed: Vec<_> = table
+        .rows()
+        .filter(|row| {
+            let parts = row.id.split_once('-');
+            !parts.is_some_and(|(section, rest)| {
+                section.starts_with(|c: char| c.is_ascii_digit())
+                    && rest.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+            })
+        })
+        .map(|row| &row.id)
+        .collect();
+    assert!(misnamed.is_empty(), "{misnamed:?}");
+}
+
+#[test]
+fn a_row_that_is_tried_looks_at_something() {
+    let table = Table::load().unwrap();
+    let looks = |steps: &[hearth_conformance::steps::Step]| {
+        use hearth_conformance::steps::Step;
+        steps.iter().any(|step| match step {
+            Step::Create(step) => step.refused.is_some(),
+            Step::Patch(step) => step.refused.is_some(),
+            Step::Delete(_) => false,
+            _ => true,
+        })
+    };
+    let blind: Vec<_> = table
+        .rows()
+        .filter(|row: &&Row| {
+            let instead = row
+                .choice
+                .as_ref()
+                .map_or(&[][..], |choice| &choice.instead);
+            [row.steps.as_slice(), instead]
+                .iter()
+                .any(|steps| !steps.is_empty() && !looks(steps))
+        })
+        .map(|row| &row.id)
+        .collect();
+    assert!(blind.is_empty(), "{blind:?}");
+}
+
+#[test]
+fn the_document_says_what_the_rows_and_the_record_say() {
+    let table = Table::load().unwrap();
+    let record = Record::load(&here().join("results/hearth.json")).unwrap();
+    let file = here().join("../../docs/conformance.md");
+    let written = fs::read_to_string(&file).unwrap_or_default();
+    assert!(
+        written == report::document(&table, &record),
+        "docs/conformance.md is not what the rows and results/hearth.json say; write it with `cargo xtask conformance \
+         --write`, or without a cluster with `cargo run -p hearth-conformance -- document --record \
+         tests/conformance/results/hearth.json`"
+    );
+}
