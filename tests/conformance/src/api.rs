@@ -37,7 +37,7 @@ pub struct Kind {
 
 const EXTENSIONS: &str = "extensions.agents.x-k8s.io";
 
-static KINDS: [Kind; 17] = [
+static KINDS: [Kind; 18] = [
     kind(
         "sandbox",
         "agents.x-k8s.io",
@@ -76,6 +76,7 @@ static KINDS: [Kind; 17] = [
         "persistentvolumeclaims",
     ),
     kind("configmap", "", "v1", "ConfigMap", "configmaps"),
+    kind("quota", "", "v1", "ResourceQuota", "resourcequotas"),
     kind("secret", "", "v1", "Secret", "secrets"),
     kind(
         "serviceaccount",

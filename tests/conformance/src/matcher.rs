@@ -40,6 +40,9 @@ pub const RULES: [&str; 7] = [
     "$any-of",
 ];
 
+/// The rules that leave no room for fields beside them.
+pub const WHOLE_RULES: [&str; 5] = ["$contains", "$each", "$none", "$length", "$any-of"];
+
 /// The first place where two things differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
@@ -333,6 +336,10 @@ impl Comparison<'_> {
         };
         match tokens.as_slice() {
             [Token::Absent] => return Err(difference(at, &wanted, Some(found))),
+            [Token::Class(Class::Rest)] => {
+                self.touch(at, How::Loose);
+                return Ok(());
+            }
             [Token::Class(Class::Any)] => {
                 self.touch(at, How::Loose);
                 return if is_empty(found) {

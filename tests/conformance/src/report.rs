@@ -43,7 +43,7 @@ pub fn document(table: &Table, record: &Record) -> String {
                 out,
                 "| {}{mark} | {} | {} | {} |",
                 row.id,
-                row.text,
+                cell(&row.text),
                 state(row, record),
                 needs.join(", ")
             );
@@ -78,6 +78,7 @@ fn cell(text: &str) -> String {
         .collect::<Vec<_>>()
         .join(" ")
         .replace('|', "\\|")
+        .replace('<', "\\<")
 }
 
 fn counts(table: &Table, record: &Record) -> String {

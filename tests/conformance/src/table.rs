@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::matcher::RULES;
+use crate::matcher::{RULES, WHOLE_RULES};
 use crate::pattern;
 use crate::steps::Step;
 use crate::yaml;
@@ -252,7 +252,11 @@ fn section(text: &str, fixtures: &BTreeMap<String, Value>) -> Result<Section, St
     for row in rows {
         let id = row.get("id").cloned().unwrap_or_default();
         let row = expand(&row, fixtures)
-            .and_then(|row| check_strings(&row).map(|()| row))
+            .and_then(|row| {
+                check_strings(&row["steps"])?;
+                check_strings(&row["choice"]["instead"])?;
+                Ok(row)
+            })
             .and_then(|row| serde_json::from_value::<Row>(row).map_err(|error| error.to_string()))
             .and_then(|row| row.check().map(|()| row))
             .map_err(|problem| format!("row {id}: {problem}"))?;
@@ -323,6 +327,9 @@ fn check_strings(value: &Value) -> Result<(), String> {
     match value {
         Value::String(text) => check_string(text),
         Value::Array(items) => items.iter().try_for_each(check_strings),
+        Value::Object(fields) if has_more_than_its_rule(fields) => {
+            Err(format!("{value} has a rule that stands alone, and more"))
+        }
         Value::Object(fields) => fields.iter().try_for_each(|(key, value)| {
             if key.starts_with('$') && !RULES.contains(&key.as_str()) {
                 return Err(format!("{key} means nothing"));
@@ -332,6 +339,12 @@ fn check_strings(value: &Value) -> Result<(), String> {
         }),
         Value::Null | Value::Bool(_) | Value::Number(_) => Ok(()),
     }
+}
+
+/// Whether fields stand beside a rule that is in place of all fields.
+fn has_more_than_its_rule(fields: &Map<String, Value>) -> bool {
+    let is_field = |key: &String| !key.starts_with('$');
+    WHOLE_RULES.iter().any(|rule| fields.contains_key(*rule)) && fields.keys().any(is_field)
 }
 
 fn check_string(text: &str) -> Result<(), String> {

@@ -92,7 +92,7 @@ fn problems(row: &Row, steps: &[Step], recorded: &Recorded) -> Vec<String> {
         }
         match step {
             Step::Gone(gone) => {
-                let said = gone.object.to_string();
+                let said = gone.object.fill(&bindings).unwrap().to_string();
                 if documents
                     .iter()
                     .any(|document| document["absent"] != said.as_str())
