@@ -50,10 +50,10 @@ struct Run {
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// How many rows at once
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 12)]
     parallel: usize,
     /// How many rows at once that have sandboxes run
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 6)]
     parallel_nodes: usize,
     /// The image of the sandboxes: busybox or alike
     #[arg(long, default_value = "localhost/hearth-busybox:dev")]

@@ -398,6 +398,10 @@ mod tests {
                 "$what",
             ),
             (
+                "- {id: 1-a, text: t, steps: [{expect: {object: claim/x, is: {$length: 1, a: b}}}]}",
+                "stands alone",
+            ),
+            (
                 "- {id: 1-a, text: t, steps: [{create: {object: claim/x, spec: {$like: c}}}]}",
                 "no fixture c",
             ),
