@@ -25,14 +25,14 @@ impl<'a> Mosaic<'a> {
     /// # Errors
     /// When one of them stands for nothing yet, or can only be a whole string.
     pub fn new(tokens: &'a [Token], bindings: &Bindings) -> Result<Self, Unbound> {
-        let part = |token: &'a Token| {
+        let part = |token: &'a Token| -> Result<Part<'a>, Unbound> {
             Ok(match token {
                 Token::Class(class) => Part::Class(*class),
                 Token::Set(name) => Part::Set(name),
                 other => Part::Text(bindings.resolve(other)?),
             })
         };
-        let parts = tokens.iter().map(part).collect::<Result<_, _>>()?;
+        let parts = tokens.iter().map(part).collect::<Result<_, Unbound>>()?;
         Ok(Self { parts })
     }
 
@@ -59,20 +59,19 @@ fn fits(parts: &[Part<'_>], text: &str, captured: &mut Captured) -> bool {
     let Some((first, rest)) = parts.split_first() else {
         return text.is_empty();
     };
-    let accepts = |piece: &str| match first {
-        Part::Text(literal) => literal == piece,
-        Part::Class(class) => class.accepts(piece),
-        Part::Set(_) => !piece.is_empty(),
+    let class = match first {
+        Part::Text(literal) => {
+            return text
+                .strip_prefix(literal.as_str())
+                .is_some_and(|text| fits(rest, text, captured));
+        }
+        Part::Class(class) => *class,
+        Part::Set(_) => Class::Any,
     };
-    if let Part::Text(literal) = first {
-        return text
-            .strip_prefix(literal.as_str())
-            .is_some_and(|text| fits(rest, text, captured));
-    }
     let ends = text.char_indices().map(|(end, _)| end).chain([text.len()]);
     for end in ends {
         let (piece, after) = text.split_at(end);
-        if accepts(piece) && fits(rest, after, captured) {
+        if class.accepts(piece) && fits(rest, after, captured) {
             if let Part::Set(name) = first {
                 captured.push(((*name).to_owned(), piece.to_owned()));
             }
