@@ -130,3 +130,49 @@ pub fn summary(tried: &[Tried]) -> String {
         tried.len()
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn row(more: &Value) -> Row {
+        let mut row = json!({"id": "1-a", "text": "t"});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            row[key] = value.clone();
+        }
+        serde_json::from_value(row).unwrap()
+    }
+
+    #[test]
+    fn what_is_said_of_a_row_follows_from_it_and_its_record() {
+        let recorded = |state| Record {
+            rows: BTreeMap::from([("1-a".to_owned(), state)]),
+        };
+        let chosen =
+            json!({"choice": {"reason": "b < c", "instead": [{"run": {"args": [], "is": {}}}]}});
+        for (more, record, expect) in [
+            (json!({}), Record::default(), "not tried"),
+            (json!({}), recorded(State::Holds), "holds"),
+            (json!({}), recorded(State::Fails), "**differs**"),
+            (json!({}), recorded(State::NotTried), "not tried"),
+            (json!({"later": "w"}), Record::default(), "not yet: w"),
+            (
+                json!({"not_applicable": "w"}),
+                Record::default(),
+                "not applicable: w",
+            ),
+            (
+                json!({"choice": {"reason": "b | c"}}),
+                Record::default(),
+                "by choice: b \\| c",
+            ),
+            (chosen, recorded(State::Holds), "by choice: b \\< c (holds)"),
+        ] {
+            assert_eq!(state(&row(&more), &record), expect, "{more}");
+        }
+    }
+}
