@@ -1,7 +1,6 @@
 //! Objects of the API server as JSON. No types: what an object has and what not is what the rows are about.
 
 use std::fmt;
-use std::future::Future;
 use std::str::FromStr;
 use std::time::Duration;
 
