@@ -104,3 +104,50 @@ pub async fn look_until<T>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(name: &str) -> DynamicObject {
+        serde_json::from_value(serde_json::json!({"metadata": {"name": name}})).unwrap()
+    }
+
+    #[test]
+    fn a_list_replaces_what_was_there_when_it_is_complete() {
+        let (mut objects, mut listed) = (Objects::new(), Objects::new());
+        for (event, complete, there) in [
+            (Event::Init, false, vec![]),
+            (Event::InitApply(object("a")), false, vec![]),
+            (Event::InitApply(object("b")), false, vec![]),
+            (Event::InitDone, true, vec!["a", "b"]),
+            (Event::Delete(object("a")), true, vec!["b"]),
+            (Event::Apply(object("c")), true, vec!["b", "c"]),
+            (Event::Init, false, vec!["b", "c"]),
+            (Event::InitApply(object("c")), false, vec!["b", "c"]),
+            (Event::InitDone, true, vec!["c"]),
+        ] {
+            assert_eq!(take(event, &mut objects, &mut listed).unwrap(), complete);
+            assert_eq!(objects.keys().collect::<Vec<_>>(), there);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn looking_ends_with_the_first_success_or_the_last_reason() {
+        let mut looked = 0;
+        let found = look_until(Duration::from_secs(60), async || {
+            looked += 1;
+            if looked == 3 {
+                Ok(looked)
+            } else {
+                Err(String::new())
+            }
+        });
+        assert_eq!(found.await.unwrap(), 3);
+        let failed = look_until(Duration::from_secs(1), async || {
+            Err::<(), _>("it is not there".to_owned())
+        });
+        let error = failed.await.unwrap_err().to_string();
+        assert_eq!(error, "not within 1s: it is not there");
+    }
+}

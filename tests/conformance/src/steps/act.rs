@@ -119,3 +119,60 @@ pub(super) async fn run(step: &Run, stage: &Stage, bindings: &mut Bindings) -> R
     bindings.remember(matched.captured);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bindings() -> Bindings {
+        Bindings::new("ns", "img")
+    }
+
+    #[test]
+    fn an_object_is_what_the_step_says_filled_in() {
+        let step: Create = serde_json::from_value(json!({
+            "object": "configmap/c-<ns>",
+            "metadata": {"labels": {"a": "<hash:pool>"}},
+            "fields": {"data": {"image": "<image>"}},
+        }))
+        .unwrap();
+        let reference = step.object.fill(&bindings()).unwrap();
+        assert_eq!(
+            object(&step, &reference, &bindings()).unwrap(),
+            json!({
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": "c-ns", "namespace": "ns", "labels": {"a": "91dd7983"}},
+                "data": {"image": "img"},
+            })
+        );
+    }
+
+    #[test]
+    fn a_write_is_taken_or_refused_as_the_step_wants() {
+        let reference: ObjectRef = "claim/c".parse().unwrap();
+        let taken = json!({"metadata": {"uid": "u"}});
+        let refusal = json!({"code": 422, "reason": "Invalid"});
+        let wanted = json!({"code": 422});
+        for (answer, refused, good) in [
+            (Ok(taken.clone()), None, true),
+            (Ok(taken), Some(&wanted), false),
+            (Err(refusal.clone()), None, false),
+            (Err(refusal), Some(&wanted), true),
+            (Err(json!({"code": 409})), Some(&wanted), false),
+        ] {
+            let case = format!("{answer:?} {refused:?}");
+            let settled = settle(answer, refused, &reference, &mut bindings());
+            assert_eq!(settled.is_ok(), good, "{case}");
+        }
+    }
+
+    #[test]
+    fn the_uid_of_what_was_created_is_remembered() {
+        let mut bindings = bindings();
+        let reference: ObjectRef = "claim/c".parse().unwrap();
+        let taken = json!({"metadata": {"uid": "u-1"}});
+        settle(Ok(taken), None, &reference, &mut bindings).unwrap();
+        assert_eq!(bindings.text("<uid:claim/c>").unwrap(), "u-1");
+    }
+}
