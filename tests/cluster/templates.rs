@@ -12,7 +12,7 @@ use hearth_tests::status::{name_hash, to_json};
 use hearth_tests::wait::wait_for;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use kube::ResourceExt as _;
+use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use crate::LIMIT;

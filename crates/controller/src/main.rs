@@ -97,7 +97,8 @@ async fn start(mut options: Options, token: CancellationToken) -> Result<(), Mai
     // What makes no sense by itself is said before anybody is asked.
     config::validate(options.flags()).map_err(MainError::Invalid)?;
     let kubeconfig = config::kubeconfig(options.flags());
-    let reading = operator_config::read(kubeconfig.as_deref(), &own_namespace());
+    let namespace = own_namespace();
+    let reading = operator_config::read(kubeconfig.as_deref(), &namespace);
     // Cancel-safe: it only reads.
     let Some(data) = token.run_until_cancelled(reading).await else {
         return Ok(());

@@ -5,7 +5,7 @@ use hearth_api::constants::reason;
 use super::event;
 use crate::effects::{ClaimLabels, Observation};
 use crate::ids::Key;
-use crate::index::{Index, created_by};
+use crate::index::{ClaimRecord, Index, created_by};
 
 /// The claim's status was written and the record shows it.
 pub(crate) fn status_written(index: &mut Index, key: &Key) {
