@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::effects::{Body, Effect, Intent, NodeReply, NodeRequest, Outcome, Write};
 use crate::index::testing::{
-    asks, at, claim, created, key, leader, n1, node, pool, reported, settle, template, writes,
+    asks, at, claim, created, key, leader, merge, n1, node, pool, reported, settle, template, writes,
 };
 use crate::index::{Class, Index, Phase};
 use crate::placement::RuntimeClass;
@@ -444,7 +444,7 @@ fn a_pool_that_no_node_can_take_says_why_with_one_member() {
     );
     assert_eq!(conditions[2]["message"], "Pod exists with phase: Pending");
     let mut seen = serde_json::to_value(created(object(&made[0]), 101)).unwrap();
-    seen["status"] = patch["status"].clone();
+    merge(&mut seen["status"], &patch["status"]);
     let seen = crate::effects::Object::Sandbox(serde_json::from_value(seen).unwrap());
     let done = Outcome::Done(Some(Box::new(seen)));
     index.on_outcome(&status.receipt, done, at(20));

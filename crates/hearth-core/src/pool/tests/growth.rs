@@ -212,7 +212,7 @@ fn members_without_a_node_are_tried_again_though_nothing_has_changed() {
         panic!("{status:?}")
     };
     let mut said = serde_json::to_value(created(object(&made[0]), 101)).unwrap();
-    said["status"] = patch["status"].clone();
+    merge(&mut said["status"], &patch["status"]);
     let said = crate::effects::Object::Sandbox(serde_json::from_value(said).unwrap());
     let done = Outcome::Done(Some(Box::new(said)));
     index.on_outcome(&status.receipt, done, at(20));

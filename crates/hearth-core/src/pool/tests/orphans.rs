@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// What is done about a Sandbox when there is a pool of one: writes but for the pool's status, and requests to nodes.
+/// What is done about a Sandbox when there is a pool of one: writes but for the pool's status and what its template gets,
+/// and requests to nodes.
 fn done_about(sandbox: &Value) -> (Vec<Write>, Vec<NodeRequest>) {
     let mut index = with_node();
     index.apply_sandbox(created(sandbox, 100), at(0));
@@ -11,7 +12,12 @@ fn done_about(sandbox: &Value) -> (Vec<Write>, Vec<NodeRequest>) {
     let effects = settle(&mut index, at(0));
     let asked = asks(&effects);
     let mut written = writes(effects);
-    written.retain(|write| write.receipt.intent != Intent::PoolStatus);
+    written.retain(|write| {
+        !matches!(
+            write.receipt.intent,
+            Intent::PoolStatus | Intent::TemplateLabel | Intent::NetworkPolicy
+        )
+    });
     (written, asked)
 }
 
