@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     /// Remembers what was set; `on` is a switch, `n` and `text` take values.
-    #[derive(Default)]
+    #[derive(Debug, Default)]
     struct Recorder(Vec<(String, String)>);
 
     impl FlagSet for Recorder {
@@ -147,17 +147,22 @@ mod tests {
         }
     }
 
-    fn run(args: &[&str]) -> Result<(Vec<(String, String)>, Vec<String>), UsageError> {
+    /// A flag and its value.
+    type Set<'a> = (&'a str, &'a str);
+    /// Arguments, the flags that they set, and what is behind these.
+    type Case<'a> = (&'a [&'a str], &'a [Set<'a>], &'a [&'a str]);
+
+    fn run(args: &[&str]) -> Result<(Recorder, Vec<String>), UsageError> {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
         let mut flags = Recorder::default();
         let rest = parse(&mut flags, &args)?.to_vec();
-        Ok((flags.0, rest))
+        Ok((flags, rest))
     }
 
     #[test]
     fn flags_are_taken_as_go_takes_them() {
         const ON: (&str, &str) = ("on", "true");
-        let cases: [(&[&str], &[(&str, &str)], &[&str]); 12] = [
+        let cases: [Case<'_>; 12] = [
             (&["-on"], &[ON], &[]),
             (&["--on"], &[ON], &[]),
             (
@@ -176,7 +181,7 @@ mod tests {
             (&["-on", "-", "-n=1"], &[ON], &["-", "-n=1"]),
         ];
         for (args, set, rest) in cases {
-            let (seen, behind) = run(args).unwrap();
+            let (Recorder(seen), behind) = run(args).unwrap();
             let seen: Vec<_> = seen.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
             assert_eq!(
                 (seen.as_slice(), behind),

@@ -117,7 +117,7 @@ mod tests {
         attachments.set(&n, a.clone(), with("new"));
         attachments.set(&m, b, with("other"));
         assert_eq!(told(&outlet), [(a.clone(), with("new"))]);
-        assert_eq!(outlet.begin(), [a.clone()]);
+        assert_eq!(outlet.begin(), std::slice::from_ref(&a));
         assert_eq!(told(&outlet), [(a.clone(), with("new"))]);
         attachments.set(&n, a.clone(), None);
         assert_eq!(told(&outlet), [(a, None)]);

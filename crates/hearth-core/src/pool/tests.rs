@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use crate::effects::{Body, Effect, Intent, NodeReply, NodeRequest, Outcome, Write};
 use crate::index::testing::{
-    asks, at, claim, created, key, leader, merge, n1, node, pool, reported, settle, template, writes,
+    asks, at, claim, created, key, leader, merge, n1, node, pool, reported, settle, template,
+    writes,
 };
 use crate::index::{Class, Index, Phase};
 use crate::placement::RuntimeClass;

@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::super::testing::at;
 use crate::effects::{Body, Object, Outcome, Subject, Write};
 use crate::ids::Key;
-use crate::templates::PolicyRecord;
 use crate::index::testing::{merge, operate};
+use crate::templates::PolicyRecord;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::index) enum Kind {
