@@ -121,7 +121,11 @@ impl State {
             return self.ready_to(Op::Thaw, now);
         }
         if op.needs_slot() && !self.slot {
-            return Some(Op::Admit(now.priority()));
+            return Some(Op::Admit(match op {
+                // Nobody waits for it.
+                Op::RemovePredecessor { .. } => Priority::Background,
+                _ => now.priority(),
+            }));
         }
         Some(op)
     }
@@ -248,6 +252,7 @@ impl State {
             return Some(making);
         }
         self.choose_residency(now)
+            .or_else(|| self.choose_predecessor(now))
     }
 
     /// Whether all containers have ended for good.
@@ -364,6 +369,7 @@ impl State {
         if outdated && self.recorded == Some(Stage::Ready) && !self.record_has_failed() {
             return self.ready_to(Op::Record(Stage::Creating), now);
         }
+        let outdated = outdated && !self.pod.as_mut()?.set_aside(index);
         let pod = self.pod.as_ref()?;
         let policy = pod.plan.restart_policy_of(index);
         let reads_configs = pod.plan.containers.get(index)?.reads_configs();
@@ -372,6 +378,18 @@ impl State {
         let (not_before, attempt) = (container.not_before, container.attempt);
         let (has_image, needs_pull) = (container.has_image, container.needs_pull);
         let image_in_doubt = container.image_in_doubt;
+        if let Some(id) = container.living_predecessor()
+            && container.life != Life::Absent
+        {
+            let id = id.to_owned();
+            return self.ready_to(
+                Op::KillPredecessor {
+                    container: index,
+                    id,
+                },
+                now,
+            );
+        }
         match container.life.clone() {
             Life::Created(id) | Life::Running(id) | Life::Exited { id, .. } if outdated => self
                 .ready_to(

@@ -81,9 +81,11 @@ fn create_step(doing: Option<&Op>, pod: &Pod) -> CreateStep {
         Some(Op::Create { container, .. } | Op::RemoveContainer { container, .. }) => {
             CreateStep::Container(*container)
         }
-        Some(Op::Start { container, .. } | Op::Kill { container, .. }) => {
-            CreateStep::Start(*container)
-        }
+        Some(
+            Op::Start { container, .. }
+            | Op::Kill { container, .. }
+            | Op::KillPredecessor { container, .. },
+        ) => CreateStep::Start(*container),
         Some(Op::RunSandbox { .. } | Op::RemoveSandbox { .. }) => CreateStep::Sandbox,
         Some(Op::Record(_) | Op::Volumes { .. } | Op::Cgroup) => CreateStep::Host,
         _ => match pod.sandbox {

@@ -253,6 +253,8 @@ impl State {
             | Op::Start { .. }
             | Op::Kill { .. }
             | Op::RemoveContainer { .. }
+            | Op::KillPredecessor { .. }
+            | Op::RemovePredecessor { .. }
             | Op::Look => {
                 self.look_due = true;
             }
@@ -315,6 +317,7 @@ impl Pod {
         for (index, container) in self.containers.iter_mut().enumerate() {
             let policy = plan.restart_policy_of(index);
             let role = plan.containers.get(index).map(|plan| plan.role);
+            container.predecessor = None;
             match &container.life {
                 // What an init container did may have gone with the sandbox.
                 _ if role == Some(Role::Init) => container.make_anew(),
@@ -373,6 +376,12 @@ impl Pod {
                     doom.told = true;
                 }
             }
+            (Op::KillPredecessor { .. }, _) => {
+                if let Some(predecessor) = &mut container.predecessor {
+                    predecessor.ended = true;
+                }
+            }
+            (Op::RemovePredecessor { .. }, _) => container.predecessor = None,
             (Op::RemoveContainer { .. }, _) => {
                 // Of one that is only replaced, the image was there a moment ago.
                 let has_image = outdated && container.has_image;

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::op::{Op, Stray};
-use super::state::{HookState, Life, Pod, Residency, SandboxFact, Stage, State, Unsettled};
+use super::state::{
+    HookState, Life, Pod, Predecessor, Residency, SandboxFact, Stage, State, Unsettled,
+};
 use crate::ids::PodUid;
 use crate::podspec::{RestartPolicy, Role};
 use crate::probe::Probes;
@@ -111,11 +113,14 @@ impl State {
             let tried = matches!(&settled, Some(Unsettled::Op(Op::Create { container, .. })) if *container == index);
             let found = newest(&pod, index, &inside);
             see_container(&mut pod, index, found, tried, has_been_ready, now);
+            see_predecessor(&mut pod, index, &inside);
         }
         let known = |container: &&&SeenContainer| {
-            pod.containers
-                .iter()
-                .any(|ours| ours.life.id() == Some(container.id.as_str()))
+            let id = Some(container.id.as_str());
+            pod.containers.iter().any(|ours| {
+                let predecessor = ours.predecessor.as_ref();
+                ours.life.id() == id || predecessor.map(|one| one.id.as_str()) == id
+            })
         };
         let leftover = inside.iter().filter(|container| !known(container));
         self.strays
@@ -173,6 +178,32 @@ fn newest<'a>(pod: &Pod, index: usize, inside: &[&'a SeenContainer]) -> Option<&
         .filter(|container| container.name == *name && container.attempt >= attempt)
         .max_by_key(|container| container.attempt)
         .copied()
+}
+
+/// What ran before the variables of a bind came. One that was never started is no more than a leftover.
+fn see_predecessor(pod: &mut Pod, index: usize, inside: &[&SeenContainer]) {
+    let plans = std::sync::Arc::clone(&pod.plan);
+    let Some((container, plan)) = pod
+        .containers
+        .get_mut(index)
+        .zip(plans.containers.get(index))
+    else {
+        return;
+    };
+    let older = |seen: &&&SeenContainer| {
+        seen.name == plan.name
+            && seen.attempt < container.attempt
+            && !seen.with_env
+            && seen.life != SeenLife::Created
+    };
+    let seen = inside.iter().filter(older).max_by_key(|seen| seen.attempt);
+    // The runtime may not have heard yet of the end of what was killed.
+    let known = container.predecessor.as_ref();
+    let has_ended = |id: &str| known.is_some_and(|known| known.ended && known.id == id);
+    container.predecessor = seen.map(|seen| Predecessor {
+        id: seen.id.clone(),
+        ended: matches!(seen.life, SeenLife::Exited { .. }) || has_ended(&seen.id),
+    });
 }
 
 fn see_container(

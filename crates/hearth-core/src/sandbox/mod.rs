@@ -13,7 +13,8 @@
 //! * Nothing that needs live processes is done to a frozen pod: it is thawed first. Stopping always is such a thing.
 //! * A pod is frozen only while nobody holds it and no probe runs, and is reported frozen only when it was confirmed.
 //! * No ordinary container starts before each init container has ended well in the same CRI sandbox.
-//! * A pod that was bound with variables is not ready before each container that they are for was made with them.
+//! * A pod that was bound with variables is not ready before each container that they are for was made with them. None of
+//!   these starts while the one that it takes the place of has a process; what is left of that goes when there is time.
 //! * The time that counts for a pod's deadline is the time in which it was claimed and its processes ran, and no other.
 //! * Once a pod is being stopped it is never used again: a resume makes a new incarnation.
 
@@ -41,7 +42,7 @@ pub use op::{Effect, Event, Learned, NewPod, Op, Outcome, Priority, Step, Stray}
 pub use phase::{CreateStep, Phase, StopStep};
 pub use state::{
     ActiveTime, Container, Contents, Desired, Doom, Ended, Failure, Goal, HookState, Life,
-    Observed, Pod, Prepared, Residency, SandboxFact, Stage, State, Unsettled,
+    Observed, Pod, Predecessor, Prepared, Residency, SandboxFact, Stage, State, Unsettled,
 };
 
 /// Takes in what was observed and says what to do next. `now` is the time since any fixed moment of this process.

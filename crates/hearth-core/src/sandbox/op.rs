@@ -181,6 +181,20 @@ pub enum Op {
         /// Its id.
         id: String,
     },
+    /// Kill a container at once that another takes the place of: nobody has used it.
+    KillPredecessor {
+        /// The container.
+        container: usize,
+        /// The id of the one that is killed.
+        id: String,
+    },
+    /// Remove such a container, after its end.
+    RemovePredecessor {
+        /// The container.
+        container: usize,
+        /// The id of the one that is removed.
+        id: String,
+    },
     /// Freeze the pod and confirm it.
     Freeze,
     /// Thaw the pod and confirm it.
@@ -256,6 +270,8 @@ pub enum Step {
     Start,
     Kill,
     RemoveContainer,
+    KillPredecessor,
+    RemovePredecessor,
     Freeze,
     Thaw,
     StopContainers,
@@ -284,6 +300,8 @@ impl Step {
             Self::Start => "start",
             Self::Kill => "kill",
             Self::RemoveContainer => "remove_container",
+            Self::KillPredecessor => "kill_predecessor",
+            Self::RemovePredecessor => "remove_predecessor",
             Self::Freeze => "freeze",
             Self::Thaw => "thaw",
             Self::StopContainers => "stop_containers",
@@ -320,6 +338,8 @@ impl Op {
             Self::Start { .. } => Step::Start,
             Self::Kill { .. } => Step::Kill,
             Self::RemoveContainer { .. } => Step::RemoveContainer,
+            Self::KillPredecessor { .. } => Step::KillPredecessor,
+            Self::RemovePredecessor { .. } => Step::RemovePredecessor,
             Self::Freeze => Step::Freeze,
             Self::Thaw => Step::Thaw,
             Self::StopContainers { .. } => Step::StopContainers,
@@ -341,7 +361,9 @@ impl Op {
             | Self::Create { container, .. }
             | Self::Start { container, .. }
             | Self::Kill { container, .. }
-            | Self::RemoveContainer { container, .. } => Some(*container),
+            | Self::RemoveContainer { container, .. }
+            | Self::KillPredecessor { container, .. }
+            | Self::RemovePredecessor { container, .. } => Some(*container),
             _ => None,
         }
     }
@@ -356,6 +378,8 @@ impl Op {
                 | Self::Start { .. }
                 | Self::Kill { .. }
                 | Self::RemoveContainer { .. }
+                | Self::KillPredecessor { .. }
+                | Self::RemovePredecessor { .. }
                 | Self::StopContainers { .. }
                 | Self::StopSandbox { .. }
                 | Self::RemoveSandbox { .. }
@@ -374,6 +398,7 @@ impl Op {
                 | Self::Start { .. }
                 | Self::StopSandbox { .. }
                 | Self::RemoveSandbox { .. }
+                | Self::RemovePredecessor { .. }
                 | Self::RemoveStray(_)
         )
     }
@@ -387,6 +412,8 @@ impl Op {
                     | Self::Volumes { .. }
                     | Self::Cgroup
                     | Self::Image { .. }
+                    // Between two steps that need it.
+                    | Self::KillPredecessor { .. }
             )
     }
 

@@ -212,6 +212,8 @@ pub struct Container {
     pub doomed: Option<Doom>,
     /// Whether it was made with the variables of the bind.
     pub with_env: bool,
+    /// The one that it takes the place of, until that is removed.
+    pub predecessor: Option<Predecessor>,
     /// How often it had to be started again lately.
     pub restarts: Restarts,
     /// Not to be started again before this.
@@ -241,6 +243,16 @@ impl Container {
     pub fn is_coming_up(&self) -> bool {
         matches!(self.life, Life::Running(_)) && self.hook != HookState::Done
     }
+}
+
+/// A container that ran before the variables of a bind came that are for it. It never runs beside the one that takes its
+/// place, and is removed when there is time for that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Predecessor {
+    /// Its id.
+    pub id: String,
+    /// Whether it is known to have no process any more.
+    pub ended: bool,
 }
 
 /// Why a container that runs is to be started anew.

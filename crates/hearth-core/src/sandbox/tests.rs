@@ -607,6 +607,10 @@ proptest! {
         if last.ends_pod() {
             prop_assert!(world.is_empty());
         }
+        // What stands frozen or has finished keeps what was replaced until it runs again or goes.
+        if last == RUN && !finished {
+            prop_assert_eq!(world.leftovers(), 0, "{:?}", world.state);
+        }
         world.desired.goal = Goal::Remove;
         world.tick();
         world.settle();

@@ -129,6 +129,7 @@ impl World {
         for effect in effects {
             self.carry_out(effect);
         }
+        self.check_names();
         assert_eq!(
             self.state.doing, self.doing,
             "state and world disagree on what is under way"
@@ -256,6 +257,12 @@ impl World {
                     .is_some_and(|env| env.is_for(name));
                 assert!(*with_env || !due, "{op:?} without its variables");
             }
+            Op::RemovePredecessor { id, .. } => {
+                assert!(
+                    self.running().all(|container| container.id != *id),
+                    "{op:?} while it runs"
+                );
+            }
             Op::Start { container, .. } if self.plan.containers[*container].role == Role::Main => {
                 self.check_inits_are_over();
             }
@@ -282,6 +289,24 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    /// Two containers of one name would have one volume and one port.
+    fn check_names(&self) {
+        let mut names = BTreeSet::new();
+        for running in self.running() {
+            let is_first = names.insert((&running.sandbox_id, &running.name));
+            assert!(
+                is_first,
+                "two of {} run, after {:?}",
+                running.name, self.log
+            );
+        }
+    }
+
+    fn running(&self) -> impl Iterator<Item = &WorldContainer> {
+        let all = self.containers.iter();
+        all.filter(|container| container.life == SeenLife::Running)
     }
 
     /// What must hold of each phase that is reported.
@@ -472,9 +497,10 @@ impl World {
                 container.life = SeenLife::Running;
                 container.started = true;
             }),
-            Op::RemoveContainer { id, .. } => {
+            Op::RemoveContainer { id, .. } | Op::RemovePredecessor { id, .. } => {
                 self.containers.retain(|container| container.id != *id)
             }
+            Op::KillPredecessor { id, .. } => self.exit(id, 137),
             Op::Freeze => self.residency = Residency::Frozen,
             Op::Thaw => self.residency = Residency::Running,
             Op::Kill { id, .. } => self.exit(id, 143),

@@ -1,6 +1,7 @@
 //! A pod that was made before its variables came.
 
 use super::*;
+use crate::restart::Restarts;
 
 /// A member that is ready, with a container before its ordinary ones.
 fn member(before: &[Role], probed: bool, policy: RestartPolicy) -> World {
@@ -32,10 +33,11 @@ fn only_the_container_that_they_are_for_is_made_anew_and_at_once() {
     let steps = replaced(&mut world, 1);
     let expect = [
         Step::Record,
-        Step::RemoveContainer,
         Step::Create,
+        Step::KillPredecessor,
         Step::Start,
         Step::Record,
+        Step::RemovePredecessor,
     ];
     assert_eq!(steps, expect);
     assert_eq!((world.made(0), world.made(1)), (vec![], vec![(1, true)]));
@@ -95,8 +97,8 @@ fn the_same_variables_again_and_a_restart_change_nothing() {
 fn a_daemon_that_is_killed_anywhere_on_the_way_finishes_it_once() {
     for kill_at in [
         Step::Record,
-        Step::RemoveContainer,
         Step::Create,
+        Step::KillPredecessor,
         Step::Start,
     ] {
         for done in [true, false] {
@@ -140,6 +142,136 @@ fn killed_on_the_way(kill_at: Step, done: bool, probed: bool, goal: Goal) {
     );
     assert_eq!(world.made(1), [], "{case}");
     assert_eq!(world.journal.as_ref().unwrap().0, Stage::Ready, "{case}");
+    assert_eq!(world.leftovers(), 0, "{case}");
+}
+
+/// A pod that is ready with its variables, while what was replaced is still there.
+fn ready_with_a_leftover() -> World {
+    let mut world = member(&[], true, RestartPolicy::Always);
+    world.desired.goal = RUN;
+    world.bind(0);
+    until(&mut world, Step::Start);
+    world.end(Ending::Good);
+    world.probed(true);
+    assert_eq!(world.state.phase, Phase::Ready(Residency::Running));
+    assert_eq!(world.leftovers(), 1);
+    world
+}
+
+#[test]
+fn nobody_waits_for_the_removal_of_what_was_replaced() {
+    let mut world = member(&[], true, RestartPolicy::Always);
+    world.desired.goal = RUN;
+    world.bind(0);
+    until(&mut world, Step::Start);
+    world.end(Ending::Good);
+    assert_eq!(world.state.doing, None, "the probe may be the last");
+
+    let mut world = ready_with_a_leftover();
+    assert_eq!(world.state.doing, Some(Op::Record(Stage::Ready)));
+    world.end(Ending::Good);
+    let turn = Some(Op::Admit(Priority::Background));
+    assert_eq!(world.state.doing, turn, "it yields to claims");
+    world.settle();
+    assert_eq!(world.leftovers(), 0);
+}
+
+#[test]
+fn what_is_being_replaced_is_dead_before_the_next_one_starts() {
+    // The world objects to two of one name that run.
+    for ending in [Ending::Bad, Ending::Lost, Ending::Late] {
+        let mut world = member(&[], true, RestartPolicy::Always);
+        world.desired.goal = RUN;
+        world.bind(0);
+        until(&mut world, Step::KillPredecessor);
+        world.end(ending);
+        assert_ne!(world.state.phase, Phase::Ready(Residency::Running));
+        world.settle();
+        assert_eq!(world.state.phase, Phase::Ready(Residency::Running));
+        assert_eq!(
+            (world.made(0), world.leftovers()),
+            (vec![(1, true)], 0),
+            "{ending:?}"
+        );
+    }
+}
+
+#[test]
+fn one_that_ends_by_itself_while_it_is_replaced_need_not_be_killed() {
+    let mut world = member(&[], true, RestartPolicy::Always);
+    world.desired.goal = RUN;
+    world.bind(0);
+    until(&mut world, Step::Create);
+    world.container_exits(0, 1);
+    world.settle();
+    assert_eq!(world.state.phase, Phase::Ready(Residency::Running));
+    assert!(!world.steps().contains(&Step::KillPredecessor));
+    assert_eq!((world.made(0), world.leftovers()), (vec![(1, true)], 0));
+}
+
+#[test]
+fn to_be_replaced_is_no_crash() {
+    let mut world = member(&[], true, RestartPolicy::Always);
+    replaced(&mut world, 0);
+    let container = &world.state.pod.as_ref().unwrap().containers[0];
+    assert_eq!(container.restarts, Restarts::default());
+    assert_eq!(container.trouble, None);
+    assert_eq!(container.not_before, Duration::ZERO);
+}
+
+#[test]
+fn a_removal_that_fails_leaves_the_pod_ready_and_is_tried_again() {
+    for ending in [Ending::Bad, Ending::Lost, Ending::Late] {
+        let mut world = ready_with_a_leftover();
+        until(&mut world, Step::RemovePredecessor);
+        world.end(ending);
+        assert!(world.state.ready(), "{ending:?}");
+        world.settle();
+        assert_eq!(world.leftovers(), 0, "{ending:?}");
+    }
+}
+
+#[test]
+fn a_daemon_that_is_killed_before_the_removal_removes_it_later() {
+    for done in [true, false] {
+        let mut world = ready_with_a_leftover();
+        until(&mut world, Step::RemovePredecessor);
+        if done {
+            world.end(Ending::Good);
+        }
+        world.restart();
+        world.settle();
+        assert_eq!(world.state.phase, Phase::Ready(Residency::Running));
+        assert_eq!((world.made(0), world.leftovers()), (vec![(1, true)], 0));
+    }
+}
+
+#[test]
+fn nothing_is_thawed_for_what_was_replaced() {
+    let mut world = ready_with_a_leftover();
+    world.log.clear();
+    world.desired.goal = Goal::Freeze;
+    world.tick();
+    world.settle();
+    assert_eq!(world.state.phase, Phase::Ready(Residency::Frozen));
+    assert!(!world.steps().contains(&Step::Thaw), "{:?}", world.steps());
+    assert_eq!(world.leftovers(), 1);
+    world.desired.goal = RUN;
+    world.tick();
+    world.settle();
+    assert_eq!(world.leftovers(), 0);
+}
+
+#[test]
+fn a_pod_that_goes_takes_what_was_replaced_with_it() {
+    let mut world = ready_with_a_leftover();
+    world.log.clear();
+    world.desired.goal = Goal::Remove;
+    world.tick();
+    world.settle();
+    assert_eq!(world.state.phase, Phase::Gone);
+    assert!(world.is_empty());
+    assert!(!world.steps().contains(&Step::RemovePredecessor));
 }
 
 #[test]
@@ -150,7 +282,7 @@ fn a_journal_that_cannot_be_written_does_not_hold_it_up() {
     assert_eq!(world.state.doing, Some(Op::Record(Stage::Creating)));
     world.end(Ending::Bad);
     let doing = world.state.doing.as_ref().map(Op::step);
-    assert_eq!(doing, Some(Step::RemoveContainer));
+    assert_eq!(doing, Some(Step::Admit), "its turn to be made");
     world.settle();
     assert_eq!(world.state.phase, Phase::Ready(Residency::Running));
 }

@@ -1,5 +1,6 @@
 //! What may happen to a sandbox and its node.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Ending, World, WorldSandbox};
@@ -50,6 +51,12 @@ impl World {
             _ => None,
         });
         made.collect()
+    }
+
+    /// How many containers there are beside one of each name in each sandbox.
+    pub(in crate::sandbox) fn leftovers(&self) -> usize {
+        let named = self.containers.iter().map(|c| (&c.sandbox_id, &c.name));
+        self.containers.len() - named.collect::<BTreeSet<_>>().len()
     }
 
     pub(in crate::sandbox) fn probed(&mut self, success: bool) {
@@ -146,6 +153,7 @@ impl World {
                     }
                 }),
                 Op::StopSandbox { id } => self.stop_sandbox(id),
+                Op::KillPredecessor { id, .. } => self.exit(id, 137),
                 _ => {}
             }
         }
