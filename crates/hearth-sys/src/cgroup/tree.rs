@@ -134,6 +134,23 @@ impl Cgroup {
         &self.path
     }
 
+    /// The cgroup of a container in this pod: a runtime that is given the pod's cgroup as parent, and manages cgroups by
+    /// their files, names it by the container's id.
+    ///
+    /// # Errors
+    /// [`CgroupError::BadName`] when the id has other characters than letters and digits.
+    pub fn container(&self, id: &str) -> Result<Self, CgroupError> {
+        if id.is_empty() || !id.chars().all(|c| c.is_ascii_alphanumeric()) {
+            return Err(CgroupError::BadName {
+                name: id.to_owned(),
+            });
+        }
+        Ok(Self {
+            layout: Arc::clone(&self.layout),
+            path: format!("{}/{id}", self.path),
+        })
+    }
+
     /// Whether it exists in any hierarchy.
     #[must_use]
     pub fn exists(&self) -> bool {
@@ -320,6 +337,11 @@ mod tests {
         }
         let pod = tree(root.path()).pod("0f-9A").unwrap();
         assert_eq!(pod.path(), "/hearth-t1/pods/pod0f-9A");
+        for id in ["", "..", "a/b", "a.b", "a\n"] {
+            assert!(pod.container(id).is_err(), "{id:?}");
+        }
+        let container = pod.container("0fe1").unwrap();
+        assert_eq!(container.path(), "/hearth-t1/pods/pod0f-9A/0fe1");
     }
 
     #[test]

@@ -124,6 +124,26 @@ fn killing_a_pod_reaches_containers_below_and_leaves_others_alone() {
 }
 
 #[test]
+fn killing_a_container_leaves_the_others_of_its_pod_alone() {
+    let trial = Trial::new();
+    let mut pod = trial.pod("a");
+    for name in ["c1", "c2"] {
+        let below = below(&trial, "a", name);
+        for _ in 0..2 {
+            let child = sleeper();
+            for directory in &below {
+                fs::write(directory.join("cgroup.procs"), child.id().to_string()).unwrap();
+            }
+            pod.adopt(child);
+        }
+    }
+    let container = |name| pod.cgroup.container(name).unwrap();
+    container("c1").kill(LONG).unwrap();
+    let left = |name| container(name).processes().unwrap().len();
+    assert_eq!((left("c1"), left("c2"), left("c3")), (0, 2, 0));
+}
+
+#[test]
 fn removal_waits_for_the_last_task() {
     let trial = Trial::new();
     let mut pod = trial.pod("a");
