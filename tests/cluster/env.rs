@@ -9,6 +9,7 @@ use hearth_tests::fixtures::{self, IMAGE, PORT};
 use hearth_tests::http;
 use hearth_tests::scene::{self, AWAY, COLD, Scene, WARM};
 use hearth_tests::status::{Claimed, pod_uid};
+use hearth_tests::wait::wait_for;
 use kube::ResourceExt as _;
 use serde_json::{Value, json};
 
@@ -104,12 +105,19 @@ fn a_member_has_a_claims_variables_when_it_is_ready_and_keeps_its_pod_and_volume
     });
 }
 
-/// The container that the variable is for was made twice, the other one once.
+/// The container that the variable is for was made twice, the other one once. What was replaced goes after the answer.
 async fn check_containers(scene: &Scene, pod: &str) -> Result<()> {
-    let attempts = scene.containerd.attempts(pod).await?;
     let expect = [("main".to_owned(), 1), ("side".to_owned(), 0)];
-    ensure!(attempts == expect, "containers are {attempts:?}");
-    Ok(())
+    wait_for("what was replaced is gone", AWAY, async || {
+        let attempts = scene.containerd.attempts(pod).await;
+        let attempts = attempts.map_err(|error| format!("{error:#}"))?;
+        if attempts == expect {
+            Ok(())
+        } else {
+            Err(format!("containers are {attempts:?}"))
+        }
+    })
+    .await
 }
 
 /// The Sandbox is the claim's, and its PodSpec has the variable.

@@ -109,6 +109,23 @@ pub(crate) fn begin_next(directory: &Path) -> io::Result<u32> {
     Ok(last + 1)
 }
 
+/// Removes the log at this path, and what was set aside of it. Success when there is none, or when the path is of no log.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    let name = path
+        .file_name()
+        .and_then(|name| LogName::parse(name.to_str()?));
+    let (Some(name), Some(directory)) = (name, path.parent()) else {
+        return Ok(());
+    };
+    for part in parts(directory, name.number)? {
+        match fs::remove_file(part) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Names of the containers that have logs.
 pub(crate) fn containers(directory: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
@@ -219,6 +236,17 @@ mod tests {
         assert_eq!(numbers(&a).unwrap(), [2]);
         assert_eq!(begin_next(&a).unwrap(), 3, "it was not begun");
         assert_eq!(begin_next(&dir.path().join("new")).unwrap(), 0);
+    }
+
+    #[test]
+    fn the_log_of_one_start_is_removed_and_no_other() {
+        let dir = tree(&["a/0.log", "a/0.log.1", "a/1.log", "b/0.log"]);
+        let a = dir.path().join("a");
+        for path in [a.join("0.log"), a.join("0.log"), a.clone(), PathBuf::new()] {
+            remove(&path).unwrap();
+        }
+        assert_eq!(numbers(&a).unwrap(), [1]);
+        assert_eq!(numbers(&dir.path().join("b")).unwrap(), [0]);
     }
 
     #[test]

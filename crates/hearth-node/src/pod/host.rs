@@ -27,6 +27,8 @@ const LAST_WORDS: &str = "last-words";
 
 /// How long tasks that were killed may take to be gone before their cgroup is removed.
 const EMPTY_WITHIN: Duration = Duration::from_secs(10);
+/// How long the processes of a container may take to be gone that somebody waits for.
+const KILL_WITHIN: Duration = Duration::from_secs(2);
 /// How long a cgroup that has just been emptied may stay busy.
 const LEAVE_WITHIN: Duration = Duration::from_millis(500);
 
@@ -81,6 +83,13 @@ pub trait PodHost: Send + Sync + std::fmt::Debug + 'static {
 
     /// Removes the pod's cgroup, killing what is left in it. Success when there is none.
     fn remove_cgroup(&self, pod: &PodUid) -> Result<(), HostError>;
+
+    /// Kills the processes of a container by its cgroup, and waits until none is left. `false` when there was none: they
+    /// have ended, or are not in the host's cgroups.
+    ///
+    /// # Errors
+    /// When some are left after two seconds.
+    fn kill_container(&self, pod: &PodUid, container: &str) -> Result<bool, HostError>;
 
     /// The pod's cgroup as CRI takes it.
     fn cgroup_parent(&self, pod: &PodUid) -> Result<String, HostError>;
@@ -402,6 +411,20 @@ impl PodHost for SysHost {
             removed => removed,
         };
         removed.map_err(|source| HostError::Cgroup {
+            pod: pod.clone(),
+            source,
+        })
+    }
+
+    fn kill_container(&self, pod: &PodUid, container: &str) -> Result<bool, HostError> {
+        let kill = |cgroup: hearth_sys::Cgroup| {
+            if cgroup.processes()?.is_empty() {
+                return Ok(false);
+            }
+            cgroup.kill(KILL_WITHIN).map(|()| true)
+        };
+        let killed = self.cgroup(pod)?.container(container).and_then(kill);
+        killed.map_err(|source| HostError::Cgroup {
             pod: pod.clone(),
             source,
         })

@@ -1,6 +1,6 @@
 //! What people ask about pods beyond their views: what the runtime and the host have of them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,9 @@ use hearth_cri::{CriError, v1};
 use hearth_sys::Usage;
 use tokio::task::JoinError;
 
-use super::cri_config::{ANNOTATION_STDIN, ANNOTATION_TTY, LABEL_INSTANCE, LABEL_POD_UID};
+use super::cri_config::{
+    ANNOTATION_STDIN, ANNOTATION_TTY, LABEL_BOUND_ENV, LABEL_INSTANCE, LABEL_POD_UID,
+};
 use super::gate::Hold;
 use super::host::HostError;
 use super::manager::{GateRefused, PodManager};
@@ -34,7 +36,8 @@ impl PodManager {
             .collect())
     }
 
-    /// The pod's containers at the runtime, those that have exited included, by name and attempt.
+    /// The pod's containers at the runtime, those that have exited included, by name and attempt. Without those that were
+    /// replaced for the variables of a bind: nobody is to use them, and their end is no crash.
     pub(crate) async fn containers(
         &self,
         pod: &PodUid,
@@ -54,6 +57,7 @@ impl PodManager {
             (metadata.name, metadata.attempt)
         };
         containers.sort_by_cached_key(order);
+        drop_replaced(&mut containers);
         Ok(containers)
     }
 
@@ -125,6 +129,17 @@ impl PodManager {
     }
 }
 
+fn drop_replaced(containers: &mut Vec<v1::ContainerStatus>) {
+    let has_env = |container: &v1::ContainerStatus| container.labels.contains_key(LABEL_BOUND_ENV);
+    let name = |container: &v1::ContainerStatus| {
+        let metadata = container.metadata.as_ref();
+        metadata.map_or_else(String::new, |metadata| metadata.name.clone())
+    };
+    let with_env = containers.iter().filter(|container| has_env(container));
+    let anew: HashSet<String> = with_env.map(name).collect();
+    containers.retain(|container| has_env(container) || !anew.contains(&name(container)));
+}
+
 /// Keeps a pod's processes running.
 #[derive(Debug)]
 pub(crate) struct LiveHold {
@@ -148,5 +163,40 @@ impl Console {
             stdin: is_set(ANNOTATION_STDIN),
             terminal: is_set(ANNOTATION_TTY),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_replaced_is_not_shown_and_what_has_crashed_is() {
+        let container = |name: &str, attempt, has_env: bool| {
+            let label = (LABEL_BOUND_ENV.to_owned(), "true".to_owned());
+            v1::ContainerStatus {
+                metadata: Some(v1::ContainerMetadata {
+                    name: name.to_owned(),
+                    attempt,
+                }),
+                labels: has_env.then_some(label).into_iter().collect(),
+                ..Default::default()
+            }
+        };
+        let mut containers = vec![
+            container("main", 0, false),
+            container("main", 1, true),
+            container("main", 2, true),
+            container("side", 0, false),
+            container("side", 1, false),
+        ];
+        drop_replaced(&mut containers);
+        let left = containers.into_iter().filter_map(|left| left.metadata);
+        let left: Vec<_> = left.map(|left| (left.name, left.attempt)).collect();
+        let expect = [("main", 1), ("main", 2), ("side", 0), ("side", 1)];
+        assert_eq!(
+            left,
+            expect.map(|(name, attempt)| (name.to_owned(), attempt))
+        );
     }
 }

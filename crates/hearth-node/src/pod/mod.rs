@@ -39,6 +39,7 @@ mod payload;
 mod persistent;
 mod prober;
 mod record;
+mod replace;
 mod rest;
 mod runner;
 mod settle;

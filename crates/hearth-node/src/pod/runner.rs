@@ -256,6 +256,8 @@ impl Runner {
             for container in &pod.containers {
                 let running = matches!(container.life, Life::Running(_));
                 containers.extend(container.life.id().map(|id| (id.to_owned(), running)));
+                let predecessor = container.predecessor.iter();
+                containers.extend(predecessor.map(|one| (one.id.clone(), !one.ended)));
             }
         }
         let mut seen = listing.clone();
@@ -540,7 +542,7 @@ impl Runner {
             cell: Arc::clone(&self.cell),
             key: self.key.clone(),
             member: desired.member,
-            group: self.group(desired),
+            group: self.group(&op, desired),
             handler: self.handler(),
             pod: self.state.pod.clone(),
             metadata: self
@@ -572,8 +574,10 @@ impl Runner {
     }
 
     /// With whom it takes turns.
-    fn group(&self, desired: &Desired) -> Group {
-        if desired.goal.ends_pod() {
+    fn group(&self, op: &Op, desired: &Desired) -> Group {
+        // In the background nothing is made for a sandbox that somebody has: something of it is removed.
+        let removes = *op == Op::Admit(Priority::Background) && !desired.member;
+        if desired.goal.ends_pod() || removes {
             return Group::Teardown;
         }
         let pool = self

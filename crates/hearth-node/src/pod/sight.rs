@@ -109,15 +109,18 @@ async fn life(
     })
 }
 
+/// Exit code of what was replaced. How that ended in truth is nothing to anybody: it was killed by this daemon.
+const KILLED: i32 = 137;
+
 /// The code of a container that is known to have ended.
 pub(super) fn known_code(known: Option<&Pod>, container_id: &str) -> Option<i32> {
-    known?
-        .containers
-        .iter()
-        .find_map(|container| match &container.life {
-            Life::Exited { id, code } if id == container_id => Some(*code),
+    known?.containers.iter().find_map(
+        |container| match (&container.life, &container.predecessor) {
+            (Life::Exited { id, code }, _) if id == container_id => Some(*code),
+            (_, Some(predecessor)) if predecessor.id == container_id => Some(KILLED),
             _ => None,
-        })
+        },
+    )
 }
 
 fn exited(status: &v1::ContainerStatus) -> SeenLife {

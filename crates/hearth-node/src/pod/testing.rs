@@ -56,6 +56,7 @@ struct HostState {
     /// What is mounted of volumes that outlive the pod.
     mounted: HashMap<PodUid, Locations>,
     fail_volumes: u32,
+    fail_kills: bool,
     /// What directories take of the disk.
     sizes: HashMap<PathBuf, u64>,
     cpu: HashMap<PodUid, Duration>,
@@ -114,6 +115,14 @@ impl Freezer for TestFreezer {
 
     fn method(&self) -> Method {
         self.inner.method()
+    }
+}
+
+fn refused(action: &'static str) -> HostError {
+    HostError::File {
+        action,
+        path: "/pods".into(),
+        source: std::io::Error::other("disk full"),
     }
 }
 
@@ -189,6 +198,10 @@ impl FakeHost {
         self.state.lock().fail_volumes += 1;
     }
 
+    pub(super) fn fail_kills(&self) {
+        self.state.lock().fail_kills = true;
+    }
+
     pub(super) fn limits(&self, pod: &PodUid) -> Option<Limits> {
         self.state.lock().cgroups.get(pod).copied()
     }
@@ -217,12 +230,7 @@ impl PodHost for FakeHost {
         let mut state = self.state.lock();
         if state.fail_volumes > 0 {
             state.fail_volumes -= 1;
-            let source = std::io::Error::other("disk full");
-            return Err(HostError::File {
-                action: "make",
-                path: "/pods".into(),
-                source,
-            });
+            return Err(refused("make"));
         }
         let mut claims = plan.volumes.iter().filter(|volume| volume.claim.is_some());
         let mounted = state.mounted.contains_key(pod);
@@ -280,6 +288,13 @@ impl PodHost for FakeHost {
         );
         self.state.lock().cgroups.remove(pod);
         Ok(())
+    }
+
+    fn kill_container(&self, _pod: &PodUid, container: &str) -> Result<bool, HostError> {
+        if self.state.lock().fail_kills {
+            return Err(refused("kill"));
+        }
+        Ok(self.runtime.exit_container(container, 137))
     }
 
     fn cgroup_parent(&self, pod: &PodUid) -> Result<String, HostError> {

@@ -193,6 +193,16 @@ impl Subject {
             }
             Op::RemoveContainer { id, .. } if id.is_empty() => NOTHING,
             Op::RemoveContainer { id, .. } => changed(runtime.remove_container(&id).await),
+            Op::KillPredecessor { container, id } => {
+                let name = &self.container(container)?.name;
+                let killed = self.kill_predecessor(&id).await;
+                killed.map_err(|problem| problem.about(name))
+            }
+            Op::RemovePredecessor { container, id } => {
+                let name = &self.container(container)?.name;
+                let removed = self.remove_predecessor(&id).await;
+                removed.map_err(|problem| problem.about(name))
+            }
             Op::Freeze => self.freeze().await,
             Op::Thaw => self.thaw().await,
             Op::Kill {
@@ -411,7 +421,8 @@ impl Subject {
         let pod = self.pod()?;
         let running = pod.containers.iter().filter_map(|c| match &c.life {
             Life::Running(id) => Some(id.clone()),
-            _ => None,
+            // It has not come to be killed yet.
+            _ => c.living_predecessor().map(str::to_owned),
         });
         Ok(FreezeTarget {
             pod: pod.uid.clone(),
@@ -479,7 +490,7 @@ impl Subject {
     }
 }
 
-fn changed(result: std::result::Result<(), CriError>) -> Result<Learned> {
+pub(super) fn changed(result: std::result::Result<(), CriError>) -> Result<Learned> {
     result
         .map(|()| Learned::Nothing)
         .map_err(|error| Problem::of_change(&error))

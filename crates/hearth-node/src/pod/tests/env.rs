@@ -1,13 +1,16 @@
 //! Binds that bring variables.
 
+use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use hearth_api::{OperatingMode, Sandbox, Tier};
 use hearth_core::binding::BoundEnv;
 use hearth_core::podspec::Variable;
-use hearth_cri::{ErrorKind, Operation};
+use hearth_cri::{ContainerEvents, ErrorKind, Operation, PodRuntime, v1};
 use serde_json::json;
+use tokio::time::timeout;
 
 use super::super::testing::{IMAGE, Node, bare, member, sandbox};
 use super::super::*;
@@ -71,7 +74,7 @@ async fn a_member_is_ready_again_once_its_container_was_made_with_them() {
     assert_eq!(
         node.runtime.calls(Operation::StopContainer),
         0,
-        "nobody had used it"
+        "nobody had used it, and its processes are the host's"
     );
     assert!(view.phases.create.is_some() && view.phases.sandbox.is_none());
 
@@ -125,9 +128,9 @@ async fn variables_for_another_pod_or_container_are_no_bind() {
 #[tokio::test(start_paused = true)]
 async fn a_daemon_that_is_killed_on_the_way_finishes_it() {
     for op in [
-        Operation::RemoveContainer,
         Operation::CreateContainer,
         Operation::StartContainer,
+        Operation::RemoveContainer,
     ] {
         for effect in [true, false] {
             let (mut node, before, env) = stocked().await;
@@ -158,6 +161,89 @@ async fn a_daemon_that_is_killed_on_the_way_finishes_it() {
             assert_eq!(node.changes_made(), calls, "{op:?} {effect}");
         }
     }
+}
+
+/// Binds a member with these variables and waits until it is ready with them.
+async fn bound(node: &Node, env: &Arc<BoundEnv>) {
+    let bound = node.pods.thaw_for_bind(&uid("a"), Some(env)).await;
+    bound.unwrap().commit();
+    assert!(not_ready(node));
+    node.ready("a", Tier::Running).await;
+}
+
+/// The container that is removed next.
+async fn removed(events: &mut ContainerEvents) -> String {
+    let deleted = v1::ContainerEventType::ContainerDeletedEvent as i32;
+    let next = async {
+        loop {
+            let event = events.next().await.unwrap().unwrap();
+            if event.container_event_type == deleted {
+                return event.container_id;
+            }
+        }
+    };
+    let next = timeout(Duration::from_secs(3600), next).await;
+    next.expect("no container was removed")
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_the_removal_of_what_was_replaced_which_is_tried_until_it_is_done() {
+    let (node, before, env) = stocked().await;
+    let mut events = node.runtime.container_events().await.unwrap();
+    node.runtime.hang_next(Operation::RemoveContainer);
+    node.runtime
+        .fail_next(Operation::RemoveContainer, ErrorKind::Other);
+    bound(&node, &env).await;
+    assert!(is_another(&node, &before));
+    let all = v1::ContainerFilter::default();
+    assert_eq!(node.runtime.list_containers(all).await.unwrap().len(), 2);
+    assert_eq!(removed(&mut events).await, before[0]);
+    assert_eq!(node.pods.view(&uid("a")).unwrap().phase, PodPhase::Ready);
+    assert!(is_another(&node, &before));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_runtime_stops_what_cannot_be_killed_by_its_cgroup() {
+    // gVisor has the processes in a kernel of its own.
+    for gvisor in [true, false] {
+        let node = Node::new();
+        let mut wanted = member("a");
+        let tier = if gvisor {
+            let fields = json!({"runtimeClassName": "gvisor"});
+            wanted.spec.pod_template = sandbox("any", &fields).spec.pod_template;
+            Tier::Running
+        } else {
+            node.host.fail_kills();
+            Tier::Frozen
+        };
+        node.want(&wanted);
+        let view = node.ready("a", tier).await;
+        let before = node.runtime.running_containers();
+        bound(&node, &env(&view, "main")).await;
+        assert!(is_another(&node, &before), "{gvisor}");
+        assert_eq!(node.runtime.calls(Operation::StopContainer), 1, "{gvisor}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_replaced_leaves_no_log_of_a_crash() {
+    let root = tempfile::tempdir().unwrap();
+    let logs_dir = root.path().to_owned();
+    let node = Node::with(|config| config.logs_dir = logs_dir);
+    node.want(&member("a"));
+    let view = node.ready("a", Tier::Frozen).await;
+    let logs = node.pods.log_directory(&view).join("main");
+    fs::create_dir_all(&logs).unwrap();
+    fs::write(logs.join("0.log"), "of the first").unwrap();
+    let mut events = node.runtime.container_events().await.unwrap();
+    bound(&node, &env(&view, "main")).await;
+    let running = node.runtime.running_containers();
+    let status = node.runtime.container_status(&running[0]).await.unwrap();
+    let log = logs.join("1.log");
+    assert_eq!(status.unwrap().log_path, log.to_string_lossy());
+    fs::write(&log, "of the second").unwrap();
+    removed(&mut events).await;
+    assert_eq!(crate::log_files::entries(&logs).unwrap(), ["1.log"]);
 }
 
 /// Suspends a sandbox that runs, and resumes it.

@@ -1,0 +1,63 @@
+//! The end of a container that another takes the place of, and that nobody has used: at once, and what is left of it later.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hearth_core::sandbox::Learned;
+use tokio::task::spawn_blocking;
+
+use super::work::{NOTHING, Problem, Result, Subject, blocking, changed};
+use crate::host::Runtime;
+use crate::log_files;
+
+impl Subject {
+    /// Kills it, without hook and grace period. Where its processes are the host's it is done by the kernel, which takes
+    /// milliseconds; the runtime, which also clears up before it answers, is asked where they are not, or nobody finds them.
+    pub(super) async fn kill_predecessor(&self, id: &str) -> Result<Learned> {
+        if self.kill_by_cgroup(id).await? {
+            return NOTHING;
+        }
+        changed(self.shared.runtime.stop_container(id, Duration::ZERO).await)
+    }
+
+    /// `false` when that cannot be done, or there was nothing to kill.
+    async fn kill_by_cgroup(&self, id: &str) -> Result<bool> {
+        if Runtime::of_handler(&self.handler.name) != Some(Runtime::Runc) {
+            return Ok(false);
+        }
+        let (pod, container) = (self.pod()?.uid.clone(), id.to_owned());
+        let killed = blocking(&self.shared, move |host| {
+            host.kill_container(&pod, &container)
+        });
+        Ok(killed.await.unwrap_or_else(|problem| {
+            let (Problem::Failed(error) | Problem::Unknown(error)) = problem;
+            tracing::warn!(
+                sandbox = %self.key,
+                uid = %self.cell.uid,
+                container = id,
+                error,
+                "a container was not killed by its cgroup; the runtime is asked to stop it"
+            );
+            false
+        }))
+    }
+
+    /// Removes what is left of it, the log first: nobody shall take it for one that has crashed. To do it again does no
+    /// harm, so that an unknown outcome is a failure like any other.
+    pub(super) async fn remove_predecessor(&self, id: &str) -> Result<Learned> {
+        let runtime = &self.shared.runtime;
+        let status = runtime.container_status(id).await;
+        if let Some(status) = status.map_err(|error| Problem::of(&error))? {
+            let log = PathBuf::from(status.log_path);
+            let removed = spawn_blocking(move || {
+                log_files::remove(&log)
+                    .map_err(|error| format!("remove log {}: {error}", log.display()))
+            });
+            let removed = removed.await.map_err(|error| Problem::of(&error))?;
+            removed.map_err(Problem::Failed)?;
+        }
+        let removed = runtime.remove_container(id).await;
+        removed.map_err(|error| Problem::of(&error))?;
+        NOTHING
+    }
+}
