@@ -266,6 +266,8 @@ pub(crate) struct Detail {
     pub(crate) pod_ips: Vec<String>,
     /// `status.service`.
     pub(crate) service: String,
+    /// `status.serviceFQDN`.
+    pub(crate) service_fqdn: String,
     pub(crate) pod_metadata: PodMetadata,
     pub(crate) shutdown_time: Option<Timestamp>,
     pub(crate) shutdown_policy: ShutdownPolicy,
@@ -431,6 +433,7 @@ impl SandboxRecord {
                 conditions: status.conditions,
                 pod_ips: status.pod_ips,
                 service: status.service,
+                service_fqdn: status.service_fqdn,
                 pod_metadata: wanted.pod_template.metadata,
                 shutdown_time: wanted.shutdown_time.map(|Time(at)| at),
                 shutdown_policy: wanted.shutdown_policy,

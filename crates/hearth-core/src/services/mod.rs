@@ -250,9 +250,16 @@ pub(crate) fn is_said(index: &Index, record: &SandboxRecord) -> bool {
     let Some(detail) = &record.detail else {
         return true;
     };
-    match own(index, record) {
-        Some(_) => detail.service == record.key.name,
-        None => detail.service.is_empty(),
+    // By the same fact as what is said: else what is written would never be what was to be said, and be written for ever.
+    let (service, fqdn) = fields(fact(index, record));
+    detail.service == service.unwrap_or_default() && detail.service_fqdn == fqdn.unwrap_or_default()
+}
+
+/// `service` and `serviceFQDN` of a status that says this.
+fn fields(fact: ServiceFact) -> (Option<String>, Option<String>) {
+    match fact {
+        ServiceFact::There { name, fqdn } => (Some(name), Some(fqdn)),
+        _ => (None, None),
     }
 }
 
@@ -265,12 +272,9 @@ pub(crate) fn unsaid(index: &Index, record: &SandboxRecord) -> Option<Vec<Condit
 
 /// Puts what there is of a Sandbox's Service into a patch of its status.
 pub(crate) fn say(index: &Index, record: &SandboxRecord, status: &mut Value) {
-    let (service, fqdn) = match fact(index, record) {
-        ServiceFact::There { name, fqdn } => (name.into(), fqdn.into()),
-        _ => (Value::Null, Value::Null),
-    };
-    status["service"] = service;
-    status["serviceFQDN"] = fqdn;
+    let (service, fqdn) = fields(fact(index, record));
+    status["service"] = service.into();
+    status["serviceFQDN"] = fqdn.into();
 }
 
 /// A Sandbox is there, has changed, or is gone: its Service is looked at.
