@@ -61,7 +61,8 @@ fn launched_warm() -> Value {
     json!({"op": "add", "path": patch::label(label::LAUNCH_TYPE), "value": "warm"})
 }
 
-/// Makes the pool the controller. The API server refuses a second one, should somebody be faster.
+/// Makes the pool the controller, and the first of the owners: there the adoption by a claim looks for it. The API server
+/// refuses a second controller, should somebody be faster.
 fn adoption(record: &SandboxRecord, pool: &PoolRecord) -> Value {
     let mut operations = vec![same_object(record)];
     let path = "/metadata/ownerReferences";
@@ -73,7 +74,7 @@ fn adoption(record: &SandboxRecord, pool: &PoolRecord) -> Value {
             ..
         }
     ) {
-        operations.push(json!({"op": "add", "path": format!("{path}/-"), "value": owner}));
+        operations.push(json!({"op": "add", "path": format!("{path}/0"), "value": owner}));
     } else {
         operations.push(json!({"op": "test", "path": path, "value": null}));
         operations.push(json!({"op": "add", "path": path, "value": [owner]}));

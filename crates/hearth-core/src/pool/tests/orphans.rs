@@ -55,7 +55,7 @@ fn one_that_is_as_the_template_says_is_taken_back_and_counts_before_it_is() {
 }
 
 #[test]
-fn owners_that_do_not_control_it_stay() {
+fn owners_that_do_not_control_it_stay_behind_the_pool() {
     let mut object = orphan();
     let other = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "c", "uid": "u"});
     object["metadata"]["ownerReferences"] = json!([other]);
@@ -63,7 +63,8 @@ fn owners_that_do_not_control_it_stay() {
     let Body::Operations(operations) = &written[0].body else {
         panic!("{written:?}")
     };
-    let expect = json!({"op": "add", "path": "/metadata/ownerReferences/-", "value": the_pool()});
+    // A claim that adopts it tests that the first owner is the pool.
+    let expect = json!({"op": "add", "path": "/metadata/ownerReferences/0", "value": the_pool()});
     assert_eq!(operations[1], expect);
 }
 
