@@ -290,12 +290,13 @@ impl Index {
         if reported.is_some_and(|reported| reported.owner.is_some()) {
             return Class::Taken;
         }
-        if record.leaving.is_some() {
-            return Class::Leaving;
-        }
+        // A lost node gives no leave to go either: what waits for it is given up with the others.
         let Some(node) = node.filter(|node| node.registered && !node.lost) else {
             return Class::Lost;
         };
+        if record.leaving.is_some() {
+            return Class::Leaving;
+        }
         if record.reserved.is_some() {
             return Class::Reserved;
         }

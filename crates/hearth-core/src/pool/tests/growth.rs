@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::index::Leaving;
 
 /// Has a member of the filled pool deleted by somebody else.
 fn lose(index: &mut Index, members: usize, ms: u64) {
@@ -129,16 +130,38 @@ fn a_restart_does_not_prolong_the_wait_for_a_member() {
     assert_eq!(asks(&settle(&mut index, at(100_000))).len(), 1);
 }
 
+/// A second and a third node, so that one can be lost.
+fn two_more_nodes(index: &mut Index) {
+    for other in ["n2", "n3"].map(crate::index::node_key) {
+        index.apply_node(node(other.as_str()), at(0));
+        index.session_up(&other, Vec::new(), at(0));
+    }
+    settle(index, at(0));
+}
+
+#[test]
+fn one_that_waits_for_the_leave_of_a_node_that_is_lost_is_given_up_with_the_others() {
+    let mut index = filled(2);
+    two_more_nodes(&mut index);
+    index.session_down(&n1(), at(1_000));
+    let id = *index.sandboxes.keys().next().unwrap();
+    index.doom_id(id, Leaving::Retire);
+    settle(&mut index, at(1_000));
+    assert_eq!(count(&index, Class::Leaving), 1, "the node may come back");
+
+    let lost_at = 42_000;
+    assert_eq!(creations(settle(&mut index, at(lost_at))), []);
+    assert_eq!(count(&index, Class::Lost), 2);
+    let given_up = writes(settle(&mut index, at(lost_at + 300_000)))
+        .into_iter()
+        .filter(|write| write.receipt.intent == Intent::SandboxDelete);
+    assert_eq!(given_up.count(), 2);
+}
+
 #[test]
 fn members_of_a_lost_node_count_until_they_are_given_up_and_the_node_hears_of_it() {
     let mut index = filled(2);
-    // A second and a third node, so that one can be lost.
-    let others = ["n2", "n3"].map(crate::index::node_key);
-    for other in &others {
-        index.apply_node(node(other.as_str()), at(0));
-        index.session_up(other, Vec::new(), at(0));
-    }
-    settle(&mut index, at(0));
+    two_more_nodes(&mut index);
     index.session_down(&n1(), at(1_000));
     let lost_at = 42_000;
     let mut made = creations(settle(&mut index, at(lost_at)));
