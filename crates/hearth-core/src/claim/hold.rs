@@ -61,8 +61,13 @@ fn mirror(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord) -> Decisi
         Ok(wanted) => wanted,
         Err(refusal) => return refuse(index, claim, detail, &refusal),
     };
+    let operations = follow::operations(claim, sandbox, detail, wanted.as_ref());
+    // When a write that failed may be made again: nothing else would remind the claim of it.
+    let again_at = operations
+        .as_ref()
+        .and_then(|_| sandbox.retry.blocked_until(index.now.mono));
     if may_be_written(index, sandbox)
-        && let Some(operations) = follow::operations(claim, sandbox, detail, wanted.as_ref())
+        && let Some(operations) = operations
     {
         return Decision::Metadata {
             sandbox: sandbox.id,
@@ -71,7 +76,7 @@ fn mirror(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord) -> Decisi
     }
     let status = Status::mirrored(claim, &sandbox.key.name, detail, index.now.wall);
     if status == Status::of(claim) {
-        return Decision::Rest;
+        return again_at.map_or(Decision::Rest, Decision::Until);
     }
     // What the Sandbox's status says of its readiness may be from before it was bound and had the claim's variables. The
     // node's next word, on its stream or in the status, is an event.

@@ -164,6 +164,22 @@ fn a_bound_claim_goes_on_when_its_pool_or_template_comes_back() {
     assert_eq!(ready(&written(&mut index, 300)[0]).0, "True");
 }
 
+#[test]
+fn what_could_not_be_written_to_the_sandbox_of_a_bound_claim_is_written_later() {
+    let mut index = bound_to_a(team("sandbox.users.io/team"));
+    let follows = written(&mut index, 100);
+    let [write] = &follows[..] else {
+        panic!("{follows:?}");
+    };
+    assert_eq!(write.receipt.intent, Intent::PodMetadata);
+    let outcome = Outcome::Unavailable("timeout".to_owned());
+    index.on_outcome(&write.receipt, outcome, at(101));
+    assert_eq!(written(&mut index, 101), [], "not at once");
+    let again = written(&mut index, 1_000);
+    assert_eq!(again.len(), 1, "{again:?}");
+    assert_eq!(again[0].body, write.body);
+}
+
 /// The operations that bring `sandbox` up to date with claim `c`, after the test of its UID.
 fn operations(sandbox: &Value, claim: &Value) -> Vec<Value> {
     let mut index = stocked(&[]);
