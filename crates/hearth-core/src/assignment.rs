@@ -267,7 +267,8 @@ fn leave(index: &Index, record: &SandboxRecord, leaving: Leaving) -> Decision {
     }
 }
 
-fn is_owned_by_live_node(index: &Index, record: &SandboxRecord) -> bool {
+/// Whether a live node owns it, which writes its status then.
+pub(crate) fn is_owned_by_live_node(index: &Index, record: &SandboxRecord) -> bool {
     let node = record.node.as_ref().and_then(|node| index.nodes.get(node));
     node.is_some_and(|node| node.registered && !node.lost)
 }

@@ -68,7 +68,7 @@ pub(crate) fn reconcile(index: &mut Index, key: &Key) {
     let Some(record) = index.sandboxes.get(&id) else {
         return;
     };
-    let has_node = record.node.is_some();
+    let is_ours_to_say = !crate::assignment::is_owned_by_live_node(index, record);
     let due = expires_in(index, record).map(|left| index.now.mono + left);
     let subject = Subject::Service(key.clone());
     let blocked = index.writes.blocked_until(&subject, index.now.mono);
@@ -80,8 +80,7 @@ pub(crate) fn reconcile(index: &mut Index, key: &Key) {
         index.wake(subject, at);
     }
     act(index, key, action);
-    if !has_node {
-        // Its status is the controller's own.
+    if is_ours_to_say {
         index.mark_sandbox(key);
     }
 }

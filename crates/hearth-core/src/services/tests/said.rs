@@ -60,6 +60,30 @@ fn that_a_service_can_never_be_is_said_once_though_there_is_one() {
 }
 
 #[test]
+fn of_a_sandbox_whose_node_is_not_there_it_is_said_that_its_service_came() {
+    let mut object = sandbox(None, 2);
+    object["metadata"]["labels"]["hearth.dev/node"] = "n2".into();
+    let (mut index, effects) = begin(None, object.clone());
+    let said = status_writes(&effects);
+    let [write] = &said[..] else {
+        panic!("{said:?}");
+    };
+    let Body::MergeStatus(patch) = &write.body else {
+        panic!("{write:?}");
+    };
+    object["status"]["conditions"] = patch["status"]["conditions"].clone();
+    object["metadata"]["resourceVersion"] = "4".into();
+    let written = Object::Sandbox(serde_json::from_value(object).unwrap());
+    let outcome = Outcome::Done(Some(Box::new(written)));
+    index.on_outcome(&write.receipt, outcome, at(1));
+    assert_eq!(status_writes(&settle(&mut index, at(1))), []);
+
+    index.apply_service(&key("svc"), service(golden(), 5), at(2));
+    let status = status_of(&settle(&mut index, at(2)));
+    assert_eq!(status["service"], "svc");
+}
+
+#[test]
 fn a_name_in_dns_that_is_not_the_services_is_put_right() {
     let mut object = suspended();
     object["status"]["service"] = "svc".into();
