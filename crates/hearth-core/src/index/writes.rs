@@ -1,7 +1,7 @@
 //! Writes of objects that have no state machine of their own: of each object one at a time, and after a failure not at
 //! once again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::sandbox::Retry;
@@ -11,14 +11,20 @@ use crate::effects::{Body, Intent, Lane, Object, Outcome, Receipt, Subject};
 /// What is under way and what has failed. See the module's documentation.
 #[derive(Debug, Default)]
 pub(crate) struct Writes {
-    under_way: HashSet<Subject>,
+    /// What each sends.
+    under_way: HashMap<Subject, Body>,
     retries: HashMap<Subject, Retry>,
 }
 
 impl Writes {
     /// Whether a write of this object is under way.
     pub(crate) fn is_writing(&self, subject: &Subject) -> bool {
-        self.under_way.contains(subject)
+        self.under_way.contains_key(subject)
+    }
+
+    /// What the write of this object that is under way, or has just come out, sends.
+    pub(crate) fn sent(&self, subject: &Subject) -> Option<&Body> {
+        self.under_way.get(subject)
     }
 
     /// When an object may be written again after a failure, if that is in the future.
@@ -53,9 +59,12 @@ impl Index {
         lane: Lane,
         body: Body,
     ) {
-        if self.writes.under_way.insert(subject.clone()) {
-            self.write(subject, uid, intent, lane, body);
+        if self.writes.is_writing(&subject) {
+            return;
         }
+        let under_way = &mut self.writes.under_way;
+        under_way.insert(subject.clone(), body.clone());
+        self.write(subject, uid, intent, lane, body);
     }
 
     /// What [`Self::write_once`] began came out: what the object is now is taken over, a failure is tried again later, and

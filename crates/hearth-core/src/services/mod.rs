@@ -24,7 +24,7 @@ use hearth_api::Condition;
 use hearth_api::constants::message;
 use serde_json::Value;
 
-use crate::effects::{Body, Intent, Lane, Outcome, Receipt, Subject};
+use crate::effects::{Body, Intent, Lane, Object, Outcome, Receipt, Subject};
 use crate::expiry;
 use crate::ids::Key;
 use crate::index::{Index, SandboxRecord, Task};
@@ -327,7 +327,39 @@ pub(crate) fn written(index: &mut Index, receipt: &Receipt, outcome: Outcome) {
     if is_gone && receipt.intent.is_deletion() {
         index.deletion_confirmed(receipt);
     }
+    let outcome = match outcome {
+        Outcome::Done(Some(object)) if !receipt.intent.is_deletion() => settled(index, *object),
+        other => other,
+    };
     index.object_written(receipt, outcome);
+}
+
+/// Takes over what a write made of an object. If that is not what it was to be, for example because a webhook has a say in
+/// it as well, the write counts as failed: it is not made again at once, for that would never end.
+fn settled(index: &mut Index, object: Object) -> Outcome {
+    let now = index.now;
+    let as_wanted = match object {
+        Object::Service(key, service) => {
+            index.apply_service(&key, service, now);
+            !is_to_be_written(index, &key)
+        }
+        Object::EndpointSlice(key, slice) => {
+            index.apply_slice(&key, slice, now);
+            !slices::is_in_vain(index, &key)
+        }
+        other => return Outcome::Done(Some(Box::new(other))),
+    };
+    if as_wanted {
+        Outcome::Done(None)
+    } else {
+        Outcome::Conflict
+    }
+}
+
+/// Whether the Service of a Sandbox is not as it is to be.
+fn is_to_be_written(index: &Index, sandbox: &Key) -> bool {
+    let record = index.sandbox(sandbox);
+    record.is_some_and(|record| matches!(decide(index, record), Action::Keep(_) | Action::Adopt))
 }
 
 /// What `Ready` says of a Sandbox whose node says that it can be used, before its own status says so: the same as that

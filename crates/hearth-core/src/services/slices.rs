@@ -135,6 +135,32 @@ fn decide(index: &Index, sandbox: &SandboxRecord, family: Family) -> Action {
     if index.writes.is_writing(&subject) || blocked.is_some() {
         return Action::Rest;
     }
+    wanted(index, sandbox, family)
+}
+
+/// Whether a write of a slice that has just come out has made so little of it that the same is to be written again. What
+/// has changed of its Sandbox meanwhile is another write, which need not wait.
+pub(super) fn is_in_vain(index: &Index, slice: &Key) -> bool {
+    let subject = Subject::EndpointSlice(slice.clone());
+    let Some(Body::Merge(sent)) = index.writes.sent(&subject) else {
+        return false;
+    };
+    let sandbox = sandbox_of(slice).and_then(|sandbox| index.sandbox(&sandbox));
+    let Some(record) = sandbox.filter(|record| record.exists()) else {
+        return false;
+    };
+    Family::ALL
+        .into_iter()
+        .filter(|family| slice_of(record, *family) == *slice)
+        .any(|family| match wanted(index, record, family) {
+            Action::Patch { patch, .. } => patch == *sent,
+            _ => false,
+        })
+}
+
+/// What a slice lacks, whatever becomes of writes of it.
+fn wanted(index: &Index, sandbox: &SandboxRecord, family: Family) -> Action {
+    let key = slice_of(sandbox, family);
     let known = index.slice(&key).filter(|slice| !slice.deleting);
     let Some(service) = super::own(index, sandbox) else {
         return known.map_or(Action::Rest, |slice| Action::Delete {

@@ -1,6 +1,7 @@
 //! What becomes of Services, and what is said of them.
 
 mod any_order;
+mod contested;
 mod said;
 mod slices;
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{HASH, begin, golden, sandbox, service, settle, show, stored};
 use crate::effects::{Body, Effect, Intent, Object, Outcome, Subject, Write};
 use crate::ids::Key;
-use crate::index::testing::{at, key, n1, reported};
+use crate::index::testing::{at, key, merge, n1, reported};
 use crate::index::{Index, Phase, Reported};
 use crate::names::name_hash;
 use crate::services::SliceRecord;
@@ -144,6 +144,55 @@ fn without_a_pod_a_service_leads_nowhere_and_to_the_next_pod_after() {
     let mut object = sandbox(Some(true), 4);
     object["status"] = json!({"conditions": []});
     assert_eq!(given(&show(&mut index, object, at(1))), json!([]));
+}
+
+/// A Sandbox at another address than its slice says, which is given.
+fn moved() -> (Index, Write, Value) {
+    let (mut index, effects) = begin(Some(golden()), sandbox(Some(true), 2));
+    let Body::Create(slice) = slice_writes(&effects)[0].body.clone() else {
+        panic!("{effects:?}");
+    };
+    create(&mut index, &effects, 3);
+    let effects = show(&mut index, at_address("10.0.0.2", 4), at(1));
+    let write = slice_writes(&effects)[0].clone();
+    (index, write, slice)
+}
+
+fn at_address(address: &str, version: u64) -> Value {
+    let mut object = sandbox(Some(true), version);
+    object["status"]["podIPs"] = json!([address]);
+    object
+}
+
+/// The write comes out, and has made this of the slice.
+fn came_out(index: &mut Index, write: &Write, slice: Value) {
+    let made = Object::EndpointSlice(write.receipt.subject.key().clone(), record(slice, 5));
+    let outcome = Outcome::Done(Some(Box::new(made)));
+    index.on_outcome(&write.receipt, outcome, at(2));
+}
+
+#[test]
+fn what_a_write_does_not_change_in_a_slice_is_not_written_again_at_once() {
+    let (mut index, write, slice) = moved();
+    came_out(&mut index, &write, slice);
+    assert!(slice_writes(&settle(&mut index, at(2))).is_empty());
+    let again = slice_writes(&settle(&mut index, at(1_000)));
+    assert_eq!(again.len(), 1, "{again:?}");
+    assert_eq!(again[0].body, write.body);
+}
+
+#[test]
+fn what_has_changed_while_a_slice_was_written_is_written_at_once() {
+    let (mut index, write, mut slice) = moved();
+    let effects = show(&mut index, at_address("10.0.0.3", 6), at(1));
+    assert!(slice_writes(&effects).is_empty(), "one at a time");
+    let Body::Merge(patch) = &write.body else {
+        panic!("{write:?}");
+    };
+    merge(&mut slice, patch);
+    came_out(&mut index, &write, slice);
+    let effects = settle(&mut index, at(2));
+    assert_eq!(given(&effects), json!([endpoint("10.0.0.3", true, false)]));
 }
 
 #[test]
