@@ -1,11 +1,13 @@
 //! What is mounted of volumes on a node, and that nothing is emptied or removed under it. No daemon is needed for this.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use hearth_api::{PodSpecJson, SandboxSpec};
 use hearth_core::ids::PodUid;
-use hearth_core::podspec;
+use hearth_core::podspec::{self, PodPlan};
 use hearth_core::volumes::{Backing, Location};
 use hearth_node::freezers::Freezers;
 use hearth_node::pod::{HostError, PodHost as _, SysHost};
@@ -46,16 +48,7 @@ impl Node {
     fn make(&self, pod: &PodUid, volume: &str) -> Result<PathBuf> {
         let data = self.own.make(volume, 1)?;
         std::fs::write(data.join("file"), "kept")?;
-        let mut spec = SandboxSpec::default();
-        spec.pod_template.spec = PodSpecJson::from_value(&pod_with_two_volumes())?;
-        spec.volume_claim_templates = vec![template("hearth-local")];
-        let plan = podspec::plan(
-            &spec,
-            None,
-            &podspec::Admission::default(),
-            &podspec::Support::default(),
-        )
-        .map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
+        let plan = plan()?;
         let location = Location {
             volume: volume.to_owned(),
             backing: Backing::Ours,
@@ -76,9 +69,25 @@ impl Drop for Node {
     }
 }
 
-fn pod_with_two_volumes() -> Value {
+fn plan() -> Result<PodPlan> {
+    let mut spec = SandboxSpec::default();
+    spec.pod_template.spec = PodSpecJson::from_value(&pod_with_volumes())?;
+    spec.volume_claim_templates = vec![template("hearth-local")];
+    podspec::plan(
+        &spec,
+        None,
+        &podspec::Admission::default(),
+        &podspec::Support::default(),
+    )
+    .map_err(|refusal| anyhow::anyhow!("{refusal}"))
+}
+
+fn pod_with_volumes() -> Value {
     let mut pod = pod();
-    pod["volumes"] = json!([{"name": "scratch", "emptyDir": {}}]);
+    pod["volumes"] = json!([
+        {"name": "scratch", "emptyDir": {}},
+        {"name": "memory", "emptyDir": {"medium": "Memory"}},
+    ]);
     pod
 }
 
@@ -123,5 +132,29 @@ fn a_pod_in_whose_directory_something_is_mounted_goes_once_it_is_not() -> Result
     mount::unmount(&strange)?;
     node.host.remove_volumes(&pod)?;
     ensure!(std::fs::read_to_string(data.join("file"))? == "kept");
+    Ok(())
+}
+
+#[test]
+fn an_empty_dir_keeps_the_mode_that_its_pod_has_given_it() -> Result<()> {
+    let (node, pod) = (Node::new()?, PodUid::from("p"));
+    node.make(&pod, "pvc-1")?;
+    let directories = ["scratch", "memory"].map(|volume| node.host.volumes(&pod).join(volume));
+    let mode = |directory: &Path| -> Result<u32> {
+        Ok(std::fs::metadata(directory)?.permissions().mode() & 0o7777)
+    };
+    for directory in &directories {
+        let opened = mode(directory)?;
+        ensure!(opened == 0o777, "{} has {opened:o}", directory.display());
+        std::fs::set_permissions(directory, Permissions::from_mode(0o700))?;
+    }
+    // As whenever files of a running pod change.
+    node.host
+        .make_volumes(&pod, &plan()?, &Default::default(), &Default::default())?;
+    for directory in &directories {
+        let kept = mode(directory)?;
+        ensure!(kept == 0o700, "{} has {kept:o}", directory.display());
+    }
+    node.host.remove_volumes(&pod)?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use hearth_sys::{CgroupError, CgroupTree, FreezeError, Freezer, HeldMemory, Limi
 
 use super::disk::{self, DiskUsage};
 use super::persistent::{self, MountVolumeError, Wanted};
-use super::{payload, words};
+use super::{empty_dir, payload, words};
 use crate::freezers::{FreezeTarget, Freezers, NoFreezer};
 use crate::volumes::{Locations, OwnVolumes};
 
@@ -279,8 +279,8 @@ impl PodHost for SysHost {
                 mount_host_path(host_path, &path).map_err(failed)?;
                 continue;
             }
-            make_dir(&path)?;
             if let Some(claim) = &volume.claim {
+                make_dir(&path)?;
                 let wanted = Wanted {
                     location: locations.get(&volume.name),
                     read_only: claim.read_only,
@@ -295,12 +295,17 @@ impl PodHost for SysHost {
                 share(&path, &volume.name, plan).map_err(failed)?;
                 continue;
             }
-            if volume.memory && !mount::is_mount_point(&path).map_err(failed)? {
-                mount::tmpfs(&path, memory_size(volume, plan)).map_err(failed)?;
+            if volume.memory {
+                make_dir(&path)?;
+                let mounted = mount_memory(volume, plan, &path).map_err(failed)?;
+                if mounted && !files.contains_key(&volume.name) {
+                    empty_dir::open(&path, plan.security.fs_group)?;
+                }
             }
             match files.get(&volume.name) {
-                None => open_to_all(&path, plan.security.fs_group)?,
+                None => empty_dir::make(&path, plan.security.fs_group)?,
                 Some(files) => {
+                    make_dir(&path)?;
                     payload::write(&path, files, plan.security.fs_group).map_err(
                         |(path, source)| HostError::File {
                             action: "write",
@@ -530,6 +535,14 @@ fn memory_size(volume: &VolumePlan, plan: &PodPlan) -> Option<u64> {
     }
 }
 
+/// Mounts a volume in memory, unless it is mounted already; whether it did.
+fn mount_memory(volume: &VolumePlan, plan: &PodPlan, at: &Path) -> Result<bool, MountError> {
+    if mount::is_mount_point(at)? {
+        return Ok(false);
+    }
+    mount::tmpfs(at, memory_size(volume, plan)).map(|()| true)
+}
+
 /// Lets containers that want it see what the host mounts in a volume later.
 fn share(path: &Path, volume: &str, plan: &PodPlan) -> Result<(), MountError> {
     let mounts = plan.containers.iter().flat_map(|c| &c.mounts);
@@ -557,7 +570,7 @@ fn mount_host_path(plan: &HostPathPlan, at: &Path) -> Result<(), MountError> {
     bind_host_path(allowed, below, at, expect, missing)
 }
 
-fn make_dir(path: &Path) -> Result<(), HostError> {
+pub(super) fn make_dir(path: &Path) -> Result<(), HostError> {
     fs::create_dir_all(path).map_err(|source| HostError::File {
         action: "make",
         path: path.to_owned(),
@@ -582,23 +595,10 @@ fn remove_place(path: &Path) -> Result<(), HostError> {
     }
 }
 
-fn set_mode(path: &Path, mode: u32) -> Result<(), HostError> {
+pub(super) fn set_mode(path: &Path, mode: u32) -> Result<(), HostError> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(|source| HostError::File {
         action: "change the mode of",
         path: path.to_owned(),
         source,
     })
-}
-
-fn open_to_all(path: &Path, group: Option<u32>) -> Result<(), HostError> {
-    let Some(group) = group else {
-        return set_mode(path, 0o777);
-    };
-    chown(path, None, Some(group)).map_err(|source| HostError::File {
-        action: "change the group of",
-        path: path.to_owned(),
-        source,
-    })?;
-    // What is made in it belongs to the group as well.
-    set_mode(path, 0o2777)
 }

@@ -25,6 +25,7 @@ mod create;
 mod cri_config;
 mod desired;
 mod disk;
+mod empty_dir;
 mod errand;
 mod follow;
 mod gate;
