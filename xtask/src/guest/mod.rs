@@ -129,3 +129,20 @@ fn below(tree: &Path, path: &Path) -> Result<PathBuf> {
         .with_context(|| format!("{} is not below {GUEST_ROOT}", path.display()))?;
     Ok(tree.join(inside))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn the_tests_of_the_guest_are_there() {
+        let cluster = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/cluster");
+        for name in CLUSTER_TESTS {
+            let (module, test) = name.split_once("::").unwrap();
+            let source = fs::read_to_string(cluster.join(format!("{module}.rs"))).unwrap();
+            assert!(source.contains(&format!("fn {test}(")), "{name}");
+        }
+    }
+}
