@@ -19,7 +19,7 @@ use crate::ui;
 const VERDICT: &str = "hearth-guest: ";
 /// Where hearthd's log is, which comes over the third serial port.
 const HEARTHD_LOG: &str = "guest-hearthd";
-/// How much of the kernel's words is shown when the guest did not come to a verdict.
+/// How many lines of a log are shown when the guest fails.
 const TAIL: usize = 40;
 
 /// Boots the guest, shows what it prints, and waits for its verdict.
@@ -37,28 +37,58 @@ pub(super) fn run(
         .context("cannot run qemu-system-x86_64")?;
     let mut guest = Guest(child);
     let lines = guest.lines()?;
+    let hearthd = || log_end("hearthd's log", &layout.log(HEARTHD_LOG));
+    let both = || format!("{}\n{}", log_end("its console", &console), hearthd());
+    match verdict(&lines, deadline, ui::note) {
+        Verdict::Passed => Ok(()),
+        Verdict::Failed => bail!(
+            "tests failed in the guest; what they printed is above; {}",
+            hearthd()
+        ),
+        Verdict::Late => bail!(
+            "the guest was not done within {}; {}",
+            ui::duration(limit),
+            both()
+        ),
+        Verdict::Ended => bail!("the guest ended without a verdict; {}", both()),
+    }
+}
+
+/// What came of the guest.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// All tests passed.
+    Passed,
+    /// Tests failed.
+    Failed,
+    /// It was not done in time.
+    Late,
+    /// It ended before it was done.
+    Ended,
+}
+
+/// Passes on what the guest prints until it comes to a verdict, or the deadline is over, however much it prints.
+fn verdict(lines: &Receiver<String>, deadline: Instant, mut show: impl FnMut(String)) -> Verdict {
     loop {
-        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Verdict::Late;
+        }
+        match lines.recv_timeout(left) {
             Ok(line) => match line.strip_prefix(VERDICT) {
-                Some("passed") => return Ok(()),
-                Some(_) => bail!("tests failed in the guest; what they printed is above"),
-                None => ui::note(line),
+                Some("passed") => return Verdict::Passed,
+                Some(_) => return Verdict::Failed,
+                None => show(line),
             },
-            Err(RecvTimeoutError::Timeout) => {
-                bail!(
-                    "the guest was not done within {}; the end of its console:\n{}",
-                    ui::duration(limit),
-                    supervise::log_tail(&console, TAIL)
-                )
-            }
-            Err(RecvTimeoutError::Disconnected) => {
-                bail!(
-                    "the guest ended without a verdict; the end of its console:\n{}",
-                    supervise::log_tail(&console, TAIL)
-                )
-            }
+            Err(RecvTimeoutError::Timeout) => return Verdict::Late,
+            Err(RecvTimeoutError::Disconnected) => return Verdict::Ended,
         }
     }
+}
+
+/// The end of a log, with what it is of.
+fn log_end(what: &str, log: &Path) -> String {
+    format!("the end of {what}:\n{}", supervise::log_tail(log, TAIL))
 }
 
 fn qemu(layout: &Layout, image: &Image, disk: &Path, node_api: u16, console: &Path) -> Command {
@@ -180,5 +210,34 @@ mod tests {
             seen < 2
         });
         assert_eq!(seen, 2);
+    }
+
+    /// What comes of a guest that prints these lines and ends, and how many of them are shown.
+    fn judged(lines: &[&str], deadline: Instant) -> (Verdict, usize) {
+        let (sender, receiver) = mpsc::sync_channel(lines.len());
+        for line in lines {
+            sender.send((*line).to_owned()).unwrap();
+        }
+        drop(sender);
+        let mut shown = 0;
+        let verdict = verdict(&receiver, deadline, |_| shown += 1);
+        (verdict, shown)
+    }
+
+    #[test]
+    fn the_verdict_is_the_guests_own() {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        for (lines, expect) in [
+            (["a", "hearth-guest: passed", "b"], (Verdict::Passed, 1)),
+            (["a", "hearth-guest: FAILED", "b"], (Verdict::Failed, 1)),
+            (["a", "b", "c"], (Verdict::Ended, 3)),
+        ] {
+            assert_eq!(judged(&lines, deadline), expect, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_guest_that_keeps_printing_is_late_all_the_same() {
+        assert_eq!(judged(&["a", "b"], Instant::now()), (Verdict::Late, 0));
     }
 }
