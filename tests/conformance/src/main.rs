@@ -133,10 +133,13 @@ async fn try_rows(table: &Table, args: Run) -> Result<()> {
     };
     let mut record = Record::load(&file)?;
     if args.write {
-        record.update(table, &tried);
+        record.update(table, &options.implementation, &tried);
         return Ok(record.save(&file)?);
     }
-    let deviations = record.deviations(&tried);
+    let mut deviations = record.deviations(&tried);
+    if options.only.is_empty() {
+        deviations.extend(record.untouched(&tried));
+    }
     ensure!(
         deviations.is_empty(),
         "this is not what {} says; if it should, write it anew:\n  {}",

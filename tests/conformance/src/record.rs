@@ -90,14 +90,31 @@ impl Record {
         })
     }
 
-    /// What was tried takes the place of what is recorded; rows that are no more are dropped.
-    pub fn update(&mut self, table: &Table, tried: &[Tried]) {
+    /// What was tried takes the place of what is recorded; rows that are not there any more, or have no steps for the
+    /// implementation any more, are dropped.
+    pub fn update(&mut self, table: &Table, implementation: &str, tried: &[Tried]) {
         for tried in tried {
             self.rows
                 .insert(tried.id.clone(), State::of(&tried.outcome));
         }
-        let ids: BTreeSet<_> = table.rows().map(|row| row.id.as_str()).collect();
-        self.rows.retain(|id, _| ids.contains(id.as_str()));
+        for id in self.without_steps(table, implementation) {
+            self.rows.remove(&id);
+        }
+    }
+
+    /// What is recorded of rows that a run on the implementation does not come to: they are not in the table, or have no
+    /// steps for it.
+    #[must_use]
+    pub fn without_steps(&self, table: &Table, implementation: &str) -> Vec<String> {
+        let has_steps: BTreeSet<_> = table
+            .rows()
+            .filter(|row| !row.steps_for(implementation).is_empty())
+            .map(|row| row.id.as_str())
+            .collect();
+        let ids = self.rows.keys();
+        ids.filter(|id| !has_steps.contains(id.as_str()))
+            .cloned()
+            .collect()
     }
 
     /// How a run differs from what is recorded: rows that fail though they are said to hold, hold though they are said to
@@ -118,6 +135,18 @@ impl Record {
             }
         };
         tried.iter().filter_map(deviation).collect()
+    }
+
+    /// What is recorded of rows that a run of all rows did not come to.
+    #[must_use]
+    pub fn untouched(&self, tried: &[Tried]) -> Vec<String> {
+        let tried: BTreeSet<_> = tried.iter().map(|tried| tried.id.as_str()).collect();
+        let deviation = |(id, before): (&String, &State)| {
+            let words = before.words();
+            (!tried.contains(id.as_str()))
+                .then(|| format!("{id} was not come to and is recorded as one that {words}"))
+        };
+        self.rows.iter().filter_map(deviation).collect()
     }
 }
 
@@ -143,7 +172,10 @@ impl State {
 mod tests {
     use std::time::Duration;
 
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::table::{Row, Section};
 
     fn tried(id: &str, outcome: Outcome) -> Tried {
         Tried {
@@ -153,18 +185,22 @@ mod tests {
         }
     }
 
+    fn record(rows: &[(&str, State)]) -> Record {
+        Record {
+            rows: rows
+                .iter()
+                .map(|(id, state)| ((*id).to_owned(), *state))
+                .collect(),
+        }
+    }
+
     #[test]
     fn a_run_is_compared_in_both_directions() {
-        let state = |(id, state): (&str, State)| (id.to_owned(), state);
-        let record = Record {
-            rows: [
-                ("a", State::Holds),
-                ("b", State::Fails),
-                ("c", State::Holds),
-            ]
-            .map(state)
-            .into(),
-        };
+        let record = record(&[
+            ("a", State::Holds),
+            ("b", State::Fails),
+            ("c", State::Holds),
+        ]);
         let run = [
             tried("a", Outcome::Holds),
             tried("b", Outcome::Holds),
@@ -179,5 +215,61 @@ mod tests {
                 "d holds and is not recorded",
             ]
         );
+    }
+
+    #[test]
+    fn what_is_recorded_of_a_row_that_no_run_comes_to_is_told() {
+        let record = record(&[
+            ("a", State::Holds),
+            ("b", State::Fails),
+            ("c", State::NotTried),
+        ]);
+        let run = [
+            tried("a", Outcome::Holds),
+            tried("c", Outcome::NotTried("needs node".to_owned())),
+        ];
+        assert_eq!(
+            record.untouched(&run),
+            ["b was not come to and is recorded as one that fails"]
+        );
+    }
+
+    #[test]
+    fn only_rows_with_steps_stay_recorded() {
+        let row = |more: Value| -> Row {
+            let mut row = json!({"id": "", "text": "t"});
+            for (key, value) in more.as_object().into_iter().flatten() {
+                row[key] = value.clone();
+            }
+            serde_json::from_value(row).unwrap()
+        };
+        let steps = json!([{"run": {"args": [], "is": {}}}]);
+        let rows = vec![
+            row(json!({"id": "kept", "steps": steps})),
+            row(json!({"id": "new", "steps": steps})),
+            row(json!({"id": "unlike", "not_applicable": "w"})),
+            row(json!({"id": "chosen", "steps": steps, "choice": {"reason": "r"}})),
+        ];
+        let table = Table {
+            sections: vec![Section {
+                title: "s".to_owned(),
+                rows,
+            }],
+        };
+        let recorded = record(&[
+            ("chosen", State::Holds),
+            ("gone", State::Holds),
+            ("kept", State::Fails),
+            ("unlike", State::Fails),
+        ]);
+        for (implementation, kept) in [
+            (HEARTH, &["kept", "new"][..]),
+            ("upstream", &["chosen", "kept", "new"][..]),
+        ] {
+            let mut updated = recorded.clone();
+            updated.update(&table, implementation, &[tried("new", Outcome::Holds)]);
+            let ids: Vec<_> = updated.rows.keys().map(String::as_str).collect();
+            assert_eq!(ids, kept, "{implementation}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use hearth_conformance::record::Record;
+use hearth_conformance::record::{HEARTH, Record};
 use hearth_conformance::report;
 use hearth_conformance::table::{Row, Table};
 
@@ -60,6 +60,14 @@ fn a_row_that_is_tried_looks_at_something() {
         .map(|row| &row.id)
         .collect();
     assert!(blind.is_empty(), "{blind:?}");
+}
+
+#[test]
+fn nothing_is_recorded_of_a_row_that_is_not_tried_any_more() {
+    let table = Table::load().unwrap();
+    let record = Record::load(&here().join("results/hearth.json")).unwrap();
+    let left = record.without_steps(&table, HEARTH);
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]
