@@ -10,8 +10,11 @@ use std::time::Duration;
 use hearth_core::effects::{Effect, NodeReply, NodeRequest, Now, Outcome};
 use hearth_core::ids::{Key, NodeName};
 use hearth_core::index::{Endpoint, Index};
+use hearth_core::legacy::PodRecord;
 use hearth_core::placement::shape::Toleration;
 use hearth_core::placement::{Amounts, RuntimeClass, quantity};
+use hearth_core::services::{ServiceRecord, SliceRecord};
+use hearth_core::templates::PolicyRecord;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -451,10 +454,12 @@ impl Engine {
             WatchInput::VolumeClaim(change) => volumes::claim(index, change, now),
             WatchInput::Volume(change) => volumes::volume(index, change, now),
             WatchInput::StorageClass(change) => volumes::class(index, change, now),
-            WatchInput::Service(change) => feeds::service(index, change, now),
-            WatchInput::EndpointSlice(change) => feeds::slice(index, change, now),
-            WatchInput::NetworkPolicy(change) => feeds::policy(index, change, now),
-            WatchInput::Pod(change) => feeds::pod(index, change, now),
+            WatchInput::Service(change) => feeds::kept(index, change, ServiceRecord::of, now),
+            WatchInput::EndpointSlice(change) => feeds::kept(index, change, SliceRecord::of, now),
+            WatchInput::NetworkPolicy(change) => feeds::kept(index, change, PolicyRecord::of, now),
+            WatchInput::Pod(change) => {
+                feeds::kept(index, change, |pod| PodRecord::of(pod.metadata), now);
+            }
         }
     }
 

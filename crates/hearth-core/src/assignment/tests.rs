@@ -129,10 +129,8 @@ impl Scene {
                 merge(&mut object["status"], &patch["status"]);
             }
             Body::Operations(operations) => {
-                for operation in operations.as_array().unwrap() {
-                    if !operate(&mut object, operation) {
-                        return Outcome::Rejected("a test failed".to_owned());
-                    }
+                if !operate(&mut object, operations) {
+                    return Outcome::Rejected("a test failed".to_owned());
                 }
             }
             other => panic!("{other:?}"),

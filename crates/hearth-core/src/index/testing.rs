@@ -175,8 +175,13 @@ pub(crate) fn merge(target: &mut Value, patch: &Value) {
     }
 }
 
-/// Applies one operation of a JSON patch; false when it fails.
-pub(crate) fn operate(object: &mut Value, operation: &Value) -> bool {
+/// Applies a JSON patch; false when an operation fails, and then the object is half changed.
+pub(crate) fn operate(object: &mut Value, operations: &Value) -> bool {
+    let mut operations = operations.as_array().unwrap().iter();
+    operations.all(|operation| operate_once(object, operation))
+}
+
+fn operate_once(object: &mut Value, operation: &Value) -> bool {
     let path = operation["path"].as_str().unwrap();
     let (parent, last) = path.rsplit_once('/').unwrap();
     let last = last.replace("~1", "/").replace("~0", "~");
@@ -192,10 +197,18 @@ pub(crate) fn operate(object: &mut Value, operation: &Value) -> bool {
             parent.and_then(|parent| parent.remove(&last)).is_some()
         }
         "add" => {
-            let parent = object.pointer_mut(parent).and_then(Value::as_object_mut);
-            parent
-                .map(|parent| parent.insert(last, operation["value"].clone()))
-                .is_some()
+            let value = operation["value"].clone();
+            match object.pointer_mut(parent) {
+                Some(Value::Object(fields)) => {
+                    fields.insert(last, value);
+                }
+                Some(Value::Array(list)) => match last.as_str() {
+                    "-" => list.push(value),
+                    at => list.insert(at.parse().unwrap(), value),
+                },
+                _ => return false,
+            }
+            true
         }
         other => panic!("no operation {other}"),
     }

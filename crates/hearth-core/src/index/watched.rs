@@ -1,20 +1,138 @@
-//! Objects of one kind, by namespace and name, as the watch and the answers to writes show them.
+//! Objects of one kind, by namespace and name, as the watch and the answers to writes show them: Services, EndpointSlices,
+//! NetworkPolicies and Pods. The rules about them are in [`crate::services`], [`crate::templates`] and [`crate::legacy`].
 
 use std::collections::{HashMap, HashSet};
 
+use super::{Index, Task};
+use crate::effects::{Now, Receipt, Subject};
 use crate::ids::Key;
+use crate::legacy::PodRecord;
+use crate::services::{ServiceRecord, SliceRecord};
+use crate::templates::PolicyRecord;
 
 /// What tells two states of an object apart.
-pub(crate) trait Versioned {
+pub trait Versioned {
     /// `metadata.uid`.
     fn uid(&self) -> &str;
     /// `metadata.resourceVersion`.
     fn version(&self) -> u64;
 }
 
+/// A kind of which the index keeps the objects and knows nothing else: what they mean is looked up when one is looked at.
+pub trait Kept: Versioned + Sized {
+    /// What the object of this name is to the rules.
+    fn subject(key: Key) -> Subject;
+    /// All objects of the kind.
+    fn all(index: &mut Index) -> &mut Watched<Self>;
+}
+
+impl Kept for ServiceRecord {
+    fn subject(key: Key) -> Subject {
+        Subject::Service(key)
+    }
+
+    fn all(index: &mut Index) -> &mut Watched<Self> {
+        &mut index.services
+    }
+}
+
+impl Kept for SliceRecord {
+    fn subject(key: Key) -> Subject {
+        Subject::EndpointSlice(key)
+    }
+
+    fn all(index: &mut Index) -> &mut Watched<Self> {
+        &mut index.slices
+    }
+}
+
+impl Kept for PolicyRecord {
+    fn subject(key: Key) -> Subject {
+        Subject::NetworkPolicy(key)
+    }
+
+    fn all(index: &mut Index) -> &mut Watched<Self> {
+        &mut index.policies
+    }
+}
+
+impl Kept for PodRecord {
+    fn subject(key: Key) -> Subject {
+        Subject::Pod(key)
+    }
+
+    fn all(index: &mut Index) -> &mut Watched<Self> {
+        &mut index.pods
+    }
+}
+
+impl Index {
+    /// An object is as given.
+    pub fn apply_kept<T: Kept>(&mut self, key: &Key, object: T, now: Now) {
+        self.now = now;
+        if T::all(self).apply(key, object) {
+            self.mark(Task::Object(T::subject(key.clone())));
+        }
+    }
+
+    /// The object of this name and UID is gone.
+    pub fn delete_kept<T: Kept>(&mut self, key: &Key, uid: &str, now: Now) {
+        self.now = now;
+        if T::all(self).delete(key, uid) {
+            self.kept_is_gone::<T>(key.clone());
+        }
+    }
+
+    /// These are all the objects of the kind that are watched.
+    pub fn retain_kept<T: Kept>(&mut self, present: &HashSet<Key>, now: Now) {
+        self.now = now;
+        for key in T::all(self).retain(present) {
+            self.kept_is_gone::<T>(key);
+        }
+    }
+
+    fn kept_is_gone<T: Kept>(&mut self, key: Key) {
+        let subject = T::subject(key);
+        self.writes.settled(&subject);
+        self.mark(Task::Object(subject));
+    }
+
+    /// The Service of this name.
+    #[must_use]
+    pub fn service(&self, key: &Key) -> Option<&ServiceRecord> {
+        self.services.get(key)
+    }
+
+    /// The EndpointSlice of this name.
+    #[must_use]
+    pub fn slice(&self, key: &Key) -> Option<&SliceRecord> {
+        self.slices.get(key)
+    }
+
+    /// The NetworkPolicy of this name.
+    #[must_use]
+    pub fn policy(&self, key: &Key) -> Option<&PolicyRecord> {
+        self.policies.get(key)
+    }
+
+    /// The API server has confirmed a deletion that the watch has yet to show: it need not be asked for again.
+    pub(crate) fn deletion_confirmed(&mut self, receipt: &Receipt) {
+        let uid = &receipt.uid;
+        match &receipt.subject {
+            Subject::Service(key) => self
+                .services
+                .change(key, uid, |service| service.deleting = true),
+            Subject::EndpointSlice(key) => {
+                self.slices.change(key, uid, |slice| slice.deleting = true);
+            }
+            _ => {}
+        }
+    }
+}
+
 /// The objects. An older state never replaces a newer one, in whichever order watch and answers bring them.
 #[derive(Debug)]
-pub(crate) struct Watched<T>(HashMap<Key, T>);
+pub struct Watched<T>(HashMap<Key, T>);
 
 impl<T> Default for Watched<T> {
     fn default() -> Self {

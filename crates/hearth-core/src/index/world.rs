@@ -114,7 +114,7 @@ impl World {
         self.index.retain_sandboxes(&sandboxes, now);
         self.index.retain_pools(&pools, now);
         self.index.retain_templates(&templates, now);
-        self.index.retain_policies(&policies, now);
+        self.index.retain_kept::<PolicyRecord>(&policies, now);
     }
 
     fn deliver_object(&mut self, kind: Kind, object: Value) {
@@ -135,7 +135,7 @@ impl World {
             Kind::Policy => {
                 let key = api::key_of(&object);
                 let policy = PolicyRecord::of(serde_json::from_value(object).unwrap());
-                self.index.apply_policy(&key, policy, now);
+                self.index.apply_kept(&key, policy, now);
             }
         }
     }
@@ -193,7 +193,7 @@ impl World {
                 Kind::Sandbox => self.index.delete_sandbox(&key, &uid, now),
                 Kind::Pool => self.index.delete_pool(&key, &uid, now),
                 Kind::Template => self.index.delete_template(&key, &uid, now),
-                Kind::Policy => self.index.delete_policy(&key, &uid, now),
+                Kind::Policy => self.index.delete_kept::<PolicyRecord>(&key, &uid, now),
             },
         }
         self.perform();

@@ -92,9 +92,9 @@ impl Index {
     fn apply_written(&mut self, object: Object) {
         let now = self.now;
         match object {
-            Object::Service(key, service) => self.apply_service(&key, service, now),
-            Object::EndpointSlice(key, slice) => self.apply_slice(&key, slice, now),
-            Object::NetworkPolicy(key, policy) => self.apply_policy(&key, policy, now),
+            Object::Service(key, service) => self.apply_kept(&key, service, now),
+            Object::EndpointSlice(key, slice) => self.apply_kept(&key, slice, now),
+            Object::NetworkPolicy(key, policy) => self.apply_kept(&key, policy, now),
             Object::Template(template) => self.apply_template(*template, now),
             // These have rules of their own for what came out of a write.
             Object::Claim(_) | Object::Sandbox(_) | Object::VolumeClaim(..) | Object::Volume(_) => {

@@ -340,11 +340,11 @@ fn settled(index: &mut Index, object: Object) -> Outcome {
     let now = index.now;
     let as_wanted = match object {
         Object::Service(key, service) => {
-            index.apply_service(&key, service, now);
+            index.apply_kept(&key, service, now);
             !is_to_be_written(index, &key)
         }
         Object::EndpointSlice(key, slice) => {
-            index.apply_slice(&key, slice, now);
+            index.apply_kept(&key, slice, now);
             !slices::is_in_vain(index, &key)
         }
         other => return Outcome::Done(Some(Box::new(other))),

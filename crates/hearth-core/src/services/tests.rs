@@ -95,7 +95,7 @@ fn begin(there: Option<Value>, sandbox: Value) -> (Index, Vec<Effect>) {
     let mut index = leader();
     index.apply_node(node("n1"), at(0));
     if let Some(there) = there {
-        index.apply_service(&key("svc"), service(there, 1), at(0));
+        index.apply_kept(&key("svc"), service(there, 1), at(0));
     }
     let effects = show(&mut index, sandbox, at(0));
     (index, effects)
@@ -156,7 +156,7 @@ fn a_sandbox_that_asks_for_a_service_gets_the_one_that_upstream_makes() {
     assert_eq!(told(&effects), said(there()));
 
     // Somebody deletes it: it is made anew.
-    index.delete_service(&key("svc"), "uid-of-svc", at(2));
+    index.delete_kept::<ServiceRecord>(&key("svc"), "uid-of-svc", at(2));
     let effects = settle(&mut index, at(2));
     assert_eq!(told(&effects), said(ServiceFact::Missing));
     assert_eq!(body(&effects), Body::Create(golden()));
@@ -386,7 +386,7 @@ fn a_sandbox_whose_time_is_over_has_no_service_any_more() {
     index.on_outcome(&writes[0].receipt, Outcome::Done(None), at(10_001));
     // The watch is late: it is not asked for again.
     assert!(service_writes(&settle(&mut index, at(10_001))).is_empty());
-    index.delete_service(&key("svc"), "uid-of-svc", at(10_001));
+    index.delete_kept::<ServiceRecord>(&key("svc"), "uid-of-svc", at(10_001));
     assert!(service_writes(&settle(&mut index, at(10_002))).is_empty());
 }
 
@@ -418,7 +418,7 @@ fn of_a_sandbox_without_a_node_the_controller_says_what_there_is() {
     object["metadata"]["labels"].take();
     object["status"].take();
     let mut index = leader();
-    index.apply_service(&key("svc"), service(golden(), 1), at(0));
+    index.apply_kept(&key("svc"), service(golden(), 1), at(0));
     let status = status_of(&show(&mut index, object, at(0)));
     assert_eq!(status["service"], "svc");
     assert_eq!(status["serviceFQDN"], "svc.n.svc.cluster.local");
@@ -449,7 +449,7 @@ fn a_service_that_comes_or_goes_is_said_though_no_condition_changes() {
             .all(|effect| !matches!(effect, Effect::Write(_)))
     );
 
-    index.apply_service(&key("svc"), service(golden(), 3), at(1));
+    index.apply_kept(&key("svc"), service(golden(), 3), at(1));
     let status = status_of(&settle(&mut index, at(1)));
     assert_eq!(status["service"], "svc");
     assert_eq!(status["conditions"], conditions);
@@ -483,7 +483,7 @@ fn a_member_is_handed_out_only_with_the_service_that_it_asks_for() {
     assert_eq!(class(&index), Class::Starting);
     assert_eq!(index.pick(&key("pool")), None);
 
-    index.apply_service(&key("svc"), service(golden(), 4), at(1));
+    index.apply_kept(&key("svc"), service(golden(), 4), at(1));
     reconcile(&mut index, &key("svc"));
     assert_eq!(class(&index), Class::Ready);
     assert_eq!(index.pick(&key("pool")).unwrap().as_str(), "uid-svc");
@@ -516,7 +516,7 @@ fn a_new_leader_makes_what_was_asked_for_before_it() {
 fn a_new_leader_tells_nodes_all_and_a_node_that_loses_a_sandbox_is_told_so() {
     let mut index = Index::new(crate::index::Settings::default(), 1, at(0));
     index.apply_node(node("n1"), at(0));
-    index.apply_service(&key("svc"), service(golden(), 1), at(0));
+    index.apply_kept(&key("svc"), service(golden(), 1), at(0));
     index.apply_sandbox(
         serde_json::from_value(sandbox(Some(true), 2)).unwrap(),
         at(0),

@@ -78,7 +78,7 @@ pub(crate) fn written(index: &mut Index, receipt: &Receipt, outcome: Outcome) {
         Outcome::Done(_) | Outcome::NotFound if receipt.intent.is_deletion() => {
             // The watch shows it as well, but until then it would be deleted again and again.
             let now = index.now;
-            index.delete_policy(key, &receipt.uid, now);
+            index.delete_kept::<PolicyRecord>(key, &receipt.uid, now);
             Outcome::Done(None)
         }
         Outcome::Done(object) => settled(index, object.map(|object| *object)),
@@ -107,7 +107,7 @@ fn settled(index: &mut Index, object: Option<Object>) -> Outcome {
             let wanted = owner.and_then(|template| template.network_policy.as_ref());
             let as_wanted =
                 wanted.is_none_or(|wanted| policy::difference(there.spec(), wanted).is_none());
-            index.apply_policy(&key, there, now);
+            index.apply_kept(&key, there, now);
             as_wanted
         }
         // It cannot be read: what it is now only the watch can tell.

@@ -123,12 +123,12 @@ fn what_somebody_changes_is_put_back_and_no_more_than_that() {
     let (mut index, policy) = kept();
     let mut edited = policy.clone();
     edited["metadata"]["labels"] = json!({"mine": "x"});
-    index.apply_policy(&policy_key(), stored(edited.clone(), 7), at(10));
+    index.apply_kept(&policy_key(), stored(edited.clone(), 7), at(10));
     assert_eq!(settle(&mut index, at(10)), [], "only the spec is ours");
 
     edited["spec"]["ingress"] = json!([{}]);
     edited["spec"]["podSelector"]["matchLabels"]["app"] = "x".into();
-    index.apply_policy(&policy_key(), stored(edited, 8), at(20));
+    index.apply_kept(&policy_key(), stored(edited, 8), at(20));
     let back = writes(settle(&mut index, at(20)));
     assert_eq!(back.len(), 1, "{back:?}");
     assert_eq!(back[0].receipt.uid, "uid-policy");
@@ -147,7 +147,7 @@ fn what_somebody_changes_is_put_back_and_no_more_than_that() {
 #[test]
 fn a_policy_that_is_gone_is_made_anew() {
     let (mut index, _) = kept();
-    index.delete_policy(&policy_key(), "uid-policy", at(10));
+    index.delete_kept::<PolicyRecord>(&policy_key(), "uid-policy", at(10));
     assert_eq!(intents(settle(&mut index, at(10))), [Intent::NetworkPolicy]);
 }
 
@@ -196,7 +196,7 @@ fn a_policy_follows_its_template_and_goes_when_it_is_not_managed() {
 fn a_policy_of_somebody_else_is_never_written_and_that_is_said_once() {
     let mut index = leader();
     let policy = json!({"metadata": {"name": "tpl-network-policy"}, "spec": {}});
-    index.apply_policy(&policy_key(), stored(policy.clone(), 3), at(0));
+    index.apply_kept(&policy_key(), stored(policy.clone(), 3), at(0));
     index.apply_template(template_with(1, &json!({})), at(0));
     let effects = settle(&mut index, at(0));
     assert_eq!(
@@ -208,7 +208,7 @@ fn a_policy_of_somebody_else_is_never_written_and_that_is_said_once() {
     );
     assert_eq!(writes(effects), []);
 
-    index.apply_policy(&policy_key(), stored(policy, 4), at(10));
+    index.apply_kept(&policy_key(), stored(policy, 4), at(10));
     index.apply_template(template_with(5, &json!({})), at(10));
     assert_eq!(settle(&mut index, at(10)), []);
     let unmanaged = json!({"networkPolicyManagement": "Unmanaged"});
@@ -217,7 +217,7 @@ fn a_policy_of_somebody_else_is_never_written_and_that_is_said_once() {
 
     index.apply_template(template_with(7, &json!({})), at(30));
     assert_eq!(notes(&settle(&mut index, at(30))).len(), 1);
-    index.delete_policy(&policy_key(), "uid-policy", at(40));
+    index.delete_kept::<PolicyRecord>(&policy_key(), "uid-policy", at(40));
     assert_eq!(intents(settle(&mut index, at(40))), [Intent::NetworkPolicy]);
 }
 
@@ -229,9 +229,9 @@ fn the_policy_of_a_template_that_is_gone_goes_by_itself() {
     let mut anew = serde_json::to_value(template_with(20, &json!({}))).unwrap();
     anew["metadata"]["uid"] = "uid-2".into();
     index.apply_template(serde_json::from_value(anew.clone()).unwrap(), at(20));
-    index.apply_policy(&policy_key(), stored(policy, 21), at(20));
+    index.apply_kept(&policy_key(), stored(policy, 21), at(20));
     assert_eq!(settle(&mut index, at(20)), [], "nobody needs to hear of it");
-    index.delete_policy(&policy_key(), "uid-policy", at(30));
+    index.delete_kept::<PolicyRecord>(&policy_key(), "uid-policy", at(30));
     assert_eq!(intents(settle(&mut index, at(30))), [Intent::NetworkPolicy]);
 
     let mut going = leader();
@@ -333,7 +333,7 @@ fn the_policy_that_upstream_once_made_for_a_claim_is_removed() {
             ]},
             "spec": {},
         });
-        index.apply_policy(&key("c-network-policy"), stored(policy, 3), at(0));
+        index.apply_kept(&key("c-network-policy"), stored(policy, 3), at(0));
         let made = writes(settle(&mut index, at(0)));
         assert_eq!(
             made.len(),

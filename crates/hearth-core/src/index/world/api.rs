@@ -218,10 +218,8 @@ impl Api {
             Body::Operations(operations) => {
                 let before = current["spec"].clone();
                 let mut object = current;
-                for operation in operations.as_array().unwrap() {
-                    if !operate(&mut object, operation) {
-                        return Outcome::Conflict;
-                    }
+                if !operate(&mut object, operations) {
+                    return Outcome::Conflict;
                 }
                 if object["spec"] != before {
                     next_generation(&mut object);

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use proptest::prelude::*;
 
 use super::*;
+use crate::index::testing::{merge, operate};
 
 /// One thing that may happen.
 #[derive(Clone, Debug)]
@@ -111,16 +112,16 @@ impl Cluster {
         let mut services = HashSet::new();
         if let Some(service) = self.service.clone() {
             let record = ServiceRecord::of(serde_json::from_value(service).unwrap());
-            self.index.apply_service(&key("svc"), record, now);
+            self.index.apply_kept(&key("svc"), record, now);
             services.insert(key("svc"));
         }
-        self.index.retain_services(&services, now);
+        self.index.retain_kept::<ServiceRecord>(&services, now);
         for (name, slice) in &self.slices {
             let record = SliceRecord::of(serde_json::from_value(slice.clone()).unwrap());
-            self.index.apply_slice(&key(name), record, now);
+            self.index.apply_kept(&key(name), record, now);
         }
         let slices = self.slices.keys().map(|name| key(name)).collect();
-        self.index.retain_slices(&slices, now);
+        self.index.retain_kept::<SliceRecord>(&slices, now);
     }
 
     fn collect_garbage(&mut self) {
@@ -326,47 +327,6 @@ impl Cluster {
             assert_eq!(Value::from(found), self.sandbox["status"]["podIPs"]);
         }
     }
-}
-
-fn merge(target: &mut Value, patch: &Value) {
-    let Some(fields) = patch.as_object() else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = json!({});
-    }
-    for (name, value) in fields {
-        if value.is_null() {
-            target.as_object_mut().unwrap().remove(name);
-        } else {
-            merge(&mut target[name.as_str()], value);
-        }
-    }
-}
-
-/// Does all operations, or none when one cannot be done.
-fn operate(object: &mut Value, operations: &Value) -> bool {
-    let mut result = object.clone();
-    for operation in operations.as_array().unwrap() {
-        let (path, value) = (operation["path"].as_str().unwrap(), &operation["value"]);
-        if operation["op"] == "test" {
-            if result.pointer(path) != Some(value) {
-                return false;
-            }
-            continue;
-        }
-        let (parent, last) = path.rsplit_once('/').unwrap();
-        match result.pointer_mut(parent) {
-            Some(Value::Object(fields)) => {
-                fields.insert(last.replace("~1", "/"), value.clone());
-            }
-            Some(Value::Array(list)) if last == "-" => list.push(value.clone()),
-            _ => return false,
-        }
-    }
-    *object = result;
-    true
 }
 
 proptest! {

@@ -78,7 +78,7 @@ fn of_a_sandbox_whose_node_is_not_there_it_is_said_that_its_service_came() {
     index.on_outcome(&write.receipt, outcome, at(1));
     assert_eq!(status_writes(&settle(&mut index, at(1))), []);
 
-    index.apply_service(&key("svc"), service(golden(), 5), at(2));
+    index.apply_kept(&key("svc"), service(golden(), 5), at(2));
     let status = status_of(&settle(&mut index, at(2)));
     assert_eq!(status["service"], "svc");
 }

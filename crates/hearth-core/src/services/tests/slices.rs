@@ -239,13 +239,13 @@ fn a_slice_that_somebody_changes_is_brought_back_and_one_that_is_deleted_is_made
     let mut changed = index.slice(&slice).unwrap().clone();
     changed.endpoints.clear();
     changed.version = 9;
-    index.apply_slice(&slice, changed, at(1));
+    index.apply_kept(&slice, changed, at(1));
     let effects = settle(&mut index, at(1));
     assert_eq!(given(&effects), json!([endpoint("10.0.0.1", true, false)]));
 
     let mut index = led();
     let uid = index.slice(&slice).unwrap().uid.clone();
-    index.delete_slice(&slice, &uid, at(1));
+    index.delete_kept::<SliceRecord>(&slice, &uid, at(1));
     let writes = slice_writes(&settle(&mut index, at(1)));
     assert!(matches!(writes[0].body, Body::Create(_)));
 }
@@ -269,7 +269,7 @@ fn slices_go_with_what_they_lead_from_and_to() {
     let mut index = led();
     let old = Key::new("n", "svc-4-00000");
     let slice = index.slice(&key(&name('4'))).unwrap().clone();
-    index.apply_slice(&old, slice.clone(), at(1));
+    index.apply_kept(&old, slice.clone(), at(1));
     assert_eq!(deleted(&settle(&mut index, at(1))), ["svc-4-00000"]);
 
     // Of no Service of a Sandbox: somebody else's.
@@ -278,7 +278,7 @@ fn slices_go_with_what_they_lead_from_and_to() {
         service: "other".to_owned(),
         ..slice
     };
-    index.apply_slice(&old, slice, at(1));
+    index.apply_kept(&old, slice, at(1));
     assert_eq!(deleted(&settle(&mut index, at(1))), [] as [String; 0]);
 }
 
@@ -308,7 +308,7 @@ fn a_service_that_was_made_anew_owns_its_slices() {
     let mut index = led();
     let mut anew = service(golden(), 9);
     anew.uid = "another".to_owned();
-    index.apply_service(&key("svc"), anew, at(1));
+    index.apply_kept(&key("svc"), anew, at(1));
     let writes = slice_writes(&settle(&mut index, at(1)));
     let Body::Merge(patch) = &writes[0].body else {
         panic!("{writes:?}");

@@ -430,8 +430,7 @@ impl Cluster {
             }
             Body::Operations(operations) => {
                 let mut object = current;
-                let mut operations = operations.as_array().unwrap().iter();
-                if operations.all(|operation| operate(&mut object, operation)) {
+                if operate(&mut object, operations) {
                     Self::done(kind, self.store(kind, object))
                 } else {
                     Outcome::Rejected("the server rejected our request".to_owned())
