@@ -1,11 +1,10 @@
 //! Watches of the kinds that the index only keeps: Services, EndpointSlices, NetworkPolicies and Pods.
 
 use hearth_core::effects::Now;
-use hearth_core::ids::Key;
 use hearth_core::index::{Index, Kept};
 use kube::Resource;
 
-use crate::watches::Change;
+use crate::watches::{Change, key_of};
 
 /// A change of one kind; `read` says what is kept of an object.
 pub(crate) fn kept<K: Resource, T: Kept>(
@@ -16,11 +15,7 @@ pub(crate) fn kept<K: Resource, T: Kept>(
 ) {
     match change {
         Change::Apply(object) => {
-            let metadata = object.meta();
-            let key = Key::new(
-                metadata.namespace.clone().unwrap_or_default(),
-                metadata.name.clone().unwrap_or_default(),
-            );
+            let key = key_of(object.meta());
             index.apply_kept(&key, read(*object), now);
         }
         Change::Delete { key, uid } => index.delete_kept::<T>(&key, &uid, now),

@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod operator_config;
 mod run;
 pub mod sessions;
+pub mod shelves;
 pub mod supplies;
 mod volumes;
 pub mod watches;

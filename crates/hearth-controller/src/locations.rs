@@ -1,98 +1,53 @@
-//! Where nodes find the volumes of PersistentVolumeClaims.
-//!
-//! The index says which node needs to know of which claim, and where its volume is ([`Locations::set`]); it is kept here
-//! for the sessions, which begin with all of it. Bounded by what sandboxes use: what is due is a set of claims, not a queue.
-
-use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+//! Where nodes find the volumes of PersistentVolumeClaims. Bounded by what sandboxes use.
 
 use hearth_core::effects::Place;
 use hearth_core::ids::{Key, NodeName};
 use hearth_core::volumes::Location;
-use parking_lot::Mutex;
-use tokio::sync::Notify;
 
-/// Where each node finds what its sandboxes use.
+use crate::shelves::{Outlet, Shelves};
+
+/// Where each node finds what its sandboxes use. By claim; `None` for one without a volume.
 #[derive(Clone, Debug, Default)]
-pub struct Locations {
-    nodes: Arc<Mutex<HashMap<NodeName, Shelf>>>,
-}
-
-#[derive(Debug, Default)]
-struct Shelf {
-    /// By claim; `None` for one without a volume.
-    claims: HashMap<Key, Option<Location>>,
-    due: BTreeSet<Key>,
-    changed: Arc<Notify>,
-}
+pub struct Locations(Shelves<Key, Option<Location>>);
 
 impl Locations {
     /// A claim's volume is there, for a node.
     pub fn set(&self, node: &NodeName, claim: Key, place: Place) {
-        let mut nodes = self.nodes.lock();
-        let shelf = nodes.entry(node.clone()).or_default();
-        match place {
-            Place::NotWanted => drop(shelf.claims.remove(&claim)),
-            Place::NotBound => drop(shelf.claims.insert(claim.clone(), None)),
-            Place::At(location) => drop(shelf.claims.insert(claim.clone(), Some(location))),
-        }
-        shelf.due.insert(claim);
-        shelf.changed.notify_one();
+        let location = match place {
+            Place::NotWanted => None,
+            Place::NotBound => Some(None),
+            Place::At(location) => Some(Some(location)),
+        };
+        self.0.set(node, claim, location);
     }
 
     /// Where a node's session takes what the node is to be told.
     #[must_use]
     pub fn outlet(&self, node: &NodeName) -> LocationOutlet {
-        let mut nodes = self.nodes.lock();
-        let changed = Arc::clone(&nodes.entry(node.clone()).or_default().changed);
-        LocationOutlet {
-            nodes: Arc::clone(&self.nodes),
-            node: node.clone(),
-            changed,
-        }
+        LocationOutlet(self.0.outlet(node))
     }
 }
 
 /// What one node is to be told, for its session.
 #[derive(Clone, Debug)]
-pub struct LocationOutlet {
-    nodes: Arc<Mutex<HashMap<NodeName, Shelf>>>,
-    node: NodeName,
-    changed: Arc<Notify>,
-}
+pub struct LocationOutlet(Outlet<Key, Option<Location>>);
 
 impl LocationOutlet {
     /// A session begins: all the claims of the node. Of each [`Self::next`] tells again where its volume is.
     #[must_use]
     pub fn begin(&self) -> Vec<Key> {
-        let mut nodes = self.nodes.lock();
-        let shelf = nodes.entry(self.node.clone()).or_default();
-        let claims: Vec<Key> = shelf.claims.keys().cloned().collect();
-        shelf.due = claims.iter().cloned().collect();
-        shelf.changed.notify_one();
-        claims
+        self.0.begin()
     }
 
     /// The next thing to tell the node. Cancel-safe.
     pub async fn next(&self) -> (Key, Place) {
-        loop {
-            if let Some(next) = self.take() {
-                return next;
-            }
-            self.changed.notified().await;
-        }
-    }
-
-    fn take(&self) -> Option<(Key, Place)> {
-        let mut nodes = self.nodes.lock();
-        let shelf = nodes.get_mut(&self.node)?;
-        let claim = shelf.due.pop_first()?;
-        let place = match shelf.claims.get(&claim) {
+        let (claim, location) = self.0.next().await;
+        let place = match location {
             None => Place::NotWanted,
             Some(None) => Place::NotBound,
-            Some(Some(location)) => Place::At(location.clone()),
+            Some(Some(location)) => Place::At(location),
         };
-        Some((claim, place))
+        (claim, place)
     }
 }
 

@@ -7,16 +7,13 @@ use hearth_core::volumes::{Class, Pv, Pvc};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 
-use crate::watches::Change;
+use crate::watches::{Change, key_of};
 
 /// A change of PersistentVolumeClaims.
 pub(crate) fn claim(index: &mut Index, change: Change<PersistentVolumeClaim>, now: Now) {
     match change {
         Change::Apply(claim) => {
-            let key = Key::new(
-                claim.metadata.namespace.clone().unwrap_or_default(),
-                claim.metadata.name.clone().unwrap_or_default(),
-            );
+            let key = key_of(&claim.metadata);
             index.apply_pvc(key, Pvc::of(*claim), now);
         }
         Change::Delete { key, uid } => index.delete_pvc(&key, &uid, now),

@@ -12,6 +12,7 @@ use futures::{StreamExt, TryStreamExt};
 use hearth_api::constants::{NODE_LEASE_NAMESPACE, label};
 use hearth_api::{Guarded, Sandbox, SandboxClaim, SandboxNode, SandboxTemplate, SandboxWarmPool};
 use hearth_core::ids::Key;
+use hearth_core::services::{MANAGED_BY, OURS};
 use hearth_telemetry::ErrorChain;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Service};
@@ -19,6 +20,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PartialObjectMeta;
 use kube::runtime::watcher::watcher;
 use kube::runtime::watcher::{self, Event};
@@ -32,9 +34,6 @@ use tokio_util::task::TaskTracker;
 const SHORTEST_WAIT: Duration = Duration::from_millis(200);
 /// Longest wait before a broken watch is tried again.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
-
-/// The EndpointSlices that are ours.
-pub const OUR_SLICES: &str = "endpointslice.kubernetes.io/managed-by=hearth.dev";
 
 /// What a watch brings.
 #[derive(Debug)]
@@ -221,7 +220,7 @@ pub fn start(
     watches.start(Api::all(client.clone()), any(), WatchInput::Service);
     watches.start(
         Api::all(client.clone()),
-        any().labels(OUR_SLICES),
+        any().labels(&format!("{MANAGED_BY}={OURS}")),
         WatchInput::EndpointSlice,
     );
     watches.start(Api::all(client.clone()), any(), WatchInput::NetworkPolicy);
@@ -348,7 +347,11 @@ fn apply<K: Resource<DynamicType = ()>>(object: Guarded<K>) -> Change<K> {
 }
 
 fn key<K: Resource>(object: &Guarded<K>) -> Key {
-    let metadata = object.meta();
+    key_of(object.meta())
+}
+
+/// Namespace and name.
+pub(crate) fn key_of(metadata: &ObjectMeta) -> Key {
     Key::new(
         metadata.namespace.clone().unwrap_or_default(),
         metadata.name.clone().unwrap_or_default(),

@@ -17,6 +17,7 @@ mod write;
 
 pub use facts::{Endpoint, Port, ServiceRecord, SliceRecord, Surface};
 pub(crate) use ports::ports_in;
+pub use slices::{MANAGED_BY, OURS};
 
 use std::collections::HashMap;
 
@@ -347,7 +348,7 @@ fn settled(index: &mut Index, object: Object) -> Outcome {
             index.apply_kept(&key, slice, now);
             !slices::is_in_vain(index, &key)
         }
-        other => return Outcome::Done(Some(Box::new(other))),
+        _ => return Outcome::Done(None),
     };
     if as_wanted {
         Outcome::Done(None)

@@ -8,15 +8,16 @@ use serde_json::{Value, json};
 
 use super::facts::SERVICE_NAME;
 use super::{Endpoint, Port, ServiceRecord, SliceRecord};
+use crate::controller_ref::reference;
 use crate::effects::{Body, Intent, Lane, Subject};
 use crate::ids::Key;
 use crate::index::{Index, Phase, SandboxRecord, Task};
 use crate::names::name_hash;
 
 /// Label of an EndpointSlice: who writes it. Others leave it alone.
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// Its value on ours, by which they are watched.
-const OURS: &str = "hearth.dev";
+pub const OURS: &str = "hearth.dev";
 
 #[derive(Clone, Copy)]
 enum Family {
@@ -282,14 +283,7 @@ fn slice(
 }
 
 fn owner(name: &str, service: &ServiceRecord) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Service",
-        "name": name,
-        "uid": service.uid,
-        "controller": true,
-        "blockOwnerDeletion": true,
-    })
+    reference("v1", "Service", name, &service.uid)
 }
 
 fn written(endpoints: &[Endpoint], sandbox: &SandboxRecord) -> Value {
