@@ -12,12 +12,11 @@ use hearth_tests::scene::{self, AWAY, COLD, Scene, WARM};
 use hearth_tests::status::{address, find_condition, name_hash, to_json};
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
 use serde_json::{Value, json};
 
 use crate::LIMIT;
-use crate::lifecycle::set_mode;
+use crate::lifecycle::{in_seconds, set_mode};
 
 const READY: &str = "Pod is Ready; Service Exists";
 
@@ -382,8 +381,7 @@ fn a_sandbox_past_its_time_has_no_service_and_what_is_not_its_own_stays() {
             scene.until_ready(name, COLD).await?;
         }
         services.until("own", "is there", |_| true).await?;
-        let at = Timestamp::now() + SignedDuration::from_secs(2);
-        let patch = json!({"spec": {"shutdownTime": format!("{at:.0}")}});
+        let patch = json!({"spec": {"shutdownTime": in_seconds(2)}});
         for name in ["own", "other"] {
             scene.patch::<Sandbox>(name, patch.clone()).await?;
         }

@@ -101,8 +101,7 @@ pub(crate) fn reconcile(index: &mut Index, key: &Key) {
                 },
             );
         }
-        Decision::Delete => write(
-            index,
+        Decision::Delete => index.write_sandbox(
             id,
             Intent::SandboxDelete,
             Lane::Refill,
@@ -114,15 +113,14 @@ pub(crate) fn reconcile(index: &mut Index, key: &Key) {
             let annotations = json!({annotation::POD_NAME: key.name});
             let patch =
                 json!({"metadata": {"uid": uid, "labels": labels, "annotations": annotations}});
-            write(index, id, Intent::Place, Lane::Answer, Body::Merge(patch));
+            index.write_sandbox(id, Intent::Place, Lane::Answer, Body::Merge(patch));
         }
         Decision::Suspension(suspension) => {
             let Some(record) = index.sandboxes.get(&id) else {
                 return;
             };
             let patch = suspension.operations(record);
-            write(
-                index,
+            index.write_sandbox(
                 id,
                 Intent::Suspension,
                 Lane::Refill,
@@ -134,22 +132,17 @@ pub(crate) fn reconcile(index: &mut Index, key: &Key) {
                 return;
             };
             let body = change.body(record);
-            write(index, id, Intent::PodName, Lane::Refill, body);
+            index.write_sandbox(id, Intent::PodName, Lane::Refill, body);
         }
-        Decision::Membership(operations) => write(
-            index,
+        Decision::Membership(operations) => index.write_sandbox(
             id,
             Intent::Membership,
             Lane::Refill,
             Body::Operations(operations),
         ),
-        Decision::Finalizers(patch) => write(
-            index,
-            id,
-            Intent::Finalizers,
-            Lane::Adopt,
-            Body::Merge(patch),
-        ),
+        Decision::Finalizers(patch) => {
+            index.write_sandbox(id, Intent::Finalizers, Lane::Adopt, Body::Merge(patch))
+        }
         Decision::Volumes { actions, intended } => {
             if intended.is_some() {
                 index.change_sandbox(id, |record| record.intended = intended);
@@ -385,20 +378,10 @@ fn write_status(index: &mut Index, id: u64, conditions: &[Condition], fields: Fi
     if fields != Fields::Clear {
         services::say(index, record, &mut patch["status"]);
     }
-    write(
-        index,
+    index.write_sandbox(
         id,
         Intent::SandboxStatus,
         Lane::Adopt,
         Body::MergeStatus(patch),
     );
-}
-
-fn write(index: &mut Index, id: u64, intent: Intent, lane: Lane, body: Body) {
-    let Some(record) = index.sandboxes.get(&id) else {
-        return;
-    };
-    let (subject, uid) = (Subject::Sandbox(record.key.clone()), record.uid.0.clone());
-    index.change_sandbox(id, |record| record.op = Some(SandboxOp::Writing));
-    index.write(subject, &uid, intent, lane, body);
 }

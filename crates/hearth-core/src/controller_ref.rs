@@ -1,6 +1,8 @@
 //! Who controls an object.
 
+use hearth_api::constants::EXTENSIONS_GROUP;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::{Value, json};
 
 /// The one owner reference of an object that says `controller: true`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +30,24 @@ impl ControllerRef {
             uid: owner.uid.clone(),
         })
     }
+}
+
+/// Whether an owner of this `apiVersion` is a claim, a pool or a template: of the group of the extensions.
+pub(crate) fn is_extension(api_version: &str) -> bool {
+    let group = api_version.split_once('/').map(|(group, _)| group);
+    group == Some(EXTENSIONS_GROUP)
+}
+
+/// The owner reference by which an object of these controls what is made for it.
+pub(crate) fn reference(api_version: &str, kind: &str, name: &str, uid: &str) -> Value {
+    json!({
+        "apiVersion": api_version,
+        "kind": kind,
+        "name": name,
+        "uid": uid,
+        "controller": true,
+        "blockOwnerDeletion": true,
+    })
 }
 
 #[cfg(test)]

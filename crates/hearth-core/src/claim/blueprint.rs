@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::refusal::Refusal;
 use super::{env, metadata};
+use crate::controller_ref::reference;
 use crate::ids::NodeName;
 use crate::index::{Bind, ClaimRecord};
 use crate::podspec::claims_in;
@@ -135,14 +136,12 @@ fn insert_some<T: serde::Serialize>(spec: &mut Map<String, Value>, field: &str, 
 
 /// The reference by which a claim owns its Sandbox.
 pub(super) fn owner_reference(claim: &ClaimRecord) -> Value {
-    json!({
-        "apiVersion": EXTENSIONS_API_VERSION,
-        "kind": "SandboxClaim",
-        "name": claim.key.name,
-        "uid": claim.uid,
-        "controller": true,
-        "blockOwnerDeletion": true,
-    })
+    reference(
+        EXTENSIONS_API_VERSION,
+        "SandboxClaim",
+        &claim.key.name,
+        &claim.uid,
+    )
 }
 
 fn volumes(

@@ -35,7 +35,7 @@ use status::Status;
 use crate::effects::{Body, Effect, EventNote, Intent, Lane, NodeRequest, Observation, Subject};
 use crate::expiry;
 use crate::ids::{Key, NodeName, OwnerKey, SandboxUid};
-use crate::index::{ClaimRecord, Index, Leaving, SandboxOp, SandboxRecord, Stage};
+use crate::index::{ClaimRecord, Index, Leaving, SandboxRecord, Stage};
 use crate::podspec::Variable;
 
 /// What to do about a claim.
@@ -199,13 +199,15 @@ fn act(index: &mut Index, key: &Key, decision: Decision) {
             sandbox,
             operations,
         } => {
-            write_sandbox(index, sandbox, Intent::Adopt, Lane::Adopt, operations);
+            let body = Body::Operations(operations);
+            index.write_sandbox(sandbox, Intent::Adopt, Lane::Adopt, body);
         }
         Decision::Metadata {
             sandbox,
             operations,
         } => {
-            write_sandbox(index, sandbox, Intent::PodMetadata, Lane::Adopt, operations);
+            let body = Body::Operations(operations);
+            index.write_sandbox(sandbox, Intent::PodMetadata, Lane::Adopt, body);
         }
         Decision::Create { object, node } => create(index, key, *object, node.as_ref()),
         Decision::Delete { foreground } => {
@@ -313,15 +315,6 @@ fn create(index: &mut Index, key: &Key, mut object: Value, node: Option<&NodeNam
         Lane::Answer,
         Body::Create(object),
     );
-}
-
-fn write_sandbox(index: &mut Index, id: u64, intent: Intent, lane: Lane, operations: Value) {
-    let Some(record) = index.sandboxes.get(&id) else {
-        return;
-    };
-    let (subject, uid) = (Subject::Sandbox(record.key.clone()), record.uid.0.clone());
-    index.change_sandbox(id, |record| record.op = Some(SandboxOp::Writing));
-    index.write(subject, &uid, intent, lane, Body::Operations(operations));
 }
 
 /// Gives back all that nodes and the API server hold for a claim.

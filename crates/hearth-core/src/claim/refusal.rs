@@ -2,6 +2,8 @@
 
 use hearth_api::constants::reason;
 
+use crate::status::error_seen;
+
 /// A reason and text for the claim's Ready condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
@@ -16,7 +18,7 @@ impl Refusal {
     pub(super) fn error(fault: impl std::fmt::Display) -> Self {
         Self {
             reason: reason::RECONCILER_ERROR,
-            message: format!("Error seen: {fault}"),
+            message: error_seen(&fault.to_string()),
             is_final: false,
         }
     }

@@ -41,18 +41,16 @@ pub(super) fn decide(index: &Index, claim: &ClaimRecord) -> Decision {
     if !claim.spec.volume_claim_templates.is_empty() {
         return cold(index, claim, &template);
     }
-    if !claim.spec.env.is_empty()
-        && let Err(refusal) = blueprint::sandbox(claim, &template)
-    {
+    let possible = if claim.spec.env.is_empty() {
+        let created_by = claim.created_by.as_deref();
+        let metadata = metadata::merge(&template, &claim.uid, created_by, additional);
+        metadata.map(drop).map_err(Refusal::error)
+    } else {
+        // With variables that is one of several things to be found out.
+        blueprint::sandbox(claim, &template).map(drop)
+    };
+    if let Err(refusal) = possible {
         return refuse(index, claim, &refusal);
-    }
-    if let Err(fault) = metadata::merge(
-        &template,
-        &claim.uid,
-        claim.created_by.as_deref(),
-        additional,
-    ) {
-        return refuse(index, claim, &Refusal::error(fault));
     }
     if claim.inherited
         && let Some(at) = index.inventories_due()

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use hearth_api::constants::{EXTENSIONS_GROUP, annotation, condition, label, reason};
+use hearth_api::constants::{annotation, condition, label, reason};
 use hearth_api::{OperatingMode, Sandbox};
 
 use crate::conditions::{find_condition, is_true};
+use crate::controller_ref::is_extension;
 
 /// What Sandboxes are counted by.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,7 +51,7 @@ impl Sort {
             .iter()
             .flatten()
             .find(|reference| reference.controller == Some(true))
-            .filter(|reference| group_of(&reference.api_version) == EXTENSIONS_GROUP)
+            .filter(|reference| is_extension(&reference.api_version))
             .map(|reference| reference.kind.as_str());
         let template = metadata
             .annotations
@@ -78,11 +79,6 @@ impl Sort {
             },
         }
     }
-}
-
-/// The group of an `apiVersion`; empty for that of core.
-fn group_of(api_version: &str) -> &str {
-    api_version.split_once('/').map_or("", |(group, _)| group)
 }
 
 /// The label `created-by` as a bounded set.

@@ -383,6 +383,16 @@ impl Index {
         self.effects.push(effect);
     }
 
+    /// Writes a Sandbox that is there: until that came out, nothing else is done about it.
+    pub(crate) fn write_sandbox(&mut self, id: u64, intent: Intent, lane: Lane, body: Body) {
+        let Some(record) = self.sandboxes.get(&id) else {
+            return;
+        };
+        let (subject, uid) = (Subject::Sandbox(record.key.clone()), record.uid.0.clone());
+        self.change_sandbox(id, |record| record.op = Some(SandboxOp::Writing));
+        self.write(subject, &uid, intent, lane, body);
+    }
+
     pub(crate) fn write(
         &mut self,
         subject: Subject,

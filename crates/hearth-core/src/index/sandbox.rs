@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_api::constants::{
-    EXTENSIONS_GROUP, TEARDOWN_FINALIZER, annotation, condition, label, reason,
-};
+use hearth_api::constants::{TEARDOWN_FINALIZER, annotation, condition, label, reason};
 use hearth_api::{
     Condition, OperatingMode, PersistentVolumeClaimTemplate, PodMetadata, Sandbox, SandboxStatus,
     ShutdownPolicy, Time,
@@ -16,6 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use super::spec::SpecFacts;
 use crate::conditions::find_condition;
+use crate::controller_ref::is_extension;
 use crate::events::Said;
 use crate::ids::{Key, NodeName, SandboxUid};
 use crate::placement::Labels;
@@ -60,10 +59,7 @@ impl Owner {
                 has_owners,
             });
         };
-        let ours = controller
-            .api_version
-            .split_once('/')
-            .is_some_and(|(group, _)| group == EXTENSIONS_GROUP);
+        let ours = is_extension(&controller.api_version);
         let uid = controller.uid;
         match controller.kind.as_str() {
             "SandboxWarmPool" if ours => Self::Pool { uid },
@@ -272,7 +268,6 @@ pub(crate) struct Detail {
     pub(crate) shutdown_time: Option<Timestamp>,
     pub(crate) shutdown_policy: ShutdownPolicy,
     pub(crate) template: String,
-    pub(crate) claim_uid: String,
     /// Label `created-by`.
     pub(crate) created_by: String,
 }
@@ -440,7 +435,6 @@ impl SandboxRecord {
                 template: annotations
                     .remove(annotation::TEMPLATE_REF)
                     .unwrap_or_default(),
-                claim_uid: labels.remove(label::CLAIM_UID).unwrap_or_default(),
                 created_by: labels.remove(label::CREATED_BY).unwrap_or_default(),
             }))
         };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::sandbox::Retry;
 use super::{Index, Task};
-use crate::effects::{Body, Intent, Lane, Object, Outcome, Receipt, Subject};
+use crate::effects::{Body, Intent, Lane, Outcome, Receipt, Subject};
 
 /// What is under way and what has failed. See the module's documentation.
 #[derive(Debug, Default)]
@@ -67,18 +67,13 @@ impl Index {
         self.write(subject, uid, intent, lane, body);
     }
 
-    /// What [`Self::write_once`] began came out: what the object is now is taken over, a failure is tried again later, and
-    /// the object is looked at again either way.
+    /// What [`Self::write_once`] began came out, and the rules of its kind have taken over what the object is now: a failure
+    /// is tried again later, and the object is looked at again either way.
     pub(crate) fn object_written(&mut self, receipt: &Receipt, outcome: Outcome) {
         let subject = &receipt.subject;
         self.writes.ended(subject);
         match outcome {
-            Outcome::Done(object) => {
-                self.writes.settled(subject);
-                if let Some(object) = object {
-                    self.apply_written(*object);
-                }
-            }
+            Outcome::Done(_) => self.writes.settled(subject),
             // A deletion that finds nothing has what it wanted; the watch shows it.
             Outcome::NotFound if receipt.intent.is_deletion() => self.writes.settled(subject),
             _ => {
@@ -87,19 +82,6 @@ impl Index {
             }
         }
         self.mark(Task::Object(subject.clone()));
-    }
-
-    fn apply_written(&mut self, object: Object) {
-        let now = self.now;
-        match object {
-            Object::Service(key, service) => self.apply_kept(&key, service, now),
-            Object::EndpointSlice(key, slice) => self.apply_kept(&key, slice, now),
-            Object::NetworkPolicy(key, policy) => self.apply_kept(&key, policy, now),
-            Object::Template(template) => self.apply_template(*template, now),
-            // These have rules of their own for what came out of a write.
-            Object::Claim(_) | Object::Sandbox(_) | Object::VolumeClaim(..) | Object::Volume(_) => {
-            }
-        }
     }
 }
 

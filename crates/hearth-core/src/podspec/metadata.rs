@@ -11,7 +11,7 @@ use hearth_api::{PodMetadata, Sandbox};
 use super::files::FileSource;
 use super::late::{EnvSource, PodField, lines};
 use super::plan::PodPlan;
-use crate::controller_ref::ControllerRef;
+use crate::controller_ref::{ControllerRef, is_extension};
 use crate::index::created_by;
 use crate::names::name_hash;
 
@@ -51,10 +51,8 @@ fn labels_of_owner(sandbox: &Sandbox) -> Vec<(&'static str, String)> {
         let labels = sandbox.metadata.labels.as_ref()?;
         labels.get(key).filter(|value| !value.is_empty()).cloned()
     };
-    let owner = ControllerRef::of(&sandbox.metadata).filter(|owner| {
-        let group = owner.api_version.split_once('/').map(|(group, _)| group);
-        group == Some(EXTENSIONS_GROUP)
-    });
+    let owner =
+        ControllerRef::of(&sandbox.metadata).filter(|owner| is_extension(&owner.api_version));
     let is_pool = |owner: &ControllerRef| owner.kind == "SandboxWarmPool";
     let is_member = owner.as_ref().is_some_and(is_pool);
     let kept = [

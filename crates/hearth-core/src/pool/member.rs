@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::Template;
 use crate::claim::blueprint::{assign, guard_volumes, has_volumes};
 use crate::claim::metadata::{EVICTION_ANNOTATION, sandbox_annotations};
+use crate::controller_ref::reference;
 use crate::effects::{Body, Intent, Lane, Subject};
 use crate::ids::{Key, NodeName};
 use crate::index::{Index, PoolRecord, SandboxOp, WATCH_LAG};
@@ -145,14 +146,12 @@ fn object(pool: &PoolRecord, template: &Template, name: &str, evictable: bool) -
 
 /// The pool as the controller of its members.
 pub(super) fn owner_reference(pool: &PoolRecord) -> Value {
-    json!({
-        "apiVersion": EXTENSIONS_API_VERSION,
-        "kind": "SandboxWarmPool",
-        "name": pool.key.name,
-        "uid": pool.uid,
-        "controller": true,
-        "blockOwnerDeletion": true,
-    })
+    reference(
+        EXTENSIONS_API_VERSION,
+        "SandboxWarmPool",
+        &pool.key.name,
+        &pool.uid,
+    )
 }
 
 pub(super) fn warmth(warmth: Warmth) -> &'static str {

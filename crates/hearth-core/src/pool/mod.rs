@@ -87,13 +87,13 @@ fn yields_until(index: &mut Index, key: &Key) -> Option<Duration> {
         .map(|at| at + settings.quiet)
         .filter(|at| *at > now);
     let longest = settings.longest_yield;
-    let ready = members(index, key).map_or(0, in_stock);
+    let nearly_empty = is_nearly_empty(index, index.pools.get(key)?);
     let pool = index.pools.get_mut(key)?;
     let Some(quiet_at) = quiet_at else {
         pool.yielding_since = None;
         return None;
     };
-    if ready <= (pool.replicas / 8).max(1) {
+    if nearly_empty {
         return None;
     }
     let since = *pool.yielding_since.get_or_insert(now);

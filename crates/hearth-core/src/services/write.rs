@@ -6,6 +6,7 @@ use hearth_api::constants::{SANDBOX_API_VERSION, label};
 use serde_json::{Map, Value, json};
 
 use super::{Port, ServiceRecord};
+use crate::controller_ref::reference;
 use crate::index::SandboxRecord;
 use crate::names::name_hash;
 use crate::patch;
@@ -85,12 +86,10 @@ fn ports(ports: &[Port]) -> Value {
 }
 
 fn owner(sandbox: &SandboxRecord) -> Value {
-    json!({
-        "apiVersion": SANDBOX_API_VERSION,
-        "kind": "Sandbox",
-        "name": sandbox.key.name,
-        "uid": sandbox.uid.as_str(),
-        "controller": true,
-        "blockOwnerDeletion": true,
-    })
+    reference(
+        SANDBOX_API_VERSION,
+        "Sandbox",
+        &sandbox.key.name,
+        sandbox.uid.as_str(),
+    )
 }

@@ -17,7 +17,7 @@ pub(crate) use policy::spec as policy_spec;
 
 use std::collections::BTreeMap;
 
-use hearth_api::constants::{label, message, reason};
+use hearth_api::constants::{label, reason};
 use serde_json::{Value, json};
 
 use crate::effects::{Body, Effect, EventNote, Intent, Lane, Object, Outcome, Receipt, Subject};
@@ -25,6 +25,7 @@ use crate::ids::Key;
 use crate::index::{Index, Task};
 use crate::names::name_hash;
 use crate::pool::Template;
+use crate::status::error_seen;
 use policy::Whose;
 
 /// Looks at a template, whether it is there or not: at its label and at the NetworkPolicy that it wants.
@@ -227,7 +228,7 @@ fn complain(index: &mut Index, key: &Key, template: &Template, words: String) {
         warning: true,
         reason: reason::RECONCILER_ERROR,
         action: "Reconciling",
-        note: format!("{}{words}", message::ERROR_SEEN),
+        note: error_seen(&words),
     })));
     index.template_troubles.insert(key.clone(), words);
 }

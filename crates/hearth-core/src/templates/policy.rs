@@ -1,13 +1,11 @@
 //! The NetworkPolicy of a template: how it is called, what stands in it, and what one that is there lacks of that.
 
-use hearth_api::constants::{
-    CONTROLLER_NAMESPACE, EXTENSIONS_API_VERSION, EXTENSIONS_GROUP, label,
-};
+use hearth_api::constants::{CONTROLLER_NAMESPACE, EXTENSIONS_API_VERSION, label};
 use hearth_api::{NetworkPolicyManagement, SandboxTemplateSpec};
 use serde_json::{Map, Value, json};
 
 use super::PolicyRecord;
-use crate::controller_ref::ControllerRef;
+use crate::controller_ref::{ControllerRef, is_extension, reference};
 use crate::ids::Key;
 use crate::pool::Template;
 
@@ -32,8 +30,7 @@ pub(super) fn owner_of(policy: &Key) -> Option<Key> {
 /// The claim need not be known: a policy of one that is gone goes as well.
 pub(super) fn is_of_claim(policy: &PolicyRecord, owner: &Key) -> bool {
     let is_claim = |controller: &ControllerRef| {
-        let group = controller.api_version.split('/').next();
-        group == Some(EXTENSIONS_GROUP)
+        is_extension(&controller.api_version)
             && controller.kind == "SandboxClaim"
             && controller.name == owner.name
     };
@@ -140,20 +137,19 @@ fn is_omitted(name: &str, value: &Value) -> bool {
 /// The policy of a template, to be made.
 pub(super) fn object(template: &Key, uid: &str, spec: &Value) -> Value {
     let policy = key_of(template);
+    let owner = reference(
+        EXTENSIONS_API_VERSION,
+        "SandboxTemplate",
+        &template.name,
+        uid,
+    );
     json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
         "metadata": {
             "name": policy.name,
             "namespace": policy.namespace,
-            "ownerReferences": [{
-                "apiVersion": EXTENSIONS_API_VERSION,
-                "kind": "SandboxTemplate",
-                "name": template.name,
-                "uid": uid,
-                "controller": true,
-                "blockOwnerDeletion": true,
-            }],
+            "ownerReferences": [owner],
         },
         "spec": spec,
     })

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::facts::{Pv, Pvc};
 use super::{BOUND_BY_CONTROLLER, CLAIM_FINALIZER, SELECTED_NODE, VOLUME_FINALIZER};
+use crate::controller_ref::reference;
 use crate::ids::{Key, SandboxUid};
 use crate::names::name_hash;
 
@@ -36,14 +37,7 @@ pub(crate) fn claim_of_template(
 }
 
 fn owner(sandbox: &Key, uid: &SandboxUid) -> Value {
-    json!({
-        "apiVersion": SANDBOX_API_VERSION,
-        "kind": "Sandbox",
-        "name": sandbox.name,
-        "uid": uid.as_str(),
-        "controller": true,
-        "blockOwnerDeletion": true,
-    })
+    reference(SANDBOX_API_VERSION, "Sandbox", &sandbox.name, uid.as_str())
 }
 
 /// Makes a claim that nobody controls the Sandbox's.

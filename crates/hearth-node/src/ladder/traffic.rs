@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use hearth_core::names::fnv1a;
 use hearth_sys::nft::{CommandError, Nft};
 use hearth_sys::traffic::{Change, Counts, Heard, PacketLog, TrafficTable};
 use tokio::io::Interest;
@@ -52,9 +53,7 @@ pub(crate) struct SysTraffic {
 impl SysTraffic {
     /// Opens the log and makes the table. What the table has of an earlier daemon stays.
     pub(crate) async fn open(instance: &str) -> Result<Self, TrafficError> {
-        let hash = instance.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
-            (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-        });
+        let hash = fnv1a(instance.as_bytes());
         let group = u16::try_from(FIRST_GROUP + hash % GROUPS).unwrap_or(u16::MAX);
         let log = PacketLog::open(group).map_err(TrafficError::Log)?;
         let group = log.group();
