@@ -13,7 +13,7 @@ use crate::index::{ClaimRecord, Detail, Index, SandboxRecord};
 use crate::patch;
 use crate::pool::Template;
 
-/// What the Sandbox of a claim is to have, with the template that the claim's pool has now.
+/// What the Sandbox of a claim is to have, with the template that it follows.
 pub(super) struct Wanted {
     template: Arc<Template>,
     pod_metadata: PodMetadata,
@@ -23,11 +23,15 @@ pub(super) struct Wanted {
 ///
 /// # Errors
 /// When what the claim adds is invalid, the template says otherwise, or the template is not there to tell.
-pub(super) fn wanted(index: &Index, claim: &ClaimRecord) -> Result<Option<Wanted>, Refusal> {
+pub(super) fn wanted(
+    index: &Index,
+    claim: &ClaimRecord,
+    sandbox: &SandboxRecord,
+) -> Result<Option<Wanted>, Refusal> {
     let additional = claim.spec.additional_pod_metadata.as_ref();
     metadata::validate(additional, &index.settings.allowed_label_domains)
         .map_err(Refusal::metadata)?;
-    let template = match template_of(index, claim) {
+    let template = match template_of(index, claim, sandbox) {
         Ok(template) => template,
         Err(refusal) if claim.adds_metadata() => return Err(refusal),
         Err(_) => return Ok(None),
@@ -41,12 +45,16 @@ pub(super) fn wanted(index: &Index, claim: &ClaimRecord) -> Result<Option<Wanted
     }))
 }
 
-fn template_of(index: &Index, claim: &ClaimRecord) -> Result<Arc<Template>, Refusal> {
+fn template_of(
+    index: &Index,
+    claim: &ClaimRecord,
+    sandbox: &SandboxRecord,
+) -> Result<Arc<Template>, Refusal> {
     let Some(pool) = index.pools.get(&claim.pool_key()) else {
         return Err(Refusal::no_pool(&claim.spec.warm_pool_ref.name));
     };
     index
-        .template_of(pool)
+        .template_followed(sandbox, pool)
         .ok_or_else(|| Refusal::no_template_to_follow(&pool.template))
 }
 

@@ -57,7 +57,7 @@ fn mirror(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord) -> Decisi
     let Some(detail) = &sandbox.detail else {
         return Decision::Rest;
     };
-    let wanted = match follow::wanted(index, claim) {
+    let wanted = match follow::wanted(index, claim, sandbox) {
         Ok(wanted) => wanted,
         Err(refusal) => return refuse(index, claim, detail, &refusal),
     };
@@ -159,7 +159,7 @@ fn adopt(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord, bind: &Bin
     }
     let template = index
         .pool_by_uid(pool_uid)
-        .and_then(|pool| index.template_of(pool));
+        .and_then(|pool| index.template_followed(sandbox, pool));
     let additional = valid_metadata(index, claim);
     let created_by = claim.created_by.as_deref();
     let pod_metadata = template.and_then(|template| {

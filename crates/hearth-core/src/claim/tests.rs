@@ -4,6 +4,7 @@ mod answered;
 mod assigned;
 mod bound;
 mod env;
+mod followed;
 mod lifecycle;
 mod notes;
 mod observed;

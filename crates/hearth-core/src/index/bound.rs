@@ -1,20 +1,66 @@
-//! Claims that have a Sandbox and depend on their pool and its template all the same: those that add metadata to the pod,
-//! which the template may contradict.
+//! Claims that have a Sandbox: it follows the template that it was made from, so that they depend on that and on their pool
+//! all the same.
 
-use super::{ClaimRecord, Index};
+use std::sync::Arc;
+
+use super::{ClaimRecord, Index, PoolRecord, SandboxRecord};
 use crate::ids::Key;
+use crate::pool::Template;
 
 impl Index {
-    /// Marks those of a pool: it came or went, or its template did or has changed. There is no list of them, because
-    /// that is rare.
-    pub(super) fn mark_bound(&mut self, pool: &Key) {
-        let depends = |claim: &&ClaimRecord| {
-            claim.is_answered()
-                && claim.adds_metadata()
-                && claim.key.namespace == pool.namespace
-                && claim.spec.warm_pool_ref.name == pool.name
+    /// The template that a Sandbox follows: the one that it was made from, wherever its pool has moved on to, and that of
+    /// the pool once the first is gone.
+    pub(crate) fn template_followed(
+        &self,
+        sandbox: &SandboxRecord,
+        pool: &PoolRecord,
+    ) -> Option<Arc<Template>> {
+        let of_pool = self.template_of(pool);
+        let namespace = &sandbox.key.namespace;
+        let own = match &sandbox.detail {
+            Some(detail) => {
+                let key = Key::new(namespace.clone(), detail.template.clone());
+                self.templates.get(&key).cloned()
+            }
+            // Of a member only the hash of the template's name is kept.
+            None => {
+                let is_it = |template: &Template| *template.ref_hash == *sandbox.template_ref_hash;
+                let known = of_pool.clone().filter(|template| is_it(template));
+                known.or_else(|| {
+                    let mut all = self.templates.iter();
+                    let found = all.find(|(key, of)| key.namespace == *namespace && is_it(of));
+                    found.map(|(_, template)| Arc::clone(template))
+                })
+            }
         };
-        let claims = self.claims.values().filter(depends);
+        own.or(of_pool)
+    }
+
+    /// Marks those of a pool: it came or went, or has another template now.
+    pub(super) fn mark_bound(&mut self, pool: &Key) {
+        self.mark_answered(|_, claim| {
+            claim.key.namespace == pool.namespace && claim.spec.warm_pool_ref.name == pool.name
+        });
+    }
+
+    /// Marks those whose Sandbox follows a template, or would if that were there: it came, went or has changed.
+    pub(super) fn mark_followers(&mut self, template: &Key) {
+        self.mark_answered(|index, claim| {
+            if claim.key.namespace != template.namespace {
+                return false;
+            }
+            let sandbox = Key::new(claim.key.namespace.clone(), claim.sandbox.clone());
+            let detail = index.sandbox(&sandbox).and_then(|it| it.detail.as_ref());
+            let pool = index.pools.get(&claim.pool_key());
+            detail.is_some_and(|detail| detail.template == template.name)
+                || pool.is_some_and(|pool| pool.template == template.name)
+        });
+    }
+
+    /// There is no list of them, because such changes are rare.
+    fn mark_answered(&mut self, depends: impl Fn(&Self, &ClaimRecord) -> bool) {
+        let claims = self.claims.values().filter(|claim| claim.is_answered());
+        let claims = claims.filter(|claim| depends(self, claim));
         let keys: Vec<_> = claims.map(|claim| claim.key.clone()).collect();
         keys.iter().for_each(|key| self.mark_claim(key));
     }

@@ -441,8 +441,8 @@ impl Index {
             self.compare_members(&pool);
             self.mark_pool(&pool);
             self.mark_waiting(&pool);
-            self.mark_bound(&pool);
         }
+        self.mark_followers(key);
     }
 
     /// A RuntimeClass is there.

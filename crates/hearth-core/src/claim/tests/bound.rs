@@ -3,7 +3,7 @@
 use super::*;
 
 /// Claim `c` with this spec, whose status names Sandbox `a`, at this version.
-fn bound_claim(spec: Value, version: u64) -> Value {
+pub(super) fn bound_claim(spec: Value, version: u64) -> Value {
     let mut object = serde_json::to_value(claim_with("c", version, spec)).unwrap();
     object["status"] = json!({
         "conditions": [{"type": "Ready", "status": "True", "reason": "DependenciesReady", "message": "Pod is Ready",
@@ -13,12 +13,12 @@ fn bound_claim(spec: Value, version: u64) -> Value {
     object
 }
 
-fn apply(index: &mut Index, claim: &Value, now: u64) {
+pub(super) fn apply(index: &mut Index, claim: &Value, now: u64) {
     index.apply_claim(serde_json::from_value(claim.clone()).unwrap(), at(now));
 }
 
 /// Claim `c` has Sandbox `a`, and both are as they should be.
-fn bound_to_a(spec: Value) -> Index {
+pub(super) fn bound_to_a(spec: Value) -> Index {
     let mut index = stocked(&[]);
     index.apply_sandbox(created(&adopted("a"), 15), at(50));
     let running = reported("a", Phase::Running, Some("uid-c"));
@@ -28,7 +28,7 @@ fn bound_to_a(spec: Value) -> Index {
 }
 
 /// What is written of claim and Sandbox, without what is only for observers.
-fn written(index: &mut Index, now: u64) -> Vec<Write> {
+pub(super) fn written(index: &mut Index, now: u64) -> Vec<Write> {
     let mut all = writes(settle(index, at(now)));
     all.retain(|write| {
         matches!(
