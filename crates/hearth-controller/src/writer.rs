@@ -2,8 +2,9 @@
 //!
 //! A write is queued in its lane and sent by one of a fixed number of workers. Each request in flight has a stream of
 //! its own, so a slow one holds up nobody. `Answer` goes before everything; the other lanes wait while claims are being
-//! answered, and go one at a time once they have waited for [`Patience::longest_yield`]. The queue is bounded: a write
-//! that finds no room comes back as `Unavailable` and is tried again by whoever made it.
+//! answered, and go one at a time once they have waited for [`Patience::longest_yield`]. Where there is a [`Rate`] a write
+//! stays in its lane until it may go, so that an answer need not wait for what came before it. The queue is bounded: a
+//! write that finds no room comes back as `Unavailable` and is tried again by whoever made it.
 
 mod lanes;
 mod request;
@@ -25,7 +26,6 @@ use tokio_util::task::TaskTracker;
 
 use lanes::{Lanes, Place};
 pub use throttle::Rate;
-use throttle::Throttle;
 
 /// Bounds and times of the writer.
 #[derive(Clone, Copy, Debug)]
@@ -108,15 +108,11 @@ impl Writer {
         token: &CancellationToken,
     ) -> Self {
         let lanes = Arc::new(Lanes::new(&settings));
-        let throttle = settings
-            .rate
-            .map(|rate| Arc::new(Throttle::new(rate, Instant::now())));
         for _ in 0..settings.workers {
             let worker = Worker {
                 client: client.clone(),
                 deadline: settings.deadline,
                 lanes: Arc::clone(&lanes),
-                throttle: throttle.clone(),
                 outcomes: outcomes.clone(),
             };
             let token = token.clone();
@@ -155,7 +151,6 @@ struct Worker {
     client: Client,
     deadline: Duration,
     lanes: Arc<Lanes>,
-    throttle: Option<Arc<Throttle>>,
     outcomes: mpsc::Sender<Written>,
 }
 
@@ -172,9 +167,6 @@ impl Worker {
     async fn work(&self) {
         loop {
             let job = self.lanes.next().await;
-            if let Some(throttle) = &self.throttle {
-                throttle.turn().await;
-            }
             let started = Instant::now();
             let queued = started.saturating_duration_since(job.queued_at);
             let lane = job.write.lane;

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::throttle::Throttle;
 use super::{Patience, WriterSettings};
 
 /// Queued writes by lane, and how many are in flight.
@@ -31,6 +32,8 @@ struct Queue {
     lanes: [VecDeque<(Instant, Write)>; LANES.len()],
     answers_in_flight: usize,
     trailing_in_flight: usize,
+    /// How many writes may go in a second; none: any number.
+    throttle: Option<Throttle>,
 }
 
 /// In the order in which they go.
@@ -71,8 +74,13 @@ enum Yield {
 
 impl Lanes {
     pub(super) fn new(settings: &WriterSettings) -> Self {
+        let now = Instant::now();
+        let queue = Queue {
+            throttle: settings.rate.map(|rate| Throttle::new(rate, now)),
+            ..Queue::default()
+        };
         Self {
-            queue: Mutex::default(),
+            queue: Mutex::new(queue),
             changed: Notify::new(),
             changed_for_observer: Notify::new(),
             capacity: settings.queue,
@@ -168,22 +176,18 @@ impl Lanes {
 
     fn take(&self, now: Instant) -> Next {
         let mut queue = self.queue.lock();
-        if let Some((at, write)) = queue.lanes[0].pop_front() {
-            queue.answers_in_flight += 1;
-            return Next::Now(at, Box::new(write));
-        }
         let mut soonest: Option<Instant> = None;
-        for lane in &LANES[1..] {
-            let Some(&(at, _)) = queue.lanes[index(*lane)].front() else {
+        for lane in LANES {
+            let Some(&(at, _)) = queue.lanes[index(lane)].front() else {
                 continue;
             };
-            match self.yields(&queue, *lane, at, now) {
-                Yield::No => {
-                    if let Some((at, write)) = queue.lanes[index(*lane)].pop_front() {
-                        queue.trailing_in_flight += 1;
-                        return Next::Now(at, Box::new(write));
-                    }
-                }
+            let yields = match lane {
+                Lane::Answer => Yield::No,
+                _ => self.yields(&queue, lane, at, now),
+            };
+            match yields {
+                // It is the first that may go; what comes behind it may not go before.
+                Yield::No => return queue.take(lane, now),
                 Yield::Until(at) => soonest = Some(soonest.map_or(at, |soonest| soonest.min(at))),
                 Yield::UntilChanged => {}
             }
@@ -204,11 +208,13 @@ impl Lanes {
             .last_answer
             .map(|at| at + quiet)
             .filter(|at| *at > now);
-        let yielding = queue.answers_in_flight > 0 || quiet_at.is_some();
+        // Answers that wait are those that may not go yet, or that no worker has got to.
+        let answers = queue.answers_in_flight + queue.lanes[index(Lane::Answer)].len();
+        let yielding = answers > 0 || quiet_at.is_some();
         // What is overdue goes although claims are busy, but one at a time.
         let places = if yielding { 1 } else { self.trailing_places };
-        // While an answer is in flight it is not known when it will be quiet; its end wakes whoever waits.
-        let quiet_at = quiet_at.filter(|_| queue.answers_in_flight == 0);
+        // While an answer waits or is in flight it is not known when it will be quiet; its end wakes whoever waits.
+        let quiet_at = quiet_at.filter(|_| answers == 0);
         let due = at + longest_yield;
         if queue.trailing_in_flight >= places {
             quiet_at.map_or(Yield::UntilChanged, Yield::Until)
@@ -217,6 +223,28 @@ impl Lanes {
         } else {
             Yield::No
         }
+    }
+}
+
+impl Queue {
+    /// The first write of a lane, as soon as one may go at all.
+    fn take(&mut self, lane: Lane, now: Instant) -> Next {
+        let throttle = self.throttle.as_ref();
+        if let Some(at) = throttle.and_then(|throttle| throttle.blocked_until(now)) {
+            return Next::At(at);
+        }
+        let Some((queued_at, write)) = self.lanes[index(lane)].pop_front() else {
+            return Next::Wait;
+        };
+        if let Some(throttle) = &mut self.throttle {
+            throttle.spend(now);
+        }
+        if lane == Lane::Answer {
+            self.answers_in_flight += 1;
+        } else {
+            self.trailing_in_flight += 1;
+        }
+        Next::Now(queued_at, Box::new(write))
     }
 }
 
@@ -249,9 +277,12 @@ impl Drop for Place {
 mod tests {
     use std::time::Duration;
 
+    use super::super::Rate;
     use super::*;
     use hearth_core::effects::{Body, Intent, Receipt, Subject};
     use hearth_core::ids::Key;
+    use tokio::sync::mpsc;
+    use tokio::task::JoinSet;
 
     fn write(name: &str, lane: Lane) -> Write {
         Write {
@@ -415,6 +446,71 @@ mod tests {
         assert_eq!(next_name(&lanes).await.0, "c");
         drop(first);
         assert_eq!(next_name(&lanes).await.0, "b");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_goes_before_all_that_waits_for_its_turn() {
+        let lanes = Arc::new(Lanes::new(&WriterSettings {
+            rate: Rate::new(1.0, 1),
+            ..WriterSettings::default()
+        }));
+        let begun = Instant::now();
+        for name in ["r1", "r2", "r3"] {
+            lanes.push(write(name, Lane::Refill), begun).unwrap();
+        }
+        let (sender, mut gone) = mpsc::channel(8);
+        let mut workers = JoinSet::new();
+        for _ in 0..4 {
+            let (lanes, sender) = (Arc::clone(&lanes), sender.clone());
+            workers.spawn(async move {
+                loop {
+                    let (name, place) = next_name(&lanes).await;
+                    drop(place);
+                    let after = begun.elapsed().as_secs();
+                    if sender.send((name, after)).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        assert_eq!(gone.recv().await.unwrap(), ("r1".to_owned(), 0));
+        // All workers wait for the next turn by now.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        for name in ["c1", "c2"] {
+            let now = Instant::now();
+            lanes.push(write(name, Lane::Answer), now).unwrap();
+        }
+        let mut order = Vec::new();
+        for _ in 0..4 {
+            order.push(gone.recv().await.unwrap());
+        }
+        let expect = [("c1", 1), ("c2", 2), ("r2", 3), ("r3", 4)];
+        assert_eq!(order, expect.map(|(name, after)| (name.to_owned(), after)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_observers_read_waits_for_an_answer_that_waits_for_its_turn() {
+        let lanes = Arc::new(Lanes::new(&WriterSettings {
+            rate: Rate::new(1.0, 1),
+            ..WriterSettings::default()
+        }));
+        let begun = Instant::now();
+        lanes.push(write("c1", Lane::Answer), begun).unwrap();
+        lanes.push(write("c2", Lane::Answer), begun).unwrap();
+        drop(next_name(&lanes).await);
+        let answer = async {
+            let (name, place) = next_name(&lanes).await;
+            drop(place);
+            (name, begun.elapsed().as_secs())
+        };
+        let observing = async {
+            drop(lanes.observing(begun).await);
+            begun.elapsed()
+        };
+        let (answer, observed) = tokio::join!(answer, observing);
+        assert_eq!(answer, ("c2".to_owned(), 1));
+        let quiet = WriterSettings::default().observing.quiet;
+        assert!(observed >= Duration::from_secs(1) + quiet, "{observed:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 /// So many writes in a second, and so many at once after a pause.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,34 +30,29 @@ impl Rate {
     }
 }
 
-/// Gives each write its turn, in the order in which they ask.
+/// When the next write may go. Nobody's turn is kept for anybody: which write it is is found out when it may go.
 #[derive(Debug)]
 pub(super) struct Throttle {
     rate: Rate,
     /// When the next write would go if they came one each interval.
-    next: Mutex<Instant>,
+    next: Instant,
 }
 
 impl Throttle {
     pub(super) fn new(rate: Rate, now: Instant) -> Self {
-        Self {
-            rate,
-            next: Mutex::new(now),
-        }
+        Self { rate, next: now }
     }
 
-    /// Waits until a write may go. Cancel-safe: a turn that was not waited for is lost, no more.
-    pub(super) async fn turn(&self) {
-        let now = Instant::now();
-        let at = {
-            let mut next = self.next.lock();
-            let due = (*next).max(now);
-            *next = due.checked_add(self.rate.interval).unwrap_or(due);
-            due.checked_sub(self.rate.slack)
-        };
-        if let Some(at) = at.filter(|at| *at > now) {
-            sleep_until(at).await;
-        }
+    /// Until when no write may go; `None` when one may go now.
+    pub(super) fn blocked_until(&self, now: Instant) -> Option<Instant> {
+        let at = self.next.checked_sub(self.rate.slack);
+        at.filter(|at| *at > now)
+    }
+
+    /// A write goes.
+    pub(super) fn spend(&mut self, now: Instant) {
+        let due = self.next.max(now);
+        self.next = due.checked_add(self.rate.interval).unwrap_or(due);
     }
 }
 
@@ -77,23 +71,27 @@ mod tests {
         );
     }
 
+    /// After how many milliseconds so many writes go that all come at `begin`.
+    fn gone(throttle: &mut Throttle, writes: usize, begin: Instant) -> Vec<u128> {
+        let mut now = begin;
+        let mut write = || {
+            now = throttle.blocked_until(now).unwrap_or(now);
+            throttle.spend(now);
+            (now - begin).as_millis()
+        };
+        (0..writes).map(|_| write()).collect()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_burst_goes_at_once_and_the_rest_at_the_rate() {
         let start = Instant::now();
-        let throttle = Throttle::new(Rate::new(4.0, 3).unwrap(), start);
-        let mut gone = Vec::new();
-        for _ in 0..6 {
-            throttle.turn().await;
-            gone.push(start.elapsed().as_millis() / 10 * 10);
-        }
-        assert_eq!(gone, [0, 0, 0, 250, 500, 750]);
-        tokio::time::advance(Duration::from_secs(60)).await;
-        let start = Instant::now();
-        gone.clear();
-        for _ in 0..4 {
-            throttle.turn().await;
-            gone.push(start.elapsed().as_millis() / 10 * 10);
-        }
-        assert_eq!(gone, [0, 0, 0, 250], "a pause gives no more than the burst");
+        let mut throttle = Throttle::new(Rate::new(4.0, 3).unwrap(), start);
+        assert_eq!(gone(&mut throttle, 6, start), [0, 0, 0, 250, 500, 750]);
+        let later = start + Duration::from_secs(60);
+        assert_eq!(
+            gone(&mut throttle, 4, later),
+            [0, 0, 0, 250],
+            "a pause gives no more than the burst"
+        );
     }
 }
