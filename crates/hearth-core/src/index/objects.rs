@@ -81,14 +81,18 @@ impl Index {
         let labels = self
             .pod_labels
             .share(&sandbox.spec.pod_template.metadata.labels);
-        self.change_sandbox(id, |record| {
-            let before = record.node.clone();
+        let asks_anew = self.change_sandbox(id, |record| {
+            let (before, generation) = (record.node.clone(), record.generation);
             record.update(sandbox, spec, labels, semantics);
             if record.node != before {
                 record.node_seen = now.mono;
                 record.heard = false;
             }
+            record.generation != generation
         });
+        if asks_anew == Some(true) {
+            crate::services::asked_anew(self, &key);
+        }
         self.compare_with_template(id);
         self.count_readiness(id, is_new);
         self.note_refusal(id, refusal);

@@ -129,7 +129,7 @@ pub(crate) struct Retry {
 
 impl Retry {
     const FIRST: Duration = Duration::from_millis(100);
-    const LONGEST: Duration = Duration::from_secs(30);
+    pub(crate) const LONGEST: Duration = Duration::from_secs(30);
 
     /// Notes a failure and says when to try again.
     pub(crate) fn failed(&mut self, now: Duration) -> Duration {

@@ -67,33 +67,39 @@ impl Kept for PodRecord {
 }
 
 impl Index {
-    /// An object is as given.
+    /// An object is as given, by the watch or by the answer to a write, which may come after the object's end.
     pub fn apply_kept<T: Kept>(&mut self, key: &Key, object: T, now: Now) {
         self.now = now;
-        if T::all(self).apply(key, object) {
-            self.mark(Task::Object(T::subject(key.clone())));
+        let subject = T::subject(key.clone());
+        if self.writes.is_gone(&subject, object.uid()) || !T::all(self).apply(key, object) {
+            return;
         }
+        // What a write of ours makes of it is settled when that comes out; what others do may help one that failed.
+        if !self.writes.is_writing(&subject) {
+            self.writes.settled(&subject);
+        }
+        self.mark(Task::Object(subject));
     }
 
     /// The object of this name and UID is gone.
     pub fn delete_kept<T: Kept>(&mut self, key: &Key, uid: &str, now: Now) {
         self.now = now;
+        let subject = T::subject(key.clone());
         if T::all(self).delete(key, uid) {
-            self.kept_is_gone::<T>(key.clone());
+            self.kept_is_gone(subject, uid);
         }
     }
 
     /// These are all the objects of the kind that are watched.
     pub fn retain_kept<T: Kept>(&mut self, present: &HashSet<Key>, now: Now) {
         self.now = now;
-        for key in T::all(self).retain(present) {
-            self.kept_is_gone::<T>(key);
+        for (key, object) in T::all(self).retain(present) {
+            self.kept_is_gone(T::subject(key), object.uid());
         }
     }
 
-    fn kept_is_gone<T: Kept>(&mut self, key: Key) {
-        let subject = T::subject(key);
-        self.writes.settled(&subject);
+    fn kept_is_gone(&mut self, subject: Subject, uid: &str) {
+        self.writes.gone(&subject, uid);
         self.mark(Task::Object(subject));
     }
 
@@ -161,13 +167,9 @@ impl<T: Versioned> Watched<T> {
     }
 
     /// Drops all but these, and says which went.
-    pub(crate) fn retain(&mut self, present: &HashSet<Key>) -> Vec<Key> {
-        let gone = self.0.keys().filter(|key| !present.contains(*key));
-        let gone: Vec<_> = gone.cloned().collect();
-        for key in &gone {
-            self.0.remove(key);
-        }
-        gone
+    pub(crate) fn retain(&mut self, present: &HashSet<Key>) -> Vec<(Key, T)> {
+        let gone = self.0.extract_if(|key, _| !present.contains(key));
+        gone.collect()
     }
 
     /// Changes what is known of the object of this name and UID.
@@ -239,7 +241,8 @@ mod tests {
         let mut objects = Watched::<(&str, u64)>::default();
         objects.apply(&key("a"), ("u", 1));
         objects.apply(&key("b"), ("v", 1));
-        assert_eq!(objects.retain(&HashSet::from([key("b")])), [key("a")]);
+        let gone = objects.retain(&HashSet::from([key("b")]));
+        assert_eq!(gone, [(key("a"), ("u", 1))]);
         assert_eq!(objects.keys(), [key("b")]);
     }
 }

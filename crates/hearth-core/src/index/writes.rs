@@ -11,10 +11,25 @@ use crate::effects::{Body, Intent, Lane, Outcome, Receipt, Subject};
 /// What is under way and what has failed. See the module's documentation.
 #[derive(Debug, Default)]
 pub(crate) struct Writes {
-    /// What each sends.
-    under_way: HashMap<Subject, Body>,
+    under_way: HashMap<Subject, UnderWay>,
     retries: HashMap<Subject, Retry>,
+    /// At how many failures those are forgotten next that nobody cares about any more.
+    crowd: usize,
 }
+
+/// A write whose outcome is not known.
+#[derive(Debug)]
+struct UnderWay {
+    /// What it sends.
+    body: Body,
+    /// UIDs of objects of this name that went meanwhile: its answer may show one of them as it was.
+    gone: Vec<String>,
+}
+
+/// Of one name, while one write of it is under way. Others come and go faster only to be seen doing so.
+const MOST_GONE: usize = 8;
+/// So many failures are nothing to tidy up.
+const FEW: usize = 64;
 
 impl Writes {
     /// Whether a write of this object is under way.
@@ -24,7 +39,7 @@ impl Writes {
 
     /// What the write of this object that is under way, or has just come out, sends.
     pub(crate) fn sent(&self, subject: &Subject) -> Option<&Body> {
-        self.under_way.get(subject)
+        self.under_way.get(subject).map(|write| &write.body)
     }
 
     /// When an object may be written again after a failure, if that is in the future.
@@ -37,15 +52,46 @@ impl Writes {
         self.under_way.remove(subject);
     }
 
+    /// An object is gone. What was known of its failures is nothing to the next one of its name.
+    pub(super) fn gone(&mut self, subject: &Subject, uid: &str) {
+        self.settled(subject);
+        let Some(write) = self.under_way.get_mut(subject) else {
+            return;
+        };
+        if write.gone.len() == MOST_GONE {
+            write.gone.remove(0);
+        }
+        write.gone.push(uid.to_owned());
+    }
+
+    /// Whether an object went while a write of it was under way, so that the answer shows what is no more.
+    pub(super) fn is_gone(&self, subject: &Subject, uid: &str) -> bool {
+        let write = self.under_way.get(subject);
+        write.is_some_and(|write| write.gone.iter().any(|gone| gone == uid))
+    }
+
     /// Notes a failure and says when to try again.
     pub(super) fn failed(&mut self, subject: &Subject, now: Duration) -> Duration {
+        if self.retries.len() >= self.crowd.max(FEW) {
+            self.tidy_up(now);
+        }
         let retry = self.retries.entry(subject.clone()).or_default();
         retry.failed(now)
     }
 
-    /// Forgets the failures of an object: it was written, or is gone.
+    /// Forgets the failures of an object: it was written, or is gone, or what was in the way may be.
     pub(crate) fn settled(&mut self, subject: &Subject) {
         self.retries.remove(subject);
+    }
+
+    /// Forgets what nobody has tried again though the time for it has long come: it is not wanted any more, and may never
+    /// have been there.
+    fn tidy_up(&mut self, now: Duration) {
+        let under_way = &self.under_way;
+        self.retries.retain(|subject, retry| {
+            under_way.contains_key(subject) || retry.not_before() + Retry::LONGEST > now
+        });
+        self.crowd = self.retries.len().saturating_mul(2);
     }
 }
 
@@ -62,8 +108,11 @@ impl Index {
         if self.writes.is_writing(&subject) {
             return;
         }
-        let under_way = &mut self.writes.under_way;
-        under_way.insert(subject.clone(), body.clone());
+        let under_way = UnderWay {
+            body: body.clone(),
+            gone: Vec::new(),
+        };
+        self.writes.under_way.insert(subject.clone(), under_way);
         self.write(subject, uid, intent, lane, body);
     }
 
@@ -137,5 +186,24 @@ mod tests {
             let until = index.writes.blocked_until(&subject(), now.mono);
             assert_eq!(until.is_some(), blocked, "{intent:?}");
         }
+    }
+
+    #[test]
+    fn failures_that_nobody_cares_about_are_forgotten() {
+        let mut writes = Writes::default();
+        let subject = |number: usize| Subject::Service(Key::new("n", number.to_string()));
+        let seconds = Duration::from_secs;
+        for number in 0..1_000 {
+            writes.failed(&subject(number), seconds(0));
+        }
+        assert_eq!(writes.retries.len(), 1_000, "all may be tried again");
+        for number in 0..2_000 {
+            writes.failed(&subject(number % 3), seconds(60));
+        }
+        for number in 2_000..4_000 {
+            writes.failed(&subject(number), seconds(60));
+        }
+        assert!(writes.retries.len() < 2_100, "{}", writes.retries.len());
+        assert!(writes.blocked_until(&subject(0), seconds(60)).is_some());
     }
 }

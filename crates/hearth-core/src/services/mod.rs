@@ -290,6 +290,12 @@ pub(crate) fn sandbox_changed(index: &mut Index, sandbox: &Key) {
     crate::attachments::tell(index, sandbox);
 }
 
+/// A Sandbox is a new one, or asks for something else than before: what has kept its Service from being written may be gone.
+pub(crate) fn asked_anew(index: &mut Index, sandbox: &Key) {
+    let service = Subject::Service(sandbox.clone());
+    index.writes.settled(&service);
+}
+
 /// A node says something new of the pod of a Sandbox: its Service may lead elsewhere.
 pub(crate) fn pod_changed(index: &mut Index, id: u64) {
     let Some(record) = index.sandboxes.get(&id) else {

@@ -1,5 +1,7 @@
 //! Services that somebody else has a say in as well.
 
+use std::collections::HashSet;
+
 use super::*;
 
 /// The write of the Service comes out, and has made this of it.
@@ -32,4 +34,72 @@ fn what_a_write_does_not_make_as_it_is_to_be_is_not_written_again_at_once() {
         let blocked = index.writes.blocked_until(&subject, at(2_001).mono);
         assert_eq!(blocked, None, "{there}");
     }
+}
+
+#[test]
+fn what_an_answer_shows_that_has_gone_meanwhile_is_not_there() {
+    type End = fn(&mut Index);
+    let ends: [(&str, End); 2] = [
+        ("deleted", |index| {
+            index.delete_kept::<ServiceRecord>(&key("svc"), "uid-of-svc", at(2));
+        }),
+        ("listed no more", |index| {
+            index.retain_kept::<ServiceRecord>(&HashSet::new(), at(2));
+        }),
+    ];
+    for (what, end) in ends {
+        let (mut index, effects) = begin(None, sandbox(Some(true), 1));
+        let writes = service_writes(&effects);
+        index.apply_kept(&key("svc"), service(golden(), 2), at(1));
+        end(&mut index);
+        settle(&mut index, at(2));
+        came_out(&mut index, &writes[0], golden(), 2, 3);
+        assert_eq!(index.service(&key("svc")), None, "{what}");
+
+        let effects = settle(&mut index, at(3));
+        let again = service_writes(&effects);
+        assert_eq!(again.len(), 1, "{what}: it is made anew");
+        came_out(&mut index, &again[0], golden(), 5, 4);
+        assert!(index.service(&key("svc")).is_some(), "{what}");
+    }
+}
+
+/// The write fails until it is tried again seldom, and then no more is written at once; gives the time.
+fn fails_often(index: &mut Index, effects: &[Effect], outcome: &Outcome) -> u64 {
+    let mut writes = service_writes(effects);
+    let mut now = 0;
+    for _ in 0..8 {
+        index.on_outcome(&writes[0].receipt, outcome.clone(), at(now));
+        assert!(service_writes(&settle(index, at(now))).is_empty());
+        now += 30_000;
+        writes = service_writes(&settle(index, at(now)));
+        assert_eq!(writes.len(), 1, "at {now}");
+    }
+    index.on_outcome(&writes[0].receipt, outcome.clone(), at(now));
+    assert!(service_writes(&settle(index, at(now + 10_000))).is_empty());
+    now + 10_000
+}
+
+#[test]
+fn what_kept_a_service_from_being_written_is_not_waited_for_once_it_may_be_gone() {
+    let refused = Outcome::Rejected("exceeded quota".to_owned());
+    let (mut index, effects) = begin(None, sandbox(Some(true), 2));
+    let now = fails_often(&mut index, &effects, &refused);
+    let mut edited = sandbox(Some(true), 3);
+    edited["metadata"]["generation"] = 2.into();
+    let effects = show(&mut index, edited, at(now));
+    assert_eq!(service_writes(&effects).len(), 1, "the Sandbox has changed");
+
+    let (mut index, effects) = begin(None, sandbox(Some(true), 2));
+    let now = fails_often(&mut index, &effects, &refused);
+    index.delete_sandbox(&key("svc"), "uid-svc", at(now));
+    let effects = show(&mut index, sandbox(Some(true), 3), at(now));
+    assert_eq!(service_writes(&effects).len(), 1, "it is another Sandbox");
+
+    let adoptable = unowned(&json!({"agents.x-k8s.io/adoptable": "true"}));
+    let (mut index, effects) = begin(Some(adoptable.clone()), sandbox(Some(true), 2));
+    let now = fails_often(&mut index, &effects, &Outcome::Conflict);
+    index.apply_kept(&key("svc"), service(adoptable, 7), at(now));
+    let effects = settle(&mut index, at(now));
+    assert_eq!(service_writes(&effects).len(), 1, "the Service has changed");
 }
