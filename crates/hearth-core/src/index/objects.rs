@@ -95,23 +95,8 @@ impl Index {
         }
         self.compare_with_template(id);
         self.count_readiness(id, is_new);
-        self.note_refusal(id, refusal);
+        crate::pool::note_refusal(self, id, refusal);
         self.sandbox_changed(&key);
-    }
-
-    /// Tells the users of a pool when its members cannot be made, and when they can again.
-    fn note_refusal(&mut self, id: u64, refusal: Option<String>) {
-        let Some(record) = self.sandboxes.get(&id) else {
-            return;
-        };
-        let is_ready = record.ready.is_some_and(|ready| ready.is_true);
-        let pool = record.pool_uid().and_then(|uid| self.pool_by_uid(uid));
-        let Some(pool) = pool.map(|pool| pool.key.clone()) else {
-            return;
-        };
-        if self.is_leading() && (refusal.is_some() || is_ready) {
-            crate::pool::set_refused(self, &pool, refusal);
-        }
     }
 
     /// Counts how long a Sandbox took to become ready, once, if we saw it before it was.

@@ -10,7 +10,7 @@ use super::objects::kube_meta::key_of;
 use super::sandbox::{Retry, version_of};
 use crate::effects::Now;
 use crate::ids::Key;
-use crate::pool::{Held, Refill, Rollout};
+use crate::pool::{Held, Refill, Refusals, Rollout};
 
 /// What the index keeps of a pool.
 #[derive(Clone, Debug)]
@@ -42,8 +42,8 @@ pub struct PoolRecord {
     pub(crate) unplaceable: Option<String>,
     /// Members that no node can take.
     pub(crate) held: Held,
-    /// Why the last member that said something cannot be made.
-    pub(crate) refused: Option<String>,
+    /// Members of which no pod can be made.
+    pub(crate) refusals: Refusals,
     /// Some member may be stale: the template or the strategy changed since they were last compared.
     pub(crate) check_stale: bool,
 }
@@ -70,7 +70,7 @@ impl PoolRecord {
             refill: Refill::default(),
             unplaceable: None,
             held: Held::default(),
-            refused: None,
+            refusals: Refusals::default(),
             check_stale: true,
         }
     }

@@ -165,6 +165,7 @@ impl Index {
                 self.members.remove(uid);
             }
         }
+        crate::pool::forget_refusal(self, id, uid);
         self.mark_pool_uid(uid);
     }
 

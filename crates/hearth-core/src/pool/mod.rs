@@ -10,6 +10,7 @@ mod membership;
 mod names;
 mod quantities;
 mod refill;
+mod refusals;
 mod rollout;
 mod stuck;
 mod template;
@@ -31,8 +32,9 @@ pub(crate) use membership::{Membership, membership};
 pub(crate) use names::{Suffixes, is_named_after};
 pub(crate) use quantities::in_thousandths;
 pub(crate) use refill::Refill;
+pub(crate) use refusals::{Refusals, forget_refusal, note_refusal};
 pub(crate) use rollout::{Rollout, is_stale_member};
-pub(crate) use stuck::{Held, set_refused};
+pub(crate) use stuck::Held;
 pub use template::Template;
 
 use crate::effects::{Body, Effect, EventNote, Intent, Lane, Subject};

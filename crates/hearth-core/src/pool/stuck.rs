@@ -186,24 +186,11 @@ fn look_again(index: &mut Index, key: &Key) {
     unplaced.iter().for_each(|key| index.mark_sandbox(key));
 }
 
-/// Remembers why no members can be made, and tells users when that begins, changes and ends.
-pub(crate) fn set_refused(index: &mut Index, key: &Key, why: Option<String>) {
-    let Some(pool) = index.pools.get_mut(key) else {
-        return;
-    };
-    let before = std::mem::replace(&mut pool.refused, why.clone());
-    match (before, why) {
-        (before, Some(why)) if before.as_ref() != Some(&why) => not_progressing(index, key, why),
-        (Some(_), None) => progressing(index, key),
-        _ => {}
-    }
-}
-
-fn not_progressing(index: &mut Index, key: &Key, note: String) {
+pub(super) fn not_progressing(index: &mut Index, key: &Key, note: String) {
     event(index, key, "WarmPoolNotProgressing", true, note);
 }
 
-fn progressing(index: &mut Index, key: &Key) {
+pub(super) fn progressing(index: &mut Index, key: &Key) {
     let note = "Warm pool is progressing again".to_owned();
     event(index, key, "WarmPoolProgressing", false, note);
 }
