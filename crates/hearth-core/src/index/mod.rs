@@ -85,7 +85,7 @@ pub struct Index {
     /// By UID of the pool that controls them.
     members: HashMap<String, Members>,
     /// Sandboxes that were a pool's and have no controller.
-    orphans: BTreeSet<u64>,
+    orphans: orphans::Orphans,
     /// Which pool's set a Sandbox is in.
     membership: HashMap<u64, String>,
     /// Sandboxes that placement has no node for.
@@ -166,7 +166,7 @@ impl Index {
             by_node: HashMap::new(),
             by_claim: HashMap::new(),
             members: HashMap::new(),
-            orphans: BTreeSet::new(),
+            orphans: orphans::Orphans::default(),
             membership: HashMap::new(),
             unplaced: BTreeSet::new(),
             unplaced_cursor: 0,

@@ -134,6 +134,7 @@ impl Index {
         let has_another_template = record.template != template;
         self.pool_keys.insert(uid, key.clone());
         self.pools.insert(key.clone(), record);
+        self.link_pool(&key);
         self.mark_pool(&key);
         if changed {
             self.compare_members(&key);
@@ -151,6 +152,7 @@ impl Index {
         if self.pools.get(key).is_some_and(|record| record.uid == uid) {
             self.pools.remove(key);
             self.pool_keys.remove(uid);
+            self.unlink_pool(key);
             self.mark_waiting(key);
             self.mark_bound(key);
         }
@@ -185,7 +187,7 @@ impl Index {
 
     /// Notes which members of a pool claims may not have any more, because its template or its strategy is another one.
     pub(super) fn compare_members(&mut self, pool: &Key) {
-        self.mark_orphans(&pool.namespace);
+        self.mark_orphans(pool);
         let Some(pool) = self.pools.get_mut(pool) else {
             return;
         };

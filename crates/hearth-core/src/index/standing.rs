@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Index;
 use super::members::{Class, Standing};
-use super::sandbox::{Leaving, Owner, SandboxRecord};
+use super::sandbox::{Leaving, SandboxRecord};
 use crate::ids::NodeName;
 use crate::placement::Amounts;
 use hearth_api::OperatingMode;
@@ -65,9 +65,7 @@ impl Index {
         if let Some(node) = &record.node {
             self.by_node.entry(node.clone()).or_default().insert(id);
         }
-        if matches!(record.owner, Owner::Orphan { .. }) {
-            self.link_orphan(id);
-        }
+        self.link_orphan(id);
         self.refresh(id);
     }
 
