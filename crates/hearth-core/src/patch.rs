@@ -27,6 +27,11 @@ pub(crate) fn make_labels() -> [Value; 2] {
     make_map("/metadata/labels")
 }
 
+/// Tests that the owner at this position, as it was seen, has this UID.
+pub(crate) fn test_owner(position: usize, uid: &str) -> Value {
+    json!({"op": "test", "path": format!("/metadata/ownerReferences/{position}/uid"), "value": uid})
+}
+
 fn make_map(path: &str) -> [Value; 2] {
     [
         json!({"op": "test", "path": path, "value": null}),

@@ -9,20 +9,20 @@ use super::env;
 use crate::index::{ClaimRecord, SandboxRecord};
 use crate::patch;
 
-/// The operations of the adoption. `env` are the variables that the sandbox has from the claim's bind.
+/// The operations of the adoption. `is_the_pools` tests that the pool is still the controller; `env` are the variables that the sandbox has from the claim's bind.
 ///
 /// There is no resourceVersion in it: the node writes the object's status meanwhile. The tests on the UIDs of the object
 /// and of its owner are what keeps the patch from another object and from one that somebody else has.
 pub(super) fn operations(
     claim: &ClaimRecord,
     sandbox: &SandboxRecord,
-    pool_uid: &str,
+    is_the_pools: Value,
     pod_metadata: Option<&PodMetadata>,
     env: &[ClaimEnvVar],
 ) -> Value {
     let mut operations = vec![
         json!({"op": "test", "path": "/metadata/uid", "value": sandbox.uid.as_str()}),
-        json!({"op": "test", "path": "/metadata/ownerReferences/0/uid", "value": pool_uid}),
+        is_the_pools,
         json!({"op": "replace", "path": "/metadata/ownerReferences", "value": [owner_reference(claim)]}),
     ];
     let marks = sandbox.marks;

@@ -8,6 +8,7 @@ use super::status::Status;
 use super::{Decision, adoption, blueprint, follow, metadata};
 use crate::ids::Key;
 use crate::index::{Bind, ClaimRecord, Detail, Index, Owner, Phase, SandboxRecord};
+use crate::patch;
 
 pub(super) fn decide(index: &Index, claim: &ClaimRecord) -> Decision {
     let key = Key::new(claim.key.namespace.clone(), claim.sandbox.clone());
@@ -148,7 +149,11 @@ fn unadopted(
 }
 
 fn adopt(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord, bind: &Bind) -> Decision {
-    let Owner::Pool { uid: pool_uid } = &sandbox.owner else {
+    let Owner::Pool {
+        uid: pool_uid,
+        position,
+    } = &sandbox.owner
+    else {
         return Decision::Rest;
     };
     if sandbox.is_busy() || sandbox.deleting {
@@ -169,7 +174,8 @@ fn adopt(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord, bind: &Bin
             .ok()
     });
     let env = claim.bound_env(&bind.owner);
-    let operations = adoption::operations(claim, sandbox, pool_uid, pod_metadata.as_ref(), env);
+    let is_the_pools = patch::test_owner(*position, pool_uid);
+    let operations = adoption::operations(claim, sandbox, is_the_pools, pod_metadata.as_ref(), env);
     Decision::Adopt {
         sandbox: sandbox.id,
         operations,

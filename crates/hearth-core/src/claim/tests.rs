@@ -20,8 +20,8 @@ use crate::effects::{
 };
 use crate::ids::{OwnerKey, SandboxUid};
 use crate::index::testing::{
-    asks, at, claim, claim_with, created, key, leader, n1, node, pool, reported, settle, template,
-    writes,
+    asks, at, claim, claim_with, created, key, leader, n1, node, operate, pool, reported, settle,
+    template, writes,
 };
 use crate::index::{Index, Phase};
 

@@ -36,6 +36,8 @@ pub(crate) enum Owner {
     Pool {
         /// UID of the pool.
         uid: String,
+        /// Its place among the owners.
+        position: usize,
     },
     /// A claim.
     Claim {
@@ -50,8 +52,9 @@ impl Owner {
     /// Of an object with these owners and labels.
     fn of(owners: Vec<OwnerReference>, labels: &BTreeMap<String, String>) -> Self {
         let has_owners = !owners.is_empty();
-        let mut owners = owners.into_iter();
-        let Some(controller) = owners.find(|owner| owner.controller == Some(true)) else {
+        let mut owners = owners.into_iter().enumerate();
+        let controls = |(_, owner): &(usize, OwnerReference)| owner.controller == Some(true);
+        let Some((position, controller)) = owners.find(controls) else {
             let pool = labels.get(label::WARM_POOL);
             let pool = pool.filter(|_| !labels.contains_key(label::CLAIM_UID));
             return pool.map_or(Self::Nobody, |hash| Self::Orphan {
@@ -62,7 +65,7 @@ impl Owner {
         let ours = is_extension(&controller.api_version);
         let uid = controller.uid;
         match controller.kind.as_str() {
-            "SandboxWarmPool" if ours => Self::Pool { uid },
+            "SandboxWarmPool" if ours => Self::Pool { uid, position },
             "SandboxClaim" if ours => Self::Claim { uid },
             _ => Self::Other,
         }
@@ -293,7 +296,7 @@ impl SandboxRecord {
 
     pub(crate) fn pool_uid(&self) -> Option<&str> {
         match &self.owner {
-            Owner::Pool { uid } if self.is_member() => Some(uid),
+            Owner::Pool { uid, .. } if self.is_member() => Some(uid),
             _ => None,
         }
     }

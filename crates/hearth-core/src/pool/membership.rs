@@ -22,11 +22,13 @@ pub(crate) fn membership(index: &Index, record: &SandboxRecord) -> Option<Member
     if record.reserved.is_some() || has_owner(index, record) {
         return None;
     }
-    if record.is_member() {
-        let pool = record.pool_uid().and_then(|uid| index.pool_by_uid(uid));
-        let pool = pool.filter(|_| !record.marks.launched_warm)?;
-        let same_pool =
-            json!({"op": "test", "path": "/metadata/ownerReferences/0/uid", "value": pool.uid});
+    if let Owner::Pool { uid, position } = &record.owner
+        && record.is_member()
+    {
+        if record.marks.launched_warm || index.pool_by_uid(uid).is_none() {
+            return None;
+        }
+        let same_pool = patch::test_owner(*position, uid);
         return Some(Membership::Keep(json!([
             same_object(record),
             same_pool,

@@ -49,6 +49,27 @@ pub(super) fn answered_as(
 }
 
 #[test]
+fn a_member_is_adopted_whatever_owners_it_has_before_its_pool() {
+    let mut object = member_object("a");
+    let other = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "c", "uid": "u"});
+    let owners = object["metadata"]["ownerReferences"].as_array_mut();
+    owners.unwrap().insert(0, other);
+    let mine = vec![reported("a", Phase::Running, Some("uid-c"))];
+    let made = answered(Some(created(&object, 3)), mine);
+    let adoption = made
+        .iter()
+        .find(|write| write.receipt.intent == Intent::Adopt);
+    let Some(Body::Operations(operations)) = adoption.map(|write| &write.body) else {
+        panic!("{made:?}")
+    };
+    let mut object = serde_json::to_value(created(&object, 3)).unwrap();
+    assert!(operate(&mut object, operations), "{operations}");
+    let owners = object["metadata"]["ownerReferences"].as_array().unwrap();
+    let owners: Vec<_> = owners.iter().map(|owner| &owner["uid"]).collect();
+    assert_eq!(owners, ["uid-c"], "the claim alone");
+}
+
+#[test]
 fn the_adoption_wipes_no_annotations_that_it_has_not_seen() {
     let mut bare = member_object("a");
     bare["metadata"]
