@@ -6,6 +6,7 @@ use hearth_core::ids::Key;
 use hearth_telemetry::ErrorChain;
 use http::header::CONTENT_TYPE;
 use http::{Method, Request};
+use kube::core::Status;
 use serde_json::json;
 use thiserror::Error;
 
@@ -128,18 +129,27 @@ pub(super) fn outcome(error: &kube::Error, body: &Body) -> Outcome {
         (404, _) => Outcome::NotFound,
         (409, "AlreadyExists") => Outcome::Exists,
         (409, _) => Outcome::Conflict,
-        // A `test` that does not hold: the object is not what the patch was made for.
-        (422, _) if matches!(body, Body::Operations(_)) => Outcome::Conflict,
+        (422, _) if matches!(body, Body::Operations(_)) && cannot_be_applied(status) => {
+            Outcome::Conflict
+        }
         (408 | 429, _) | (500.., _) => Outcome::Unavailable(status.message.clone()),
         _ => Outcome::Rejected(status.message.clone()),
     }
+}
+
+/// Whether operations could not be applied, most often for a `test` that does not hold: the object is not what the patch
+/// was made for. What comes of them and is not valid has the same code, but there the API server names the object; a
+/// webhook that denies it names itself.
+fn cannot_be_applied(status: &Status) -> bool {
+    let details = status.details.as_ref();
+    details.is_none_or(|details| details.name.is_empty())
+        && !status.message.starts_with("admission webhook")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use hearth_core::effects::{Intent, Lane, Receipt};
-    use kube::core::Status;
 
     fn write(subject: Subject, body: Body) -> Write {
         Write {
@@ -290,6 +300,34 @@ mod tests {
                 expected,
                 "{code} {reason}"
             );
+        }
+    }
+
+    #[test]
+    fn operations_that_make_what_is_not_valid_are_rejected_and_not_made_anew() {
+        let cannot_apply = json!({
+            "code": 422, "reason": "Invalid", "details": {},
+            "message": "the server rejected our request due to an error in our request",
+        });
+        let invalid = json!({
+            "code": 422, "reason": "Invalid", "details": {"name": "s", "kind": "Service"},
+            "message": "Service \"s\" is invalid: spec.ports: Required value",
+        });
+        let denied = json!({
+            "code": 422, "reason": "Invalid",
+            "message": "admission webhook \"w\" denied the request: no",
+        });
+        let operations = Body::Operations(json!([]));
+        for (status, is_conflict) in [(cannot_apply, true), (invalid, false), (denied, false)] {
+            let message = status["message"].as_str().unwrap().to_owned();
+            let expected = if is_conflict {
+                Outcome::Conflict
+            } else {
+                Outcome::Rejected(message)
+            };
+            let status: Status = serde_json::from_value(status).unwrap();
+            let error = kube::Error::Api(Box::new(status));
+            assert_eq!(outcome(&error, &operations), expected);
         }
     }
 }

@@ -41,6 +41,7 @@ use crate::effects::{Body, Effect, EventNote, Intent, Lane, Subject};
 use crate::ids::{Key, NodeName};
 use crate::index::{Class, Index, Leaving, Members, PoolRecord, SandboxRecord};
 use crate::names::name_hash;
+use crate::services;
 use refill::Rate;
 
 /// Most members made in one look at a pool; the others get their turn in between.
@@ -241,11 +242,21 @@ fn fill(index: &mut Index, key: &Key) {
     let Some(template) = index.template_of(pool) else {
         return;
     };
+    let missing = missing(index, pool);
+    let refusal = services::refusal_of_members(&key.name, &template).filter(|_| missing > 0);
+    let is_refused = refusal.is_some();
+    refusals::note_of_all(index, key, refusal);
+    if is_refused {
+        return;
+    }
     // Not at the first that found a place: a full cluster regains room one by one, and would say so each time.
-    if missing(index, pool) == 0 {
+    if missing == 0 {
         set_unplaceable(index, key, None);
         return;
     }
+    let Some(pool) = index.pools.get(key) else {
+        return;
+    };
     let room = room(index, pool);
     if room == 0 {
         return;

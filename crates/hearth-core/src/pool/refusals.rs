@@ -1,5 +1,5 @@
-//! Members of which no pod can be made, as their status says: users are told why it is of one of them, and when that is
-//! over.
+//! Members of which no pod can be made, as their status says, and pools whose members can never be ready: users are told
+//! why, of one of them, and when that is over.
 
 use std::collections::BTreeMap;
 
@@ -13,6 +13,8 @@ use crate::index::Index;
 pub(crate) struct Refusals {
     /// Why, by member. One that is tried again stays here until it is ready or gone.
     by_member: BTreeMap<u64, String>,
+    /// Why none is made at all.
+    of_all: Option<String>,
     /// What users were told last; none once they were told that it is over.
     told: Option<String>,
 }
@@ -26,13 +28,14 @@ enum News {
 
 impl Refusals {
     /// What is new: nothing as long as what was told is true of any member, however many others there are. Of several
-    /// that of the oldest is told.
+    /// that of all is told, or else that of the oldest.
     fn news(&mut self, any_is_ready: bool) -> Option<News> {
-        let holds = |told: &String| self.by_member.values().any(|why| why == told);
-        if self.told.as_ref().is_some_and(holds) {
+        let mut all = self.of_all.iter().chain(self.by_member.values());
+        let first = all.clone().next();
+        if all.any(|why| self.told.as_ref() == Some(why)) {
             return None;
         }
-        match self.by_member.values().next() {
+        match first {
             Some(why) => {
                 self.told = Some(why.clone());
                 Some(News::Refused(why.clone()))
@@ -75,8 +78,20 @@ pub(crate) fn forget_refusal(index: &mut Index, id: u64, pool_uid: &str) {
     if let Some(pool) = index.pools.get_mut(&key) {
         pool.refusals.by_member.remove(&id);
     }
-    let any_is_ready = members(index, &key).is_some_and(|members| members.ready() > 0);
-    tell(index, &key, any_is_ready);
+    tell_of(index, &key);
+}
+
+/// The pool makes members, or none for this reason.
+pub(super) fn note_of_all(index: &mut Index, key: &Key, why: Option<String>) {
+    if let Some(pool) = index.pools.get_mut(key) {
+        pool.refusals.of_all = why;
+    }
+    tell_of(index, key);
+}
+
+fn tell_of(index: &mut Index, key: &Key) {
+    let any_is_ready = members(index, key).is_some_and(|members| members.ready() > 0);
+    tell(index, key, any_is_ready);
 }
 
 fn tell(index: &mut Index, key: &Key, any_is_ready: bool) {
@@ -108,6 +123,13 @@ mod tests {
         refusals.by_member.remove(&2);
         assert_eq!(refusals.news(true), None, "and still is");
         refusals.by_member.remove(&3);
+        assert_eq!(refusals.news(true), refused("a"));
+        refusals.of_all = Some("all".to_owned());
+        assert_eq!(refusals.news(true), None, "a is true as well");
+        refusals.by_member.remove(&1);
+        assert_eq!(refusals.news(true), refused("all"));
+        refusals.of_all = None;
+        refusals.by_member.insert(1, "a".to_owned());
         assert_eq!(refusals.news(true), refused("a"));
         refusals.by_member.remove(&1);
         assert_eq!(refusals.news(false), None, "nobody knows whether it is");

@@ -565,6 +565,33 @@ fn a_pool_whose_members_are_refused_says_why_once_and_when_that_is_over() {
 }
 
 #[test]
+fn a_pool_whose_members_can_have_no_service_makes_none_and_says_why() {
+    let asks_for_service = |service: bool, version: u64| {
+        let mut object = serde_json::to_value(template("tpl", version)).unwrap();
+        object["spec"]["service"] = service.into();
+        serde_json::from_value(object).unwrap()
+    };
+    let mut index = with_node();
+    index.apply_template(asks_for_service(true, 2), at(0));
+    index.apply_pool(pool("po.ol", 2, 3), at(0));
+    let effects = settle(&mut index, at(0));
+    let why = "spec.service of SandboxTemplate \"tpl\" is true, but the name of a Service has no dots and those of the \
+               members of SandboxWarmPool \"po.ol\" begin with its name; use a pool whose name has no dots or set \
+               spec.service to false";
+    assert_eq!(
+        notes(&effects),
+        [("WarmPoolNotProgressing", "Reconciling", why.to_owned())]
+    );
+    assert_eq!(creations(effects), []);
+    let later = settle(&mut index, at(3_600_000));
+    assert_eq!(notes(&later), [], "once");
+    assert_eq!(creations(later), []);
+
+    index.apply_template(asks_for_service(false, 4), at(3_600_001));
+    assert_eq!(creations(settle(&mut index, at(3_600_001))).len(), 2);
+}
+
+#[test]
 fn a_pool_whose_refused_member_is_gone_goes_on() {
     let mut index = with_node();
     index.apply_pool(pool("pool", 2, 2), at(0));

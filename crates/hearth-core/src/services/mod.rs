@@ -29,6 +29,7 @@ use crate::effects::{Body, Intent, Lane, Object, Outcome, Receipt, Subject};
 use crate::expiry;
 use crate::ids::Key;
 use crate::index::{Index, SandboxRecord, Task};
+use crate::pool::Template;
 use crate::status::ServiceFact;
 use ownership::Ownership;
 
@@ -116,7 +117,7 @@ fn act(index: &mut Index, key: &Key, action: Action) {
 }
 
 fn decide(index: &Index, record: &SandboxRecord) -> Action {
-    // Of a Sandbox that is being deleted the garbage collector takes it.
+    // Of a Sandbox that is being deleted the garbage collector takes it. One whose time is over asks for none.
     if !record.exists() || record.deleting || impossible(index, record).is_some() {
         return Action::Rest;
     }
@@ -167,9 +168,9 @@ fn own<'a>(index: &'a Index, record: &SandboxRecord) -> Option<&'a ServiceRecord
     (is_used && ownership::of(service, record) == Ownership::Own).then_some(service)
 }
 
-/// Why the Service that a Sandbox asks for can never be, in words.
+/// Why the Service that a Sandbox asks for, now, can never be, in words.
 fn impossible(index: &Index, record: &SandboxRecord) -> Option<String> {
-    if record.service != Some(true) {
+    if !wants(index, record) {
         return None;
     }
     let name = &record.key.name;
@@ -193,6 +194,18 @@ fn impossible(index: &Index, record: &SandboxRecord) -> Option<String> {
         .map(str::to_owned)
 }
 
+/// Why no member of a pool can have the Service that its template asks for, in words: it would have the member's name.
+pub(crate) fn refusal_of_members(pool: &str, template: &Template) -> Option<String> {
+    let is_refused = template.service == Some(true) && pool.contains('.');
+    is_refused.then(|| {
+        format!(
+            "spec.service of SandboxTemplate \"{}\" is true, but the name of a Service has no dots and those of the members \
+             of SandboxWarmPool \"{pool}\" begin with its name; use a pool whose name has no dots or set spec.service to false",
+            template.name
+        )
+    })
+}
+
 fn refused<'a>(index: &'a Index, record: &SandboxRecord) -> Option<&'a str> {
     let refusal = index.refused_services.0.get(&record.key)?;
     (refusal.generation == record.generation).then_some(refusal.message.as_str())
@@ -200,6 +213,7 @@ fn refused<'a>(index: &'a Index, record: &SandboxRecord) -> Option<&'a str> {
 
 /// What cannot be done for a Sandbox about its Service just now, in words.
 pub(crate) fn fault(index: &Index, record: &SandboxRecord) -> Option<String> {
+    // Of a Sandbox whose time is over there is nothing more to say.
     if is_over(index, record) || impossible(index, record).is_some() {
         return None;
     }

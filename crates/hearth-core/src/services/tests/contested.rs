@@ -103,3 +103,36 @@ fn what_kept_a_service_from_being_written_is_not_waited_for_once_it_may_be_gone(
     let effects = settle(&mut index, at(now));
     assert_eq!(service_writes(&effects).len(), 1, "the Service has changed");
 }
+
+#[test]
+fn a_service_that_can_never_be_as_it_is_to_be_goes_when_the_time_of_its_sandbox_is_over() {
+    let invalid = "Service \"svc\" is invalid: spec.ports[0].port: Invalid value";
+    let mut object = sandbox(Some(true), 2);
+    object["spec"]["shutdownTime"] = "2027-01-15T08:00:10Z".into();
+    let (mut index, effects) = begin(Some(drifted()), object);
+    let receipt = &service_writes(&effects)[0].receipt;
+    index.on_outcome(receipt, Outcome::Rejected(invalid.to_owned()), at(1));
+    let told_of = told(&settle(&mut index, at(1)));
+    assert_eq!(told_of, said(ServiceFact::Impossible(invalid.to_owned())));
+
+    let effects = settle(&mut index, at(10_000));
+    let writes = service_writes(&effects);
+    assert_eq!(writes.len(), 1, "{writes:?}");
+    assert_eq!(writes[0].receipt.intent, Intent::ServiceDelete);
+    assert_eq!(told(&effects), None, "there is nothing to say of it");
+}
+
+#[test]
+fn an_adoption_that_makes_what_is_not_valid_is_said_and_not_tried_again() {
+    let invalid = "Service \"svc\" is invalid: spec.ports[1].name: Duplicate value";
+    let adoptable = unowned(&json!({"agents.x-k8s.io/adoptable": "true"}));
+    let (mut index, effects) = begin(Some(adoptable), sandbox(Some(true), 2));
+    let receipt = &service_writes(&effects)[0].receipt;
+    index.on_outcome(receipt, Outcome::Rejected(invalid.to_owned()), at(1));
+    let effects = settle(&mut index, at(1));
+    assert_eq!(
+        told(&effects),
+        said(ServiceFact::Impossible(invalid.to_owned()))
+    );
+    assert!(service_writes(&settle(&mut index, at(60_000))).is_empty());
+}
