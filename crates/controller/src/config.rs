@@ -190,6 +190,7 @@ pub(crate) fn build(
         metrics_address: flags.metrics_bind_address.address(),
         health_address: flags.health_probe_bind_address.address(),
         settings: settings(flags, label_domains),
+        follow_domains_in: None,
         sessions: SessionSettings::default(),
         writer: WriterSettings {
             rate: Rate::new(flags.kube_api_qps, positive(flags.kube_api_burst)),

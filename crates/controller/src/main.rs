@@ -120,7 +120,8 @@ async fn start(mut options: Options, token: CancellationToken) -> Result<(), Mai
         tracing::warn!(flag, why, "a flag has not the effect that it has elsewhere");
     }
     let domains = operator_config::label_domains(&data).map_err(MainError::Domains)?;
-    let config = config::build(options.flags(), domains).map_err(MainError::Invalid)?;
+    let mut config = config::build(options.flags(), domains).map_err(MainError::Invalid)?;
+    config.follow_domains_in = Some(namespace).filter(|_| !operator_config::has_domains_file());
     run(config, token).await?;
     Ok(())
 }

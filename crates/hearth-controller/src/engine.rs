@@ -56,6 +56,8 @@ pub struct Inputs {
     pub confirmed: mpsc::Receiver<Confirmed>,
     /// Whether we lead.
     pub leadership: watch::Receiver<Leadership>,
+    /// Domains of labels that claims may set; closed where nobody follows them.
+    pub label_domains: watch::Receiver<Vec<String>>,
 }
 
 /// What only a leader has.
@@ -167,6 +169,11 @@ impl Engine {
                     Ok(()) => leadership = *inputs.leadership.borrow_and_update(),
                     Err(_) => return End::LeadershipGone,
                 },
+                Ok(()) = inputs.label_domains.changed() => {
+                    let domains = inputs.label_domains.borrow_and_update().clone();
+                    let now = self.now();
+                    self.index.allow_label_domains(domains, now);
+                }
                 () = timer => {}
                 else => return End::InputsGone,
             }

@@ -1,17 +1,24 @@
-//! What an operator says in the ConfigMap `agent-sandbox-config` of the controller's namespace. It is read once, when the
-//! controller starts; after a change the Deployment is restarted, as with upstream's controller.
+//! What an operator says in the ConfigMap `agent-sandbox-config` of the controller's namespace. It is read when the
+//! controller starts; the domains of labels are followed from then on. After a change of a flag the Deployment is
+//! restarted, as with upstream's controller after any change.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use futures::StreamExt;
 use hearth_api::constants::CONTROLLER_NAMESPACE;
+use hearth_core::index::Settings;
 use hearth_kube::ConnectError;
 use hearth_telemetry::ErrorChain;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::watcher;
+use kube::runtime::watcher::{self, Event};
 use thiserror::Error;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 /// Name of the ConfigMap.
@@ -99,6 +106,72 @@ pub fn label_domains(data: &BTreeMap<String, String>) -> Result<Vec<String>, Dom
     Ok(text.map(|text| domains(text)).unwrap_or_default())
 }
 
+/// Whether the domains are in a file, which goes before the ConfigMap.
+#[must_use]
+pub fn has_domains_file() -> bool {
+    Path::new(LABEL_DOMAINS_FILE).exists()
+}
+
+/// Follows the domains in the ConfigMap, which is the only one that is asked for. Ends when nobody listens.
+pub(crate) async fn follow_domains(
+    config_maps: Api<ConfigMap>,
+    sender: watch::Sender<Vec<String>>,
+) {
+    let by_name = watcher::Config::default().fields(&format!("metadata.name={NAME}"));
+    let mut events = watcher(config_maps, by_name).default_backoff().boxed();
+    let mut listed = None;
+    while let Some(event) = events.next().await {
+        let now = match event {
+            Ok(event) => domains_after(event, &mut listed),
+            Err(error) => {
+                tracing::warn!(name = NAME, error = %ErrorChain(&error), "cannot follow the ConfigMap");
+                None
+            }
+        };
+        let Some(now) = now else { continue };
+        if sender.is_closed() {
+            return;
+        }
+        sender.send_if_modified(|known| {
+            let is_new = *known != now;
+            if is_new {
+                tracing::info!(domains = ?now, "claims may set labels of these domains from now on");
+                *known = now;
+            }
+            is_new
+        });
+    }
+}
+
+/// The domains after an event, if it says them; `listed` is what a list that is not complete has shown so far.
+fn domains_after(event: Event<ConfigMap>, listed: &mut Option<ConfigMap>) -> Option<Vec<String>> {
+    match event {
+        Event::Init => {
+            *listed = None;
+            None
+        }
+        Event::InitApply(map) => {
+            *listed = Some(map);
+            None
+        }
+        Event::InitDone => Some(domains_of(listed.take())),
+        Event::Apply(map) => Some(domains_of(Some(map))),
+        Event::Delete(_) => Some(domains_of(None)),
+    }
+}
+
+/// The domains that a ConfigMap says, or the default ones.
+fn domains_of(map: Option<ConfigMap>) -> Vec<String> {
+    let data = map.and_then(|map| map.data).unwrap_or_default();
+    let text = data.get(LABEL_DOMAINS).map(String::as_str);
+    let said = domains(text.unwrap_or_default());
+    if said.is_empty() {
+        Settings::default().allowed_label_domains
+    } else {
+        said
+    }
+}
+
 /// Domains between commas and line ends, in lower case.
 fn domains(text: &str) -> Vec<String> {
     text.split([',', '\n', '\r'])
@@ -164,5 +237,35 @@ mod tests {
         let data = BTreeMap::from([(LABEL_DOMAINS.to_owned(), "example.com".to_owned())]);
         assert_eq!(label_domains(&data).unwrap(), ["example.com"]);
         assert!(label_domains(&BTreeMap::new()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_domains_are_those_that_the_config_map_says_now() {
+        let saying = |text: &str| {
+            let data = BTreeMap::from([(LABEL_DOMAINS.to_owned(), text.to_owned())]);
+            ConfigMap {
+                data: Some(data),
+                ..ConfigMap::default()
+            }
+        };
+        let default = || Some(Settings::default().allowed_label_domains);
+        let one = |domain: &str| Some(vec![domain.to_owned()]);
+        let mut listed = None;
+        for (event, expected) in [
+            (Event::Init, None),
+            (Event::InitApply(saying("a.org")), None),
+            (Event::InitDone, one("a.org")),
+            (Event::Apply(saying("b.org")), one("b.org")),
+            (Event::Apply(saying(" ,")), default()),
+            (Event::Apply(saying("c.org")), one("c.org")),
+            (Event::Delete(saying("c.org")), default()),
+            // A list that broke off, and one without the ConfigMap.
+            (Event::InitApply(saying("d.org")), None),
+            (Event::Init, None),
+            (Event::InitDone, default()),
+        ] {
+            let text = format!("{event:?}");
+            assert_eq!(domains_after(event, &mut listed), expected, "{text}");
+        }
     }
 }

@@ -26,6 +26,7 @@ use crate::engine::{End, Engine, Hands, Inputs};
 use crate::events::Events;
 use crate::locations::Locations;
 use crate::metrics::Metrics;
+use crate::operator_config;
 use crate::sessions::{Leader, SessionSettings, Sessions};
 use crate::supplies::Supplies;
 use crate::watches;
@@ -57,6 +58,8 @@ pub struct ControllerConfig {
     pub health_address: Option<SocketAddr>,
     /// The rules' settings.
     pub settings: Settings,
+    /// Namespace of the ConfigMap whose domains of labels are followed; none: they stay as they are in the settings.
+    pub follow_domains_in: Option<String>,
     /// Of the streams to the nodes.
     pub sessions: SessionSettings,
     /// Of the writes.
@@ -249,6 +252,13 @@ fn engine(
     let (written_sender, written) = mpsc::channel(INPUTS);
     let (confirmed_sender, confirmed) = mpsc::channel(INPUTS);
     watches::start(&clients.watching, &watch_sender, tracker, token);
+    let allowed = config.settings.allowed_label_domains.clone();
+    let (domains_sender, label_domains) = watch::channel(allowed);
+    if let Some(namespace) = &config.follow_domains_in {
+        let config_maps = Api::namespaced(clients.watching.clone(), namespace);
+        let following = operator_config::follow_domains(config_maps, domains_sender);
+        tracker.spawn(token.clone().run_until_cancelled_owned(following));
+    }
     let confirmer = Confirmer::new(
         client.clone(),
         config.writer.deadline,
@@ -308,6 +318,7 @@ fn engine(
             written,
             confirmed,
             leadership,
+            label_domains,
         },
     )
 }

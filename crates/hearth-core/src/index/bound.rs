@@ -1,9 +1,10 @@
-//! Claims that have a Sandbox: it follows the template that it was made from, so that they depend on that and on their pool
-//! all the same.
+//! What claims depend on beside their Sandboxes: once they have one, it follows the template that it was made from; and what
+//! they may add is the operator's to say.
 
 use std::sync::Arc;
 
 use super::{ClaimRecord, Index, PoolRecord, SandboxRecord};
+use crate::effects::Now;
 use crate::ids::Key;
 use crate::pool::Template;
 
@@ -55,6 +56,18 @@ impl Index {
             detail.is_some_and(|detail| detail.template == template.name)
                 || pool.is_some_and(|pool| pool.template == template.name)
         });
+    }
+
+    /// From now on claims may add labels of these domains to their pods, and of no others.
+    pub fn allow_label_domains(&mut self, domains: Vec<String>, now: Now) {
+        self.now = now;
+        if self.settings.allowed_label_domains == domains {
+            return;
+        }
+        self.settings.allowed_label_domains = domains;
+        let claims = self.claims.values().filter(|claim| claim.adds_metadata());
+        let keys: Vec<_> = claims.map(|claim| claim.key.clone()).collect();
+        keys.iter().for_each(|key| self.mark_claim(key));
     }
 
     /// There is no list of them, because such changes are rare.

@@ -40,7 +40,7 @@ pub(super) fn written(index: &mut Index, now: u64) -> Vec<Write> {
 }
 
 /// The status is written: the claim with it, at this version.
-fn confirm(index: &mut Index, write: &Write, spec: &Value, version: u64, now: u64) {
+pub(super) fn confirm(index: &mut Index, write: &Write, spec: &Value, version: u64, now: u64) {
     let mut object = bound_claim(spec.clone(), version);
     object["status"] = status_of(write).clone();
     let object = Object::Claim(serde_json::from_value(object).unwrap());
@@ -48,7 +48,7 @@ fn confirm(index: &mut Index, write: &Write, spec: &Value, version: u64, now: u6
     index.on_outcome(&write.receipt, done, at(now));
 }
 
-fn team(key: &str) -> Value {
+pub(super) fn team(key: &str) -> Value {
     json!({"additionalPodMetadata": {"labels": {key: "a"}}})
 }
 

@@ -1,6 +1,6 @@
-//! Which template the Sandbox of a bound claim follows, and in what.
+//! Which template the Sandbox of a bound claim follows, and in what; and what the claim may add to that.
 
-use super::bound::{apply, bound_claim, bound_to_a, written};
+use super::bound::{apply, bound_claim, bound_to_a, confirm, team, written};
 use super::*;
 use crate::names::name_hash;
 
@@ -121,4 +121,36 @@ fn a_member_that_is_adopted_keeps_what_its_own_template_says() {
     let metadata = operations.find(|operation| operation["path"] == "/spec/podTemplate/metadata");
     let expected = &adopted("a")["spec"]["podTemplate"]["metadata"];
     assert_eq!(&metadata.unwrap()["value"], expected);
+}
+
+#[test]
+fn labels_are_judged_by_the_domains_that_are_allowed_now() {
+    let allow = |index: &mut Index, domain: &str, ms: u64| {
+        index.allow_label_domains(vec![domain.to_owned()], at(ms));
+    };
+    let spec = team("example.org/team");
+    let mut index = stocked(&["a"]);
+    index.apply_claim(claim_with("c", 20, spec.clone()), at(100));
+    let refused = written(&mut index, 100).remove(0);
+    assert_eq!(ready(&refused).1, "InvalidMetadata");
+    let mut told = serde_json::to_value(claim_with("c", 21, spec)).unwrap();
+    told["status"] = status_of(&refused).clone();
+    let told = Object::Claim(serde_json::from_value(told).unwrap());
+    let done = Outcome::Done(Some(Box::new(told)));
+    index.on_outcome(&refused.receipt, done, at(101));
+    assert_eq!(asks(&settle(&mut index, at(101))), []);
+    allow(&mut index, "example.org", 200);
+    assert_eq!(asks(&settle(&mut index, at(200))), [bind("c", "a")]);
+
+    let spec = team("sandbox.users.io/team");
+    let mut index = bound_to_a(spec.clone());
+    allow(&mut index, "example.org", 100);
+    let refused = written(&mut index, 100);
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert_eq!(ready(&refused[0]).1, "InvalidMetadata");
+    confirm(&mut index, &refused[0], &spec, 30, 101);
+    assert_eq!(written(&mut index, 101), []);
+    allow(&mut index, "sandbox.users.io", 200);
+    let (metadata, _) = follows(&mut index, 200);
+    assert_eq!(metadata["labels"]["sandbox.users.io/team"], "a");
 }
