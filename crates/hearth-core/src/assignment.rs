@@ -262,7 +262,7 @@ fn leave(index: &Index, record: &SandboxRecord, leaving: Leaving) -> Decision {
 
 /// Whether a live node owns it, which writes its status then.
 pub(crate) fn is_owned_by_live_node(index: &Index, record: &SandboxRecord) -> bool {
-    let node = record.node.as_ref().and_then(|node| index.nodes.get(node));
+    let node = index.node_of(record);
     node.is_some_and(|node| node.registered && !node.lost)
 }
 

@@ -29,11 +29,7 @@ pub(crate) fn decide(index: &Index, record: &SandboxRecord) -> Option<Suspension
     if record.mode != OperatingMode::Running || record.is_member() {
         return None;
     }
-    let node = record
-        .node
-        .as_ref()
-        .and_then(|node| index.nodes.get(node))?;
-    let reported = node.reported(&record.uid)?;
+    let reported = index.node_of(record)?.reported(&record.uid)?;
     reported.asks_suspension.then_some(Suspension::Begin)
 }
 

@@ -122,7 +122,7 @@ fn is_behind(sandbox: &SandboxRecord, detail: &Detail) -> bool {
 
 /// How far the sandbox is, by its node's stream; `None` when that says nothing of it.
 fn phase_by_stream(index: &Index, sandbox: &SandboxRecord) -> Option<Phase> {
-    let node = index.nodes.get(sandbox.node.as_ref()?)?;
+    let node = index.node_of(sandbox)?;
     node.reported(&sandbox.uid).map(|reported| reported.phase)
 }
 
@@ -136,12 +136,8 @@ fn unadopted(
     if let Some(bind) = binds.iter().find(|bind| bind.sandbox == sandbox.uid) {
         return adopt(index, claim, sandbox, bind);
     }
-    let node = sandbox
-        .node
-        .as_ref()
-        .and_then(|node| index.nodes.get(node))
-        .filter(|node| node.registered);
-    match node {
+    let node = index.node_of(sandbox);
+    match node.filter(|node| node.registered) {
         // The node's own word is still to come.
         Some(node) if !node.synced && !node.lost => Decision::Rest,
         _ => missing(index, claim),

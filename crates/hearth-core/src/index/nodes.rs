@@ -6,11 +6,16 @@ use std::time::Duration;
 use hearth_api::SandboxNode;
 
 use super::node::{Endpoint, Heartbeat, Reported, node_key};
-use super::{Index, Leaving, SandboxOp, Task, claim_uid_of};
+use super::{Index, Leaving, NodeRecord, SandboxOp, SandboxRecord, Task, claim_uid_of};
 use crate::effects::{Effect, NodeRequest, Now};
 use crate::ids::{Key, NodeName, SandboxUid};
 
 impl Index {
+    /// The node that a Sandbox is assigned to, as far as anything is known of it.
+    pub(crate) fn node_of(&self, sandbox: &SandboxRecord) -> Option<&NodeRecord> {
+        self.nodes.get(sandbox.node.as_ref()?)
+    }
+
     /// A SandboxNode is as given. Returns its key and where its node API is.
     pub fn apply_node(&mut self, node: SandboxNode, now: Now) -> Option<(NodeName, Endpoint)> {
         self.now = now;
@@ -331,10 +336,8 @@ impl Index {
     /// Marks a Sandbox for deletion that nobody has bound. A node that can be told is told first: what goes without a
     /// word may be taken for lost data there when it is much at once.
     pub(crate) fn dismiss(&mut self, id: u64) {
-        let node = self
-            .sandboxes
-            .get(&id)
-            .and_then(|record| self.nodes.get(record.node.as_ref()?));
+        let record = self.sandboxes.get(&id);
+        let node = record.and_then(|record| self.node_of(record));
         let leaving = if node.is_some_and(|node| node.registered && node.synced) {
             Leaving::Retire
         } else {

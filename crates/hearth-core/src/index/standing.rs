@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::Index;
 use super::members::{Class, Standing};
 use super::sandbox::{Leaving, SandboxRecord};
+use super::{Index, NodeRecord};
 use crate::ids::NodeName;
 use crate::placement::Amounts;
 use hearth_api::OperatingMode;
@@ -100,11 +100,8 @@ impl Index {
             return;
         };
         let class = self.class(record);
-        let pressure = record
-            .node
-            .as_ref()
-            .and_then(|node| self.nodes.get(node))
-            .map_or(0, |n| n.pressure_step());
+        let node = self.node_of(record);
+        let pressure = node.map_or(0, NodeRecord::pressure_step);
         let standing = Standing {
             class,
             since: self.since(record, class),

@@ -49,7 +49,7 @@ pub(crate) fn membership(index: &Index, record: &SandboxRecord) -> Option<Member
 
 /// Whether its node has given it to an owner.
 fn has_owner(index: &Index, record: &SandboxRecord) -> bool {
-    let node = record.node.as_ref().and_then(|node| index.nodes.get(node));
+    let node = index.node_of(record);
     let reported = node.and_then(|node| node.reported.get(&record.uid));
     reported.is_some_and(|reported| reported.owner.is_some())
 }

@@ -137,11 +137,8 @@ fn remove_lost(index: &mut Index, key: &Key) {
         return;
     }
     let is_registered = |record: &SandboxRecord| {
-        record
-            .node
-            .as_ref()
-            .and_then(|n| index.nodes.get(n))
-            .is_some_and(|n| n.registered)
+        let node = index.node_of(record);
+        node.is_some_and(|node| node.registered)
     };
     let gone: Vec<_> = in_classes(index, key, &[Class::Lost])
         .into_iter()
@@ -170,7 +167,7 @@ fn may_go(index: &Index, key: &Key, wanted: usize) -> usize {
         return 0;
     }
     let is_going = |record: &SandboxRecord| {
-        let node = record.node.as_ref().and_then(|node| index.nodes.get(node));
+        let node = index.node_of(record);
         !record.deleting && node.is_none_or(|node| node.synced)
     };
     let going = in_classes(index, key, &[Class::Leaving]);

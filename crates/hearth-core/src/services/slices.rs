@@ -207,7 +207,7 @@ fn is_as_wanted(
 
 /// The addresses of a Sandbox's pod; `None` when nobody can tell now.
 fn addresses(index: &Index, sandbox: &SandboxRecord) -> Option<Vec<String>> {
-    let node = sandbox.node.as_ref().and_then(|node| index.nodes.get(node));
+    let node = index.node_of(sandbox);
     if let Some(reported) = node.and_then(|node| node.reported(&sandbox.uid)) {
         return Some(reported.pod_ips.clone());
     }
@@ -223,7 +223,7 @@ fn endpoints(index: &Index, sandbox: &SandboxRecord, addresses: Vec<String>) -> 
     if addresses.is_empty() {
         return Vec::new();
     }
-    let node = sandbox.node.as_ref().and_then(|node| index.nodes.get(node));
+    let node = index.node_of(sandbox);
     let reported = node.and_then(|node| node.reported(&sandbox.uid));
     let terminating = reported.is_some_and(|reported| reported.phase == Phase::Stopping);
     vec![Endpoint {
