@@ -56,17 +56,6 @@ fn sandbox_with(
     if let Some(context) = &claim.trace_context {
         annotations.insert(annotation::TRACE_CONTEXT.into(), context.clone().into());
     }
-    let mut spec = Map::new();
-    spec.insert(
-        "podTemplate".into(),
-        json!({"metadata": pod_metadata, "spec": pod_spec}),
-    );
-    if !volumes.is_empty() {
-        spec.insert("volumeClaimTemplates".into(), json!(volumes));
-    }
-    insert_some(&mut spec, "service", template.service);
-    insert_some(&mut spec, "idle", template.idle.as_ref());
-    insert_some(&mut spec, "recreate", template.recreate);
     let mut object = json!({
         "apiVersion": SANDBOX_API_VERSION,
         "kind": "Sandbox",
@@ -77,7 +66,7 @@ fn sandbox_with(
             "annotations": annotations,
             "ownerReferences": [owner_reference(claim)],
         },
-        "spec": spec,
+        "spec": template.sandbox_spec(&pod_metadata, &pod_spec, &volumes),
     });
     guard_volumes(&mut object);
     Ok(object)
@@ -126,12 +115,6 @@ pub(super) fn recreated(
 /// Puts the node's label on an object that is created.
 pub(crate) fn assign(object: &mut Value, node: &NodeName) {
     object["metadata"]["labels"][label::NODE] = node.0.clone().into();
-}
-
-fn insert_some<T: serde::Serialize>(spec: &mut Map<String, Value>, field: &str, value: Option<T>) {
-    if let Some(value) = value {
-        spec.insert(field.into(), json!(value));
-    }
 }
 
 /// The reference by which a claim owns its Sandbox.

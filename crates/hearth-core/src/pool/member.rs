@@ -112,23 +112,6 @@ fn object(pool: &PoolRecord, template: &Template, name: &str, evictable: bool) -
     }
     let mut annotations = sandbox_annotations(template, name);
     annotations.insert(annotation::WARMTH.to_owned(), warmth(pool.warmth).into());
-    let mut spec = Map::new();
-    spec.insert(
-        "podTemplate".into(),
-        json!({"metadata": pod_metadata, "spec": template.pod_spec}),
-    );
-    if !template.volumes.is_empty() {
-        spec.insert("volumeClaimTemplates".into(), json!(template.volumes));
-    }
-    if let Some(service) = template.service {
-        spec.insert("service".into(), service.into());
-    }
-    if let Some(idle) = &template.idle {
-        spec.insert("idle".into(), json!(idle));
-    }
-    if let Some(recreate) = template.recreate {
-        spec.insert("recreate".into(), json!(recreate));
-    }
     json!({
         "apiVersion": SANDBOX_API_VERSION,
         "kind": "Sandbox",
@@ -140,7 +123,7 @@ fn object(pool: &PoolRecord, template: &Template, name: &str, evictable: bool) -
             "annotations": annotations,
             "ownerReferences": [owner_reference(pool)],
         },
-        "spec": spec,
+        "spec": template.sandbox_spec(&pod_metadata, &template.pod_spec, &template.volumes),
     })
 }
 

@@ -100,6 +100,29 @@ impl Template {
             volume_policy: spec.volume_claim_templates_policy,
         }
     }
+
+    /// The spec of a Sandbox that is made from it, with these metadata of its pod, this PodSpec and these volumes.
+    pub(crate) fn sandbox_spec(
+        &self,
+        pod_metadata: &PodMetadata,
+        pod_spec: &Value,
+        volumes: &[PersistentVolumeClaimTemplate],
+    ) -> Value {
+        let mut spec = json!({"podTemplate": {"metadata": pod_metadata, "spec": pod_spec}});
+        if !volumes.is_empty() {
+            spec["volumeClaimTemplates"] = json!(volumes);
+        }
+        if let Some(service) = self.service {
+            spec["service"] = service.into();
+        }
+        if let Some(idle) = &self.idle {
+            spec["idle"] = json!(idle);
+        }
+        if let Some(recreate) = self.recreate {
+            spec["recreate"] = json!(recreate);
+        }
+        spec
+    }
 }
 
 /// What every Sandbox made from a template gets unless the template says otherwise: no service account token, and with
