@@ -28,6 +28,7 @@ pub mod lease;
 pub mod legacy;
 pub mod limits;
 pub mod names;
+mod ownership;
 mod patch;
 pub mod placement;
 pub mod podsecurity;

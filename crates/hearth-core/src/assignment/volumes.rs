@@ -2,13 +2,11 @@
 
 use std::collections::HashSet;
 
-use hearth_api::constants::label;
-
 use super::Decision;
 use crate::effects::{Body, Intent, Subject};
 use crate::ids::{Key, NodeName};
 use crate::index::{Index, SandboxRecord, node_key};
-use crate::names::name_hash;
+use crate::ownership::{self, Offer, Ownership};
 use crate::placement::{self, Newcomer, NodeFacts, Unplaceable, VolumeObstacle};
 use crate::volumes::{
     self, Choice, Class, Phase, Pv, Pvc, adopt, choose, claim_of_template, prebind, protect,
@@ -112,19 +110,21 @@ pub(super) fn claims(index: &Index, record: &SandboxRecord) -> Claims {
 
 /// Whether a claim that has the name of one of ours is the Sandbox's; `false` when it may be made so.
 fn ownership(pvc: &Pvc, name: &str, record: &SandboxRecord) -> Result<bool, String> {
+    const WHAT: &str = "PVC";
     let sandbox = &record.key.name;
-    match &pvc.controller {
-        Some((_, _, uid)) if *uid == record.uid.0 => Ok(true),
-        Some((kind, owner, uid)) => Err(format!(
-            "PVC \"{name}\" is owned by {kind}/{owner} (UID: {uid}), not by sandbox \"{sandbox}\""
-        )),
-        None if pvc.adoptable || pvc.name_hash == name_hash(sandbox) => Ok(false),
-        None => Err(format!(
-            "cannot adopt unowned PVC \"{name}\": missing required pool authorization label (\"{}\") or sandbox tracking \
-             label (\"{}\")",
-            label::ADOPTABLE,
-            label::SANDBOX_NAME_HASH
-        )),
+    match Ownership::of(pvc.controller.as_ref(), record) {
+        Ownership::Own => Ok(true),
+        Ownership::Foreign(owner) => Err(ownership::foreign(WHAT, name, owner, sandbox)),
+        Ownership::Nobody => {
+            let offer = Offer {
+                adoptable: pvc.adoptable,
+                name_hash: Some(pvc.name_hash.as_str()),
+            };
+            match offer.obstacle(WHAT, name, sandbox) {
+                Some(obstacle) => Err(obstacle),
+                None => Ok(false),
+            }
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelectorRequirement, ObjectMeta};
 
 use super::{PROVISIONED_BY, SELECTED_NODE, VOLUME_FINALIZER};
+use crate::controller_ref::ControllerRef;
 use crate::placement::quantity;
 use crate::placement::shape::{Requirement, SelectorTerm};
 
@@ -88,8 +89,8 @@ pub struct Pvc {
     pub(crate) selector: Option<Vec<Requirement>>,
     /// The node that was chosen for its volume; empty: none yet.
     pub(crate) selected_node: String,
-    /// Who controls it: kind, name, uid.
-    pub(crate) controller: Option<(String, String, String)>,
+    /// Who controls it.
+    pub(crate) controller: Option<ControllerRef>,
     pub(crate) finalizers: Vec<String>,
     pub(crate) name_hash: String,
     pub(crate) adoptable: bool,
@@ -178,9 +179,9 @@ impl Pvc {
         } = object;
         let (spec, status) = (spec.unwrap_or_default(), status.unwrap_or_default());
         let version = version(&metadata);
+        let controller = ControllerRef::of(&metadata);
         let labels = metadata.labels.unwrap_or_default();
         let annotations = metadata.annotations.unwrap_or_default();
-        let controller = metadata.owner_references.unwrap_or_default().into_iter();
         let request = spec.resources.and_then(|resources| resources.requests);
         let request = request.and_then(|mut amounts| amounts.remove("storage"));
         let legacy = annotations.get("volume.beta.kubernetes.io/storage-class");
@@ -217,10 +218,7 @@ impl Pvc {
                     .collect()
             }),
             selected_node: annotations.get(SELECTED_NODE).cloned().unwrap_or_default(),
-            controller: controller
-                .filter(|reference| reference.controller == Some(true))
-                .map(|reference| (reference.kind, reference.name, reference.uid))
-                .next(),
+            controller,
             finalizers: metadata.finalizers.unwrap_or_default(),
             adoptable: labels
                 .get(label::ADOPTABLE)
