@@ -190,18 +190,21 @@ fn remove_excess(index: &mut Index, key: &Key) {
     let mut candidates = in_classes(index, key, &UNCLAIMED);
     candidates
         .sort_by_key(|(class, record)| (class.is_ready(), Reverse((record.created, record.id))));
-    let batch = may_go(index, key, excess);
-    let going: Vec<_> = candidates
-        .into_iter()
-        .take(batch)
-        .map(|(_, record)| record.id)
-        .collect();
-    if batch < excess {
+    let going = candidates.into_iter().take(excess);
+    let going: Vec<_> = going.map(|(_, record)| record.id).collect();
+    retire(index, key, &going);
+}
+
+/// Asks as many of these to go, the first of them, as may go now, and says how many. The others have their turn later.
+fn retire(index: &mut Index, key: &Key, members: &[u64]) -> usize {
+    let batch = may_go(index, key, members.len());
+    if batch < members.len() {
         index.wake(Subject::Pool(key.clone()), index.now.mono + FALLBACK);
     }
-    going
-        .into_iter()
-        .for_each(|id| index.doom_id(id, Leaving::Retire));
+    for id in members.iter().take(batch) {
+        index.doom_id(*id, Leaving::Retire);
+    }
+    batch
 }
 
 /// How many members may be made now. What is going, or is on a lost node, counts as long as its object is there; what has

@@ -3,10 +3,9 @@
 use hearth_api::{UpdateStrategy, UpdateStrategyType};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{FALLBACK, Template, UNCLAIMED, in_classes, may_go, members};
-use crate::effects::Subject;
+use super::{Template, UNCLAIMED, in_classes, members, retire};
 use crate::ids::Key;
-use crate::index::{Class, Index, Leaving, Members, SandboxRecord};
+use crate::index::{Class, Index, Members, SandboxRecord};
 
 /// How a pool's members follow its template.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -112,20 +111,13 @@ pub(super) fn advance(index: &mut Index, key: &Key) {
         }
         Rollout::Recreate | Rollout::OnReplenish => stale.iter().map(|(_, id)| *id).collect(),
     };
-    let batch = may_go(index, key, going.len());
+    let batch = retire(index, key, &going);
     // What is being made or bound just now is looked at again when it is neither.
     let undecided = members(index, key)
         .is_some_and(|m| m.count(Class::Creating) + m.count(Class::Reserved) > 0);
     if let Some(pool) = index.pools.get_mut(key) {
         pool.check_stale = undecided || batch < stale.len();
     }
-    if batch < going.len() {
-        index.wake(Subject::Pool(key.clone()), index.now.mono + FALLBACK);
-    }
-    going
-        .into_iter()
-        .take(batch)
-        .for_each(|id| index.doom_id(id, Leaving::Retire));
 }
 
 /// Those that a rolling update replaces now: all that no claim could get anyway, and so many that are ready. One whose

@@ -28,41 +28,42 @@ fn grace(index: &Index, pool: &PoolRecord) -> Duration {
 
 /// Replaces members that have not become ready in time.
 pub(super) fn replace(index: &mut Index, key: &Key) {
-    let now = index.now.mono;
     let Some(pool) = index.pools.get(key) else {
         return;
     };
     let grace = grace(index, pool);
     let patience = index.settings.unheard_grace.min(grace);
-    for (longest, grace) in [
-        (Members::longest_awaited as fn(&Members) -> _, grace),
-        (Members::longest_unheard, patience),
-    ] {
-        while let Some((since, id)) = members(index, key).and_then(longest) {
-            let due = after(since, grace);
-            if now < due {
-                index.wake(Subject::Pool(key.clone()), due);
-                break;
-            }
-            index.doom_id(id, Leaving::Retire);
-        }
-    }
+    let retire = |index: &mut Index, id: u64| index.doom_id(id, Leaving::Retire);
+    give_up(index, key, Members::longest_awaited, grace, retire);
+    give_up(index, key, Members::longest_unheard, patience, retire);
 }
 
 /// Gives up members whose node has been lost for as long as a member may take to get ready.
 pub(super) fn write_off(index: &mut Index, key: &Key) {
-    let now = index.now.mono;
     let Some(pool) = index.pools.get(key) else {
         return;
     };
     let grace = grace(index, pool);
-    while let Some((since, id)) = members(index, key).and_then(Members::longest_lost) {
+    give_up(index, key, Members::longest_lost, grace, Index::write_off);
+}
+
+/// Gives up members that have been in a state for longer than `grace`, the one first that has been so for `longest`, and
+/// looks again when the next has been.
+fn give_up(
+    index: &mut Index,
+    key: &Key,
+    longest: fn(&Members) -> Option<(SignedDuration, u64)>,
+    grace: Duration,
+    one: fn(&mut Index, u64),
+) {
+    let now = index.now.mono;
+    while let Some((since, id)) = members(index, key).and_then(longest) {
         let due = after(since, grace);
         if now < due {
             index.wake(Subject::Pool(key.clone()), due);
             break;
         }
-        index.write_off(id);
+        one(index, id);
     }
 }
 
