@@ -19,6 +19,7 @@ use hearth_core::templates::PolicyRecord;
 use hearth_core::volumes::{Pv, Pvc};
 use hearth_telemetry::ErrorChain;
 use kube::Client;
+use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -205,29 +206,26 @@ fn object(receipt: &Receipt, text: &str) -> Option<Box<Object>> {
         // A deletion is answered with the object as it was, or with no object at all.
         (_, intent) if intent.is_deletion() => None,
         (Subject::Pool(_) | Subject::Pod(_), _) => None,
-        (Subject::VolumeClaim(key), _) => serde_json::from_str(text)
-            .ok()
-            .map(|pvc| Box::new(Object::VolumeClaim(key.clone(), Pvc::of(pvc)))),
-        (Subject::Volume(_), _) => serde_json::from_str(text)
-            .ok()
-            .map(|pv| Box::new(Object::Volume(Pv::of(pv)))),
-        (Subject::Service(key), _) => serde_json::from_str(text)
-            .ok()
-            .map(|service| Box::new(Object::Service(key.clone(), ServiceRecord::of(service)))),
-        (Subject::EndpointSlice(key), _) => serde_json::from_str(text)
-            .ok()
-            .map(|slice| Box::new(Object::EndpointSlice(key.clone(), SliceRecord::of(slice)))),
-        (Subject::NetworkPolicy(key), _) => serde_json::from_str(text)
-            .ok()
-            .map(|policy| Box::new(Object::NetworkPolicy(key.clone(), PolicyRecord::of(policy)))),
-        (Subject::Template(_), _) => serde_json::from_str(text)
-            .ok()
-            .map(|template| Box::new(Object::Template(Box::new(template)))),
-        (Subject::Claim(_), _) => serde_json::from_str(text)
-            .ok()
-            .map(|claim| Box::new(Object::Claim(claim))),
-        (Subject::Sandbox(_), _) => serde_json::from_str(text)
-            .ok()
-            .map(|sandbox| Box::new(Object::Sandbox(sandbox))),
+        (Subject::VolumeClaim(key), _) => {
+            read(text, |pvc| Object::VolumeClaim(key.clone(), Pvc::of(pvc)))
+        }
+        (Subject::Volume(_), _) => read(text, |pv| Object::Volume(Pv::of(pv))),
+        (Subject::Service(key), _) => read(text, |service| {
+            Object::Service(key.clone(), ServiceRecord::of(service))
+        }),
+        (Subject::EndpointSlice(key), _) => read(text, |slice| {
+            Object::EndpointSlice(key.clone(), SliceRecord::of(slice))
+        }),
+        (Subject::NetworkPolicy(key), _) => read(text, |policy| {
+            Object::NetworkPolicy(key.clone(), PolicyRecord::of(policy))
+        }),
+        (Subject::Template(_), _) => read(text, |template| Object::Template(Box::new(template))),
+        (Subject::Claim(_), _) => read(text, Object::Claim),
+        (Subject::Sandbox(_), _) => read(text, Object::Sandbox),
     }
+}
+
+fn read<T: DeserializeOwned>(text: &str, kept: impl FnOnce(T) -> Object) -> Option<Box<Object>> {
+    let object = serde_json::from_str(text).ok()?;
+    Some(Box::new(kept(object)))
 }
