@@ -131,6 +131,10 @@ impl Index {
             Subject::EndpointSlice(key) => {
                 self.slices.change(key, uid, |slice| slice.deleting = true);
             }
+            Subject::NetworkPolicy(key) => {
+                let policies = &mut self.policies;
+                policies.change(key, uid, |policy| policy.deleting = true);
+            }
             _ => {}
         }
     }

@@ -74,12 +74,9 @@ pub(crate) fn changed(index: &mut Index, key: &Key) {
 
 /// A write of a template or of a NetworkPolicy came out.
 pub(crate) fn written(index: &mut Index, receipt: &Receipt, outcome: Outcome) {
-    let key = receipt.subject.key();
     let outcome = match outcome {
         Outcome::Done(_) | Outcome::NotFound if receipt.intent.is_deletion() => {
-            // The watch shows it as well, but until then it would be deleted again and again.
-            let now = index.now;
-            index.delete_kept::<PolicyRecord>(key, &receipt.uid, now);
+            index.deletion_confirmed(receipt);
             Outcome::Done(None)
         }
         Outcome::Done(object) => settled(index, object.map(|object| *object)),

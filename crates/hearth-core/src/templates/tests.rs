@@ -190,6 +190,15 @@ fn a_policy_follows_its_template_and_goes_when_it_is_not_managed() {
         index.on_outcome(&removal[0].receipt, outcome, at(ms));
     }
     assert_eq!(settle(&mut index, at(2_000)), [], "it is deleted once");
+
+    // Wanted again before the watch has shown the end of the first.
+    index.apply_template(template_with(3_000, &json!({})), at(3_000));
+    assert_eq!(settle(&mut index, at(3_000)), []);
+    index.delete_kept::<PolicyRecord>(&policy_key(), "uid-policy", at(3_001));
+    assert_eq!(
+        intents(settle(&mut index, at(3_001))),
+        [Intent::NetworkPolicy]
+    );
 }
 
 #[test]
