@@ -39,15 +39,9 @@ fn what_a_write_does_not_make_as_it_is_to_be_is_not_written_again_at_once() {
 #[test]
 fn what_an_answer_shows_that_has_gone_meanwhile_is_not_there() {
     type End = fn(&mut Index);
-    let ends: [(&str, End); 2] = [
-        ("deleted", |index| {
-            index.delete_kept::<ServiceRecord>(&key("svc"), "uid-of-svc", at(2));
-        }),
-        ("listed no more", |index| {
-            index.retain_kept::<ServiceRecord>(&HashSet::new(), at(2));
-        }),
-    ];
-    for (what, end) in ends {
+    let deleted: End = |index| index.delete_kept::<ServiceRecord>(&key("svc"), "uid-of-svc", at(2));
+    let unlisted: End = |index| index.retain_kept::<ServiceRecord>(&HashSet::new(), at(2));
+    for (what, end) in [("deleted", deleted), ("listed no more", unlisted)] {
         let (mut index, effects) = begin(None, sandbox(Some(true), 1));
         let writes = service_writes(&effects);
         index.apply_kept(&key("svc"), service(golden(), 2), at(1));
