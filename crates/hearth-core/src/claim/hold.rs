@@ -197,11 +197,11 @@ fn lost(index: &Index, claim: &ClaimRecord, bind: Option<&Bind>) -> Decision {
     // Somebody deleted the claim's own Sandbox: that is to be respected. One that went while it was the pool's went with
     // the pool, which must not cost the claim its running sandbox.
     let went_with_pool = claim.unadopted_lost || !claim.adopted_lost;
-    let template = index
-        .pools
-        .get(&claim.pool_key())
-        .and_then(|pool| index.template_of(pool));
-    let template = template.or_else(|| index.template_of_lost(claim));
+    let of_pool = || {
+        let pool = index.pools.get(&claim.pool_key())?;
+        index.template_of(pool)
+    };
+    let template = index.template_of_lost(claim).or_else(of_pool);
     let Some(template) = template.filter(|_| went_with_pool) else {
         return release(bind);
     };

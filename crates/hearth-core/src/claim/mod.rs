@@ -275,7 +275,7 @@ fn bind(index: &mut Index, key: &Key, node: NodeName, sandbox: SandboxUid, env: 
         sandbox: sandbox.clone(),
     };
     let (owner, uid, pool) = (claim.owner_key(), claim.uid.clone(), claim.pool_key());
-    let template = index.pools.get(&pool).map(|pool| pool.template.clone());
+    let template = template_of_member(index, &pool, &sandbox);
     let Some(claim) = index.claims.get_mut(key) else {
         return;
     };
@@ -292,6 +292,13 @@ fn bind(index: &mut Index, key: &Key, node: NodeName, sandbox: SandboxUid, env: 
         env,
     };
     index.ask(node, request);
+}
+
+/// Name of the template that a member was made from.
+fn template_of_member(index: &Index, pool: &Key, member: &SandboxUid) -> Option<String> {
+    let (member, pool) = (index.sandbox_by_uid(member)?, index.pools.get(pool)?);
+    let template = index.template_followed(member, pool)?;
+    Some(template.name.clone())
 }
 
 fn create(index: &mut Index, key: &Key, mut object: Value, node: Option<&NodeName>) {

@@ -129,7 +129,7 @@ pub struct ClaimRecord {
     pub(crate) unadopted_lost: bool,
     /// Its Sandbox object went after the adoption: somebody deleted it.
     pub(crate) adopted_lost: bool,
-    /// The template of the pool that it was bound from.
+    /// The template of the member that it was bound to, as far as this controller did that.
     pub(crate) template: Option<String>,
     /// What it asked for when it was bound, as far as this controller did that.
     pub(crate) bound_as: Option<Arc<SandboxClaimSpec>>,

@@ -13,7 +13,7 @@ fn template_of(name: &str, metadata: &Value, version: u64) -> SandboxTemplate {
 
 /// The pool, with this template now.
 fn moved_to(template: &str, version: u64) -> hearth_api::SandboxWarmPool {
-    let mut object = serde_json::to_value(pool("pool", 0, version)).unwrap();
+    let mut object = serde_json::to_value(pool("pool", 1, version)).unwrap();
     object["spec"]["sandboxTemplateRef"]["name"] = template.into();
     object["metadata"]["generation"] = version.into();
     serde_json::from_value(object).unwrap()
@@ -121,6 +121,38 @@ fn a_member_that_is_adopted_keeps_what_its_own_template_says() {
     let metadata = operations.find(|operation| operation["path"] == "/spec/podTemplate/metadata");
     let expected = &adopted("a")["spec"]["podTemplate"]["metadata"];
     assert_eq!(&metadata.unwrap()["value"], expected);
+}
+
+#[test]
+fn a_sandbox_that_is_made_again_is_made_from_its_own_template() {
+    let mut index = stocked(&["a"]);
+    let other = json!({"labels": {"app": "other"}});
+    index.apply_template(template_of("other", &other, 60), at(50));
+    index.apply_pool(moved_to("other", 61), at(50));
+    index.apply_claim(claim("c", 70), at(100));
+    assert_eq!(asks(&settle(&mut index, at(100))), [bind("c", "a")]);
+    index.on_reply(&n1(), &bind("c", "a"), bound("a"), at(102));
+    let answer = one(settle(&mut index, at(102)));
+    // Its object goes before it is the claim's.
+    index.delete_sandbox(&key("a"), "uid-a", at(103));
+    let mut answered = serde_json::to_value(claim("c", 71)).unwrap();
+    answered["status"] = status_of(&answer).clone();
+    let answered = Object::Claim(serde_json::from_value(answered).unwrap());
+    let done = Outcome::Done(Some(Box::new(answered)));
+    index.on_outcome(&answer.receipt, done, at(104));
+    let all = writes(settle(&mut index, at(104)));
+    let again = all
+        .iter()
+        .find(|write| write.receipt.intent == Intent::ColdCreate);
+    let Some(Body::Create(object)) = again.map(|write| &write.body) else {
+        panic!("{all:?}");
+    };
+    let template = &object["metadata"]["annotations"]["agents.x-k8s.io/sandbox-template-ref"];
+    assert_eq!(template, "tpl");
+    assert_eq!(
+        object["spec"]["podTemplate"]["metadata"]["labels"]["app"],
+        "demo"
+    );
 }
 
 #[test]
