@@ -9,7 +9,7 @@ use hearth_tests::scene::{self, COLD, Scene, WARM};
 use hearth_tests::wait::wait_for;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
 use crate::LIMIT;
@@ -31,7 +31,7 @@ fn the_config_map_says_which_labels_claims_may_set() {
         }))?;
         let created = maps.create(&PostParams::default(), &map).await;
         created.context("cannot create the ConfigMap")?;
-        let claimed = claim_with_a_label_of_example_com(scene).await;
+        let claimed = claims_with_labels_of_domains(scene, &maps).await;
         // Whatever became of it: the tests after this one find the defaults.
         let deleted = maps.delete(CONFIG_MAP, &DeleteParams::default()).await;
         deleted.context("cannot delete the ConfigMap")?;
@@ -40,14 +40,25 @@ fn the_config_map_says_which_labels_claims_may_set() {
     });
 }
 
-/// By a controller that was started again, for it reads the ConfigMap when it starts.
-async fn claim_with_a_label_of_example_com(scene: &Scene) -> Result<()> {
+/// By a controller that was started again, for it reads the flags when it starts; and, without another start, after a
+/// change.
+async fn claims_with_labels_of_domains(scene: &Scene, maps: &Api<ConfigMap>) -> Result<()> {
     scene.cluster.controller().kill_and_wait().await?;
-    let mut claim = fixtures::claim("mine", "pool");
-    claim.spec.additional_pod_metadata =
-        serde_json::from_value(json!({"labels": {"team.example.com/name": "a"}}))?;
+    claim_with_label(scene, "mine", "team.example.com/name").await?;
+    let changed = json!({"data": {"allowed-label-domains": "example.org"}});
+    let params = PatchParams::default();
+    let changed = maps
+        .patch(CONFIG_MAP, &params, &Patch::Merge(changed))
+        .await;
+    changed.context("cannot change the ConfigMap")?;
+    claim_with_label(scene, "other", "team.example.org/name").await
+}
+
+async fn claim_with_label(scene: &Scene, name: &str, label: &str) -> Result<()> {
+    let mut claim = fixtures::claim(name, "pool");
+    claim.spec.additional_pod_metadata = serde_json::from_value(json!({"labels": {label: "a"}}))?;
     scene.create(&claim).await?;
-    scene.until_answered("mine", COLD).await.map(drop)
+    scene.until_answered(name, COLD).await.map(drop)
 }
 
 #[test]
