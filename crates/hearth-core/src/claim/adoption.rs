@@ -9,7 +9,8 @@ use super::env;
 use crate::index::{ClaimRecord, SandboxRecord};
 use crate::patch;
 
-/// The operations of the adoption. `is_the_pools` tests that the pool is still the controller; `env` are the variables that the sandbox has from the claim's bind.
+/// The operations of the adoption. `is_the_pools` tests that the pool is still the controller; `env` are the variables
+/// that the sandbox has from the claim's bind.
 ///
 /// There is no resourceVersion in it: the node writes the object's status meanwhile. The tests on the UIDs of the object
 /// and of its owner are what keeps the patch from another object and from one that somebody else has.

@@ -199,8 +199,9 @@ pub(crate) fn refusal_of_members(pool: &str, template: &Template) -> Option<Stri
     let is_refused = template.service == Some(true) && pool.contains('.');
     is_refused.then(|| {
         format!(
-            "spec.service of SandboxTemplate \"{}\" is true, but the name of a Service has no dots and those of the members \
-             of SandboxWarmPool \"{pool}\" begin with its name; use a pool whose name has no dots or set spec.service to false",
+            "spec.service of SandboxTemplate \"{}\" is true, but the name of a Service has no dots and those of the \
+             members of SandboxWarmPool \"{pool}\" begin with its name; use a pool whose name has no dots or set \
+             spec.service to false",
             template.name
         )
     })
