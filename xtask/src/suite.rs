@@ -1,5 +1,6 @@
 //! `cargo xtask check` and `cargo xtask test`: phases, each with its name and its time.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -72,8 +73,8 @@ fn check_phases(phases: &mut Phases, consent: Consent) -> Result<()> {
     })
 }
 
-/// Everything: [`check`], and the cluster suite and the Python SDK on a cluster of its own, with a look at the machine
-/// before and after.
+/// Everything: [`check`], the cluster suite and the Python SDK on a cluster of its own, and the node in a guest, with a look
+/// at the machine before and after all of it.
 pub(crate) fn test(layout: &Layout, consent: Consent) -> Result<()> {
     system::require_root()?;
     let mut phases = Phases::default();
@@ -86,9 +87,12 @@ fn test_phases(phases: &mut Phases, layout: &Layout, consent: Consent) -> Result
     check_phases(phases, consent)?;
     phases.run("components", components::build_all)?;
     phases.run("Python environments", sdk::prepare)?;
+    // The guest joins a cluster of its own beside this one.
+    let guest = layout.beside("-guest")?;
+    let layouts = [layout, &guest];
     // What an earlier run left would pass for the machine's own.
-    phases.run("clean start", || down(layout))?;
-    let before = Inventory::take(layout)?;
+    phases.run("clean start", || layouts.into_iter().try_for_each(down))?;
+    let before = take_inventories(layouts)?;
     let tested = phases
         .run("cluster up", || {
             up(
@@ -112,26 +116,46 @@ fn test_phases(phases: &mut Phases, layout: &Layout, consent: Consent) -> Result
     if tested.is_err() {
         print_logs(layout);
     }
-    let cleaned = phases.run("cluster down", || down(layout)).and_then(|()| {
-        phases.run("the machine is as it was", || {
-            let differences = Inventory::take(layout)?.differences(&before)?;
-            if differences.is_empty() {
-                return Ok(());
-            }
-            Err(anyhow!("it is not:\n  {}", differences.join("\n  ")))
+    let ended = phases.run("cluster down", || down(layout));
+    let in_guest = if tested.is_ok() && ended.is_ok() {
+        phases.run("the node in a guest: cgroup v2, systemd", || {
+            guest::test(&guest, consent, &guest::Options::default())
         })
+    } else {
+        Ok(())
+    };
+    // After everything that could leave something behind.
+    let cleaned = phases.run("the machine is as it was", || {
+        as_it_was(&before, &take_inventories(layouts)?)
     });
-    match (tested, cleaned) {
-        (Err(first), Err(second)) => Err(first.context(format!("moreover: {second:#}"))),
-        (tested, cleaned) => tested.and(cleaned),
-    }?;
-    phases.run("the node in a guest: cgroup v2, systemd", || {
-        guest::test(
-            &layout.beside("-guest")?,
-            consent,
-            &guest::Options::default(),
-        )
-    })
+    first_error([tested, ended, in_guest, cleaned])
+}
+
+/// The machine as each of the clusters sees it: what belongs to another cluster is not in an inventory.
+fn take_inventories(layouts: [&Layout; 2]) -> Result<Vec<Inventory>> {
+    layouts.into_iter().map(Inventory::take).collect()
+}
+
+fn as_it_was(before: &[Inventory], after: &[Inventory]) -> Result<()> {
+    let mut differences = BTreeSet::new();
+    for (before, after) in before.iter().zip(after) {
+        differences.extend(after.differences(before)?);
+    }
+    if differences.is_empty() {
+        return Ok(());
+    }
+    let differences: Vec<_> = differences.into_iter().collect();
+    Err(anyhow!("it is not:\n  {}", differences.join("\n  ")))
+}
+
+/// The first error, with what else went wrong.
+fn first_error(results: impl IntoIterator<Item = Result<()>>) -> Result<()> {
+    results
+        .into_iter()
+        .fold(Ok(()), |first, next| match (first, next) {
+            (Err(first), Err(second)) => Err(first.context(format!("moreover: {second:#}"))),
+            (first, next) => first.and(next),
+        })
 }
 
 fn cluster_suite(layout: &Layout) -> Result<()> {
@@ -160,5 +184,20 @@ fn print_logs(layout: &Layout) {
             ui::heading(format!("the end of {}", layout.log(name).display()));
             println!("{tail}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_error_is_lost_among_others() {
+        let error = |text: &'static str| Err(anyhow!(text));
+        assert!(first_error([Ok(()), Ok(())]).is_ok());
+        let only = first_error([Ok(()), error("a"), Ok(())]).unwrap_err();
+        assert_eq!(format!("{only:#}"), "a");
+        let both = first_error([error("a"), Ok(()), error("b")]).unwrap_err();
+        assert_eq!(format!("{both:#}"), "moreover: b: a");
     }
 }
