@@ -393,7 +393,11 @@ impl Cluster {
         })
     }
 
-    async fn ask(
+    /// Any request.
+    ///
+    /// # Errors
+    /// When there is no answer in time.
+    pub async fn ask(
         &self,
         method: Method,
         path: &str,

@@ -23,6 +23,19 @@ pub async fn get(host: &str, port: u16, path: &str) -> Result<String> {
     body(&answer).with_context(what).map(str::to_owned)
 }
 
+/// Whether whatever listens at `host:port` says nothing, neither an answer nor that there is none: its processes are
+/// stopped.
+///
+/// # Errors
+/// With what came instead.
+pub async fn silence(host: &str, port: u16, path: &str) -> Result<(), String> {
+    match timeout(LIMIT, exchange(host, port, path)).await {
+        Err(_) => Ok(()),
+        Ok(Ok(answer)) => Err(format!("it says {answer:?}")),
+        Ok(Err(error)) => Err(format!("it is not silent: {error:#}")),
+    }
+}
+
 async fn exchange(host: &str, port: u16, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect((host, port)).await?;
     let request = format!("GET {path} HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n\r\n");
@@ -43,6 +56,8 @@ fn body(answer: &str) -> Result<&str> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -51,5 +66,19 @@ mod tests {
         for answer in ["", "HTTP/1.0 200 OK\r\n", "HTTP/1.0 404 Not Found\r\n\r\n"] {
             assert!(body(answer).is_err(), "{answer:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn who_listens_and_does_not_answer_is_silent_and_nobody_is_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        assert!(silence("127.0.0.1", port, "/").await.is_err());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        // From here on it is a time to be waited for.
+        tokio::time::pause();
+        assert_eq!(silence("127.0.0.1", port, "/").await, Ok(()));
+        drop(listener);
     }
 }

@@ -6,10 +6,12 @@
 //! upstream.
 //!
 //! [`table`] reads and checks the rows, [`matcher`] compares what they want with what there is, [`run`] tries them on a
-//! cluster, [`record`] keeps what came of it, [`report`] renders it.
+//! cluster, [`record`] keeps what came of it, [`report`] renders it. [`stand_in`] is in place of a node where the
+//! implementation under test makes Pods and nothing runs them.
 
 pub mod api;
 pub mod bind;
+pub mod distinct;
 pub mod exposition;
 pub mod http_get;
 pub mod matcher;
@@ -18,8 +20,10 @@ pub mod names;
 pub mod observe;
 pub mod pattern;
 pub mod record;
+pub mod release;
 pub mod report;
 pub mod run;
+pub mod stand_in;
 pub mod steps;
 pub mod table;
 pub mod yaml;

@@ -6,8 +6,10 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use hearth_conformance::record::{HEARTH, Record};
+use hearth_conformance::release::Release;
 use hearth_conformance::report;
 use hearth_conformance::run::{self, Options};
+use hearth_conformance::stand_in;
 use hearth_conformance::steps::MetricsPage;
 use hearth_conformance::table::{Need, Table};
 use kube::Client;
@@ -33,6 +35,15 @@ enum Command {
     },
     /// Prints the rows
     Rows,
+    /// Stands in for scheduler and kubelet, until it is stopped: Pods run by its word only
+    StandIn {
+        /// Kubeconfig file [default: as kubectl finds it]
+        #[arg(long)]
+        kubeconfig: Option<PathBuf>,
+        /// The name of its Node
+        #[arg(long, default_value = "conformance-stand-in")]
+        node: String,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -43,6 +54,9 @@ struct Run {
     /// Whose implementation it is: `hearth` is tried on its own choices where it has any
     #[arg(long, default_value = HEARTH)]
     implementation: String,
+    /// Which release of upstream it is like: rows about later ones are not tried [default: all rows]
+    #[arg(long)]
+    release: Option<Release>,
     /// What the cluster has: node, reach, pods, controllers, metrics, program, v1alpha1
     #[arg(long, value_delimiter = ',')]
     have: Vec<Need>,
@@ -98,13 +112,17 @@ fn execute(command: Command) -> Result<()> {
             }
             Ok(())
         }
-        Command::Run(args) => {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            runtime.block_on(try_rows(&table, *args))
-        }
+        Command::Run(args) => runtime()?.block_on(try_rows(&table, *args)),
+        Command::StandIn { kubeconfig, node } => runtime()?.block_on(async {
+            let client = client(kubeconfig.as_deref()).await?;
+            stand_in::run(&client, &node).await
+        }),
     }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().context("cannot start")
 }
 
 async fn try_rows(table: &Table, args: Run) -> Result<()> {
@@ -113,6 +131,7 @@ async fn try_rows(table: &Table, args: Run) -> Result<()> {
     let metrics = args.metrics.as_deref().map(metrics_page).transpose()?;
     let options = Options {
         implementation: args.implementation,
+        release: args.release,
         have: args.have.into_iter().collect(),
         only: args.only,
         parallel: args.parallel,

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | `$exactly: true` | a map | there are no other keys |
 //! | `$by: field` | a list | a map of its elements by that field of theirs |
-//! | `$contains: […]` | a list | each of these is like one of its elements |
+//! | `$contains: […]` | a list | each of these is like an element of its own |
 //! | `$each: x` | a list | all its elements are like this |
 //! | `$none: x` | a list | none of its elements is like this |
 //! | `$length: n` | a list | it has so many elements |
@@ -21,6 +21,7 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 use crate::bind::Bindings;
+use crate::distinct::distinct;
 use crate::mosaic::Mosaic;
 use crate::pattern::{self, Class, Token};
 
@@ -266,9 +267,7 @@ impl Comparison<'_> {
             }
         }
         if let Some(Value::Array(patterns)) = wanted.get("$contains") {
-            for pattern in patterns {
-                self.contains(at, pattern, items)?;
-            }
+            self.contains(at, patterns, items)?;
         }
         if let Some(pattern) = wanted.get("$each") {
             for (i, item) in items.iter().enumerate() {
@@ -289,8 +288,45 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    /// One of the elements is like the pattern.
-    fn contains(&mut self, at: &str, pattern: &Value, items: &[Value]) -> Result<(), Difference> {
+    /// Each of the patterns is like an element of its own: two expectations are never met by one element.
+    fn contains(
+        &mut self,
+        at: &str,
+        patterns: &[Value],
+        items: &[Value],
+    ) -> Result<(), Difference> {
+        let mut fitting = Vec::with_capacity(patterns.len());
+        for pattern in patterns {
+            fitting.push(self.fitting(at, pattern, items)?);
+        }
+        let wishes: Vec<Vec<usize>> = fitting
+            .iter()
+            .map(|elements| elements.keys().copied().collect())
+            .collect();
+        let chosen = distinct(&wishes).map_err(|left| Difference {
+            at: at.to_owned(),
+            wanted: format!("one element more like {}", patterns[left]),
+            found: format!(
+                "{} elements, of which those like it are those for the others",
+                items.len()
+            ),
+        })?;
+        for (mut elements, i) in fitting.into_iter().zip(chosen) {
+            let matched = elements.remove(&i).unwrap_or_default();
+            self.matched.captured.extend(matched.captured);
+            self.matched.touched.extend(matched.touched);
+        }
+        Ok(())
+    }
+
+    /// The elements that are like the pattern, by their places; at least one.
+    fn fitting(
+        &self,
+        at: &str,
+        pattern: &Value,
+        items: &[Value],
+    ) -> Result<BTreeMap<usize, Matched>, Difference> {
+        let mut fitting = BTreeMap::new();
         let mut closest = None;
         for (i, item) in items.iter().enumerate() {
             let mut attempt = Comparison {
@@ -299,12 +335,13 @@ impl Comparison<'_> {
             };
             match attempt.value(&format!("{at}/{i}"), pattern, Some(item)) {
                 Ok(()) => {
-                    self.matched.captured.extend(attempt.matched.captured);
-                    self.matched.touched.extend(attempt.matched.touched);
-                    return Ok(());
+                    fitting.insert(i, attempt.matched);
                 }
                 Err(difference) => closest = Some(difference),
             }
+        }
+        if !fitting.is_empty() {
+            return Ok(fitting);
         }
         Err(Difference {
             at: at.to_owned(),

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::record::{Record, State};
+use crate::record::{HEARTH, Record, State};
 use crate::run::{Outcome, Tried};
 use crate::table::{Evidence, Row, Table};
 
@@ -18,8 +18,9 @@ in either direction.
 
 *Needs* is what a cluster must have for a row to be tried, beside the API server and the controller: a `node` that runs
 sandboxes, addresses in `reach` of the suite, core `pods` behind Sandboxes, Kubernetes' own `controllers`, the
-controller's `metrics` or `program`, or `v1alpha1` served. Rows marked with a dagger (†) are known from upstream's
-source only, and wait for a run against it.
+controller's `metrics` or `program`, or `v1alpha1` served. Where Hearth differs by choice, that was tried, too: what is
+said there holds, exactly. Rows marked with a dagger (†) are known from the source of upstream's release v0.5.6, and wait
+for a run against it; the others were recorded from upstream or are documented.
 ";
 
 /// The document of a table and what is recorded of it.
@@ -36,9 +37,10 @@ pub fn document(table: &Table, record: &Record) -> String {
         for row in &section.rows {
             let mark = match row.evidence {
                 Evidence::Recorded => "",
-                Evidence::Source => " †",
+                Evidence::Release => " †",
             };
-            let needs: Vec<_> = row.needs.iter().map(|need| need.name()).collect();
+            let needs = row.needs_for(HEARTH);
+            let needs: Vec<_> = needs.iter().map(|need| need.name()).collect();
             let _ = writeln!(
                 out,
                 "| {}{mark} | {} | {} | {} |",
@@ -65,10 +67,19 @@ fn state(row: &Row, record: &Record) -> String {
         Some(State::Fails) => "**differs**",
         Some(State::NotTried) | None => "not tried",
     };
-    match &row.choice {
-        None => tried.to_owned(),
-        Some(choice) if choice.instead.is_empty() => format!("by choice: {}", cell(&choice.reason)),
-        Some(choice) => format!("by choice: {} ({tried})", cell(&choice.reason)),
+    match (&row.choice, record.rows.get(&row.id)) {
+        (None, _) => tried.to_owned(),
+        // What was chosen has to be shown, or the row is no choice but a failure.
+        (Some(choice), Some(State::Fails)) => {
+            format!(
+                "**differs**, from what was chosen as well: {}",
+                cell(&choice.reason)
+            )
+        }
+        (Some(choice), _) if choice.instead.is_empty() => {
+            format!("by choice: {}", cell(&choice.reason))
+        }
+        (Some(choice), _) => format!("by choice: {} ({tried})", cell(&choice.reason)),
     }
 }
 
@@ -82,25 +93,54 @@ fn cell(text: &str) -> String {
 }
 
 fn counts(table: &Table, record: &Record) -> String {
-    let (mut hold, mut differ, mut untried, mut choices, mut other) = (0, 0, 0, 0, 0);
+    let mut counts = Counts::default();
     for row in table.rows() {
-        if row.not_applicable.is_some() || row.later.is_some() {
-            other += 1;
-        } else if row.choice.is_some() {
-            choices += 1;
-        } else {
-            match record.rows.get(&row.id) {
-                Some(State::Holds) => hold += 1,
-                Some(State::Fails) => differ += 1,
-                Some(State::NotTried) | None => untried += 1,
-            }
-        }
+        *counts.of(row, record) += 1;
     }
+    let Counts {
+        hold,
+        differ,
+        chosen,
+        chosen_untried,
+        untried,
+        other,
+    } = counts;
     let all = table.rows().count();
     format!(
-        "{all} rows: {hold} hold, {differ} differ, {choices} differ by choice, {untried} are not tried, {other} are not \
-         applicable or not offered yet."
+        "{all} rows: {hold} hold, {differ} differ, {chosen} differ by choice and show what was chosen, {chosen_untried} \
+         differ by choice in what no client sees, {untried} are not tried, {other} are not applicable or not offered yet."
     )
+}
+
+/// How many rows came out how.
+#[derive(Default)]
+struct Counts {
+    hold: usize,
+    differ: usize,
+    chosen: usize,
+    chosen_untried: usize,
+    untried: usize,
+    other: usize,
+}
+
+impl Counts {
+    /// Where a row counts. A row of a choice is one only as long as it shows what was chosen.
+    fn of(&mut self, row: &Row, record: &Record) -> &mut usize {
+        if row.not_applicable.is_some() || row.later.is_some() {
+            return &mut self.other;
+        }
+        if let Some(choice) = &row.choice
+            && choice.instead.is_empty()
+        {
+            return &mut self.chosen_untried;
+        }
+        match (record.rows.get(&row.id), &row.choice) {
+            (Some(State::Holds), None) => &mut self.hold,
+            (Some(State::Holds), Some(_)) => &mut self.chosen,
+            (Some(State::Fails), _) => &mut self.differ,
+            (Some(State::NotTried) | None, _) => &mut self.untried,
+        }
+    }
 }
 
 /// One line for a row that has ended.
@@ -170,9 +210,56 @@ mod tests {
                 Record::default(),
                 "by choice: b \\| c",
             ),
-            (chosen, recorded(State::Holds), "by choice: b \\< c (holds)"),
+            (
+                chosen.clone(),
+                recorded(State::Holds),
+                "by choice: b \\< c (holds)",
+            ),
+            (
+                chosen,
+                recorded(State::Fails),
+                "**differs**, from what was chosen as well: b \\< c",
+            ),
         ] {
             assert_eq!(state(&row(&more), &record), expect, "{more}");
+        }
+    }
+
+    #[test]
+    fn a_choice_counts_as_one_only_while_it_shows_what_was_chosen() {
+        let steps = json!([{"run": {"args": [], "is": {}}}]);
+        let chosen = row(&json!({"choice": {"reason": "r", "instead": steps}}));
+        let untried = row(&json!({"choice": {"reason": "r"}}));
+        let plain = row(&json!({"steps": steps}));
+        let count = |row: &Row, state: Option<State>| {
+            let record = Record {
+                rows: state
+                    .into_iter()
+                    .map(|state| ("1-a".to_owned(), state))
+                    .collect(),
+            };
+            let mut counts = Counts::default();
+            *counts.of(row, &record) += 1;
+            let Counts {
+                hold,
+                differ,
+                chosen,
+                chosen_untried,
+                untried,
+                other,
+            } = counts;
+            [hold, differ, chosen, chosen_untried, untried, other]
+        };
+        for (row, state, expect) in [
+            (&plain, Some(State::Holds), [1, 0, 0, 0, 0, 0]),
+            (&plain, Some(State::Fails), [0, 1, 0, 0, 0, 0]),
+            (&plain, None, [0, 0, 0, 0, 1, 0]),
+            (&chosen, Some(State::Holds), [0, 0, 1, 0, 0, 0]),
+            (&chosen, Some(State::Fails), [0, 1, 0, 0, 0, 0]),
+            (&chosen, Some(State::NotTried), [0, 0, 0, 0, 1, 0]),
+            (&untried, None, [0, 0, 0, 1, 0, 0]),
+        ] {
+            assert_eq!(count(row, state), expect, "{row:?} {state:?}");
         }
     }
 }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 use crate::api::{Answer, Cluster, KindRef, ObjectRef};
 use crate::bind::Bindings;
 use crate::observe::until;
+use crate::release::Release;
 use crate::steps::{MetricsPage, Stage};
 use crate::table::{Need, Row, Table};
 
@@ -28,6 +29,8 @@ const AWAY: Duration = Duration::from_secs(90);
 pub struct Options {
     /// Whose implementation it is.
     pub implementation: String,
+    /// Of which release of upstream it is; none: of the last that rows speak of.
+    pub release: Option<Release>,
     /// What the cluster has.
     pub have: BTreeSet<Need>,
     /// Only these rows; one that ends in `*` names all that begin so. None: all.
@@ -112,13 +115,11 @@ async fn try_row(row: &Row, client: &Client, options: &Options, nodes: &Semaphor
         outcome,
         took,
     };
-    let missing: Vec<_> = row.needs.difference(&options.have).collect();
-    if !missing.is_empty() {
-        let missing: Vec<_> = missing.into_iter().map(|need| need.name()).collect();
-        let why = format!("needs {}", missing.join(", "));
+    if let Some(why) = hindrance(row, options) {
         return tried(Outcome::NotTried(why), Duration::ZERO);
     }
-    let _turn = if row.needs.contains(&Need::Node) {
+    let needs = row.needs_for(&options.implementation);
+    let _turn = if needs.contains(&Need::Node) {
         // Never closed.
         nodes.acquire().await.ok()
     } else {
@@ -130,6 +131,22 @@ async fn try_row(row: &Row, client: &Client, options: &Options, nodes: &Semaphor
         Err(error) => Outcome::Fails(format!("{error:#}")),
     };
     tried(outcome, started.elapsed())
+}
+
+/// Why a row is not to be tried, if it is not.
+fn hindrance(row: &Row, options: &Options) -> Option<String> {
+    if let (Some(since), Some(release)) = (row.since, options.release)
+        && release < since
+    {
+        return Some(format!("since {since}, and this is {release}"));
+    }
+    let needs = row.needs_for(&options.implementation);
+    let missing: Vec<_> = needs.difference(&options.have).collect();
+    if missing.is_empty() {
+        return None;
+    }
+    let missing: Vec<_> = missing.into_iter().map(|need| need.name()).collect();
+    Some(format!("needs {}", missing.join(", ")))
 }
 
 async fn attempt(row: &Row, client: &Client, options: &Options) -> Result<()> {
@@ -250,11 +267,11 @@ mod tests {
         assert!(name.len() <= 63, "{name}");
     }
 
-    #[test]
-    fn rows_are_chosen_by_name_and_beginning() {
-        let options = |only: &[&str]| Options {
+    fn options(only: &[&str], release: Option<&str>, have: &[Need]) -> Options {
+        Options {
             implementation: "x".to_owned(),
-            have: BTreeSet::new(),
+            release: release.map(|release| release.parse().unwrap()),
+            have: have.iter().copied().collect(),
             only: only.iter().map(|only| (*only).to_owned()).collect(),
             parallel: 1,
             parallel_nodes: 1,
@@ -262,10 +279,45 @@ mod tests {
             namespace_prefix: String::new(),
             metrics: None,
             program: None,
-        };
+        }
+    }
+
+    #[test]
+    fn rows_are_chosen_by_name_and_beginning() {
+        let options = |only| options(only, None, &[]);
         assert!(options(&[]).wants("3.1-a1"));
         assert!(options(&["3.1-*"]).wants("3.1-a1"));
         assert!(options(&["2-a", "3.1-a1"]).wants("3.1-a1"));
         assert!(!options(&["3.1-a"]).wants("3.1-a1"));
+    }
+
+    #[test]
+    fn a_row_is_tried_on_releases_and_clusters_that_have_what_it_is_about() {
+        let row: Row = serde_json::from_value(json!({
+            "id": "1-a", "text": "t", "needs": ["node"], "since": "v1.0.4",
+            "steps": [{"run": {"args": [], "is": {}}}],
+            "choice": {"reason": "r", "needs": ["reach"], "instead": [{"run": {"args": [], "is": {}}}]},
+        }))
+        .unwrap();
+        for (implementation, release, have, why) in [
+            ("upstream", None, &[Need::Node][..], None),
+            ("upstream", Some("v1.0.4"), &[Need::Node], None),
+            (
+                "upstream",
+                Some("v0.5.6"),
+                &[Need::Node],
+                Some("since v1.0.4, and this is v0.5.6"),
+            ),
+            ("upstream", None, &[], Some("needs node")),
+            ("hearth", None, &[Need::Node], Some("needs reach")),
+            ("hearth", None, &[Need::Node, Need::Reach], None),
+        ] {
+            let options = Options {
+                implementation: implementation.to_owned(),
+                ..options(&[], release, have)
+            };
+            let case = format!("{implementation} {release:?} {have:?}");
+            assert_eq!(hindrance(&row, &options).as_deref(), why, "{case}");
+        }
     }
 }

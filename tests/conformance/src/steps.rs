@@ -37,6 +37,8 @@ pub enum Step {
     Ask(Ask),
     /// Waits until a page of a sandbox is so.
     Http(Http),
+    /// Waits until a sandbox that has an address says nothing.
+    Silent(Silent),
     /// Waits until the controller's metrics are so.
     Metrics(Metrics),
     /// Runs the controller's program to its end.
@@ -171,6 +173,19 @@ pub struct Http {
     pub within: Option<u64>,
 }
 
+/// Waits until a sandbox that has an address says nothing, neither an answer nor a refusal: its processes are stopped.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Silent {
+    /// The Sandbox.
+    pub sandbox: ObjectRef,
+    /// The port.
+    #[serde(default = "default_port")]
+    pub port: u16,
+    /// Seconds.
+    pub within: Option<u64>,
+}
+
 /// Where the sandboxes of the rows listen.
 fn default_port() -> u16 {
     8888
@@ -256,6 +271,7 @@ impl Step {
             | Self::Delete(_)
             | Self::Ask(_)
             | Self::Http(_)
+            | Self::Silent(_)
             | Self::Metrics(_)
             | Self::Run(_) => &[],
         }
@@ -270,8 +286,10 @@ impl Step {
             Self::Expect(step) if step.table && step.subresource.is_some() => {
                 Err(format!("{}: a subresource has no table", step.object))
             }
-            Self::Http(step) if step.sandbox.kind.kind.key != "sandbox" => {
-                Err(format!("{} is no Sandbox", step.sandbox))
+            Self::Http(Http { sandbox, .. }) | Self::Silent(Silent { sandbox, .. })
+                if sandbox.kind.kind.key != "sandbox" =>
+            {
+                Err(format!("{sandbox} is no Sandbox"))
             }
             Self::Patch(step) if !step.golden.is_empty() && step.refused.is_none() => {
                 Err(format!("{}: golden, but not refused", step.object))
@@ -292,6 +310,7 @@ impl Step {
             Self::List(step) => format!("list {}", step.of.kind.plural),
             Self::Ask(step) => format!("ask {}", step.path),
             Self::Http(step) => format!("http {} {}", step.sandbox, step.path),
+            Self::Silent(step) => format!("silent {}", step.sandbox),
             Self::Metrics(_) => "metrics".to_owned(),
             Self::Run(step) => format!("run {}", step.args.join(" ")),
         }
@@ -312,6 +331,7 @@ impl Step {
             Self::List(step) => look::list(step, stage, bindings).await,
             Self::Ask(step) => look::ask(step, stage, bindings).await,
             Self::Http(step) => look::http(step, stage, bindings).await,
+            Self::Silent(step) => look::silent(step, stage, bindings).await,
             Self::Metrics(step) => look::metrics(step, stage, bindings).await,
         };
         done.with_context(|| self.title())

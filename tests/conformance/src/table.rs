@@ -8,6 +8,8 @@ use serde_json::{Map, Value};
 
 use crate::matcher::{RULES, WHOLE_RULES};
 use crate::pattern;
+use crate::record::HEARTH;
+use crate::release::Release;
 use crate::steps::Step;
 use crate::yaml;
 
@@ -61,6 +63,8 @@ pub struct Row {
     /// How it is known that upstream does so.
     #[serde(default)]
     pub evidence: Evidence,
+    /// The first release of upstream that does so, where those before did not.
+    pub since: Option<Release>,
     /// How it is tried.
     #[serde(default)]
     pub steps: Vec<Step>,
@@ -78,6 +82,9 @@ pub struct Row {
 pub struct Choice {
     /// What Hearth does instead, and why.
     pub reason: String,
+    /// What a cluster must have in addition for that to be tried.
+    #[serde(default)]
+    pub needs: BTreeSet<Need>,
     /// How that is tried.
     #[serde(default)]
     pub instead: Vec<Step>,
@@ -155,8 +162,8 @@ pub enum Evidence {
     /// Recorded from a run, or documented.
     #[default]
     Recorded,
-    /// Read in the source only: to be confirmed by a run against upstream.
-    Source,
+    /// Read in the source of upstream's release v0.5.6: to be confirmed by a run against it.
+    Release,
 }
 
 /// Why the table cannot be used.
@@ -213,8 +220,19 @@ impl Row {
     #[must_use]
     pub fn steps_for(&self, implementation: &str) -> &[Step] {
         match &self.choice {
-            Some(choice) if implementation == crate::record::HEARTH => &choice.instead,
+            Some(choice) if implementation == HEARTH => &choice.instead,
             _ => &self.steps,
+        }
+    }
+
+    /// What a cluster must have for the steps for an implementation.
+    #[must_use]
+    pub fn needs_for(&self, implementation: &str) -> BTreeSet<Need> {
+        match &self.choice {
+            Some(choice) if implementation == HEARTH => {
+                self.needs.union(&choice.needs).copied().collect()
+            }
+            _ => self.needs.clone(),
         }
     }
 

@@ -56,6 +56,12 @@ fn what_is_wanted_is_told_from_what_is_not() {
             conditions.clone(),
             json!([{"type": "Ready", "status": "Unknown"}, {"type": "x"}]),
         ),
+        // One element does not do for two.
+        (
+            json!({"$contains": [{"type": "<any>"}, {"type": "Ready"}]}),
+            conditions.clone(),
+            json!([{"type": "Ready"}]),
+        ),
         (
             json!({"$each": {"type": "<any>"}}),
             conditions,

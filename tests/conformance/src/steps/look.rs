@@ -5,7 +5,7 @@ use kube::runtime::watcher;
 use serde_json::{Map, Value, json};
 
 use super::act::note_uid;
-use super::{Ask, Expect, Gone, Http, List, Metrics, Stage, limit};
+use super::{Ask, Expect, Gone, Http, List, Metrics, Silent, Stage, limit};
 use crate::api::{Answer, ObjectRef};
 use crate::bind::Bindings;
 use crate::matcher::{Matched, compare};
@@ -122,10 +122,8 @@ pub(super) async fn http(step: &Http, stage: &Stage, bindings: &mut Bindings) ->
     let reference = step.sandbox.fill(bindings)?;
     let path = bindings.text(&step.path)?;
     let matched = look_until(limit(step.within), async || {
-        let sandbox = value(stage.cluster.read(&reference, None).await)?;
-        let ip = sandbox["status"]["podIPs"][0].as_str();
-        let ip = ip.ok_or_else(|| format!("{reference} has no address"))?;
-        let page = http_get::get(ip, step.port, &path).await;
+        let ip = address(stage, &reference).await?;
+        let page = http_get::get(&ip, step.port, &path).await;
         let page = page.map_err(|error| format!("{error:#}"))?;
         let found = if step.downward {
             exposition::downward(&page)?
@@ -137,6 +135,23 @@ pub(super) async fn http(step: &Http, stage: &Stage, bindings: &mut Bindings) ->
     .await?;
     bindings.remember(matched.captured);
     Ok(())
+}
+
+pub(super) async fn silent(step: &Silent, stage: &Stage, bindings: &mut Bindings) -> Result<()> {
+    let reference = step.sandbox.fill(bindings)?;
+    look_until(limit(step.within), async || {
+        let ip = address(stage, &reference).await?;
+        http_get::silence(&ip, step.port, "/").await
+    })
+    .await
+}
+
+/// The first address of a Sandbox.
+async fn address(stage: &Stage, reference: &ObjectRef) -> Result<String, String> {
+    let sandbox = value(stage.cluster.read(reference, None).await)?;
+    let ip = sandbox["status"]["podIPs"][0].as_str();
+    ip.map(str::to_owned)
+        .ok_or_else(|| format!("{reference} has no address"))
 }
 
 pub(super) async fn metrics(step: &Metrics, stage: &Stage, bindings: &mut Bindings) -> Result<()> {
