@@ -301,16 +301,16 @@ mod tests {
         .unwrap();
         for (implementation, release, have, why) in [
             ("upstream", None, &[Need::Node][..], None),
-            ("upstream", Some("v1.0.4"), &[Need::Node], None),
+            ("upstream", Some("v1.0.4"), &[Need::Node][..], None),
             (
                 "upstream",
                 Some("v0.5.6"),
-                &[Need::Node],
+                &[Need::Node][..],
                 Some("since v1.0.4, and this is v0.5.6"),
             ),
-            ("upstream", None, &[], Some("needs node")),
-            ("hearth", None, &[Need::Node], Some("needs reach")),
-            ("hearth", None, &[Need::Node, Need::Reach], None),
+            ("upstream", None, &[][..], Some("needs node")),
+            ("hearth", None, &[Need::Node][..], Some("needs reach")),
+            ("hearth", None, &[Need::Node, Need::Reach][..], None),
         ] {
             let options = Options {
                 implementation: implementation.to_owned(),

@@ -1,8 +1,8 @@
 //! In place of scheduler and kubelet, for an implementation that makes Pods and a cluster that runs none: what can be seen
 //! of a Pod through the API server happens, and nothing runs.
 //!
-//! It gives itself a Node, binds Pods to it, and reports of each what its spec says would come of it ([`decide`]). Rows
-//! that look into a sandbox (`reach`) have no use for it.
+//! It gives itself a Node, binds Pods to it, and reports of each what its spec says would come of it. Rows that look
+//! into a sandbox (`reach`) have no use for it.
 
 mod decide;
 
