@@ -18,8 +18,8 @@ in either direction.
 
 *Needs* is what a cluster must have for a row to be tried, beside the API server and the controller: a `node` that runs
 sandboxes, addresses in `reach` of the suite, core `pods` behind Sandboxes, Kubernetes' own `controllers`, the
-controller's `metrics` or `program`, or `v1alpha1` served. Where Hearth differs by choice, that was tried, too: what is
-said there holds, exactly. Rows marked with a dagger (†) are known from the source of upstream's release v0.5.6, and wait
+controller's `metrics` or `program`, or `v1alpha1` served. Where Hearth differs by choice and it says *holds*, what was
+chosen was tried. Rows marked with a dagger (†) are known from the source of upstream's release v0.5.6, and wait
 for a run against it; the others were recorded from upstream or are documented.
 ";
 
@@ -108,7 +108,8 @@ fn counts(table: &Table, record: &Record) -> String {
     let all = table.rows().count();
     format!(
         "{all} rows: {hold} hold, {differ} differ, {chosen} differ by choice and show what was chosen, {chosen_untried} \
-         differ by choice in what no client sees, {untried} are not tried, {other} are not applicable or not offered yet."
+         differ by choice in what the suite does not see, {untried} are not tried, {other} are not applicable or not \
+         offered yet."
     )
 }
 

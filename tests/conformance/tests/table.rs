@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use hearth_conformance::record::{HEARTH, Record};
+use hearth_conformance::record::{HEARTH, Record, State};
 use hearth_conformance::report;
 use hearth_conformance::table::{Row, Table};
 
@@ -68,6 +68,22 @@ fn nothing_is_recorded_of_a_row_that_is_not_tried_any_more() {
     let record = Record::load(&here().join("results/hearth.json")).unwrap();
     let left = record.without_steps(&table, HEARTH);
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_choice_that_does_not_show_what_was_chosen_cannot_be_recorded() {
+    let table = Table::load().unwrap();
+    let record = Record::load(&here().join("results/hearth.json")).unwrap();
+    let failing: Vec<_> = table
+        .rows()
+        .filter(|row| row.choice.is_some())
+        .filter(|row| record.rows.get(&row.id) == Some(&State::Fails))
+        .map(|row| &row.id)
+        .collect();
+    assert!(
+        failing.is_empty(),
+        "these are neither as upstream nor as was chosen: {failing:?}"
+    );
 }
 
 #[test]
