@@ -25,7 +25,7 @@ impl FromStr for Release {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let numbers = text.strip_prefix('v').map(|numbers| {
-            let numbers = numbers.split('.').map(str::parse);
+            let numbers = numbers.split('.').map(str::parse::<u16>);
             numbers.collect::<Result<Vec<u16>, _>>()
         });
         match numbers {
