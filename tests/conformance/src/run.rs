@@ -296,7 +296,7 @@ mod tests {
         let row: Row = serde_json::from_value(json!({
             "id": "1-a", "text": "t", "needs": ["node"], "since": "v1.0.4",
             "steps": [{"run": {"args": [], "is": {}}}],
-            "choice": {"reason": "r", "needs": ["reach"], "instead": [{"run": {"args": [], "is": {}}}]},
+            "choice": {"reason": "r", "needs": ["node", "reach"], "instead": [{"run": {"args": [], "is": {}}}]},
         }))
         .unwrap();
         for (implementation, release, have, why) in [

@@ -82,9 +82,8 @@ pub struct Row {
 pub struct Choice {
     /// What Hearth does instead, and why.
     pub reason: String,
-    /// What a cluster must have in addition for that to be tried.
-    #[serde(default)]
-    pub needs: BTreeSet<Need>,
+    /// What a cluster must have for that to be tried, if it is not what the row needs.
+    pub needs: Option<BTreeSet<Need>>,
     /// How that is tried.
     #[serde(default)]
     pub instead: Vec<Step>,
@@ -227,13 +226,12 @@ impl Row {
 
     /// What a cluster must have for the steps for an implementation.
     #[must_use]
-    pub fn needs_for(&self, implementation: &str) -> BTreeSet<Need> {
-        match &self.choice {
-            Some(choice) if implementation == HEARTH => {
-                self.needs.union(&choice.needs).copied().collect()
-            }
-            _ => self.needs.clone(),
-        }
+    pub fn needs_for(&self, implementation: &str) -> &BTreeSet<Need> {
+        let chosen = match &self.choice {
+            Some(choice) if implementation == HEARTH => choice.needs.as_ref(),
+            _ => None,
+        };
+        chosen.unwrap_or(&self.needs)
     }
 
     /// All steps, those of a choice included.
