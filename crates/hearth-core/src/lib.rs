@@ -20,6 +20,7 @@ pub mod effects;
 mod events;
 pub mod expiry;
 pub mod filler;
+mod hashed;
 pub mod idle;
 pub mod ids;
 pub mod images;

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use jiff::SignedDuration;
 
 use super::ready::ReadyQueue;
+use crate::hashed;
 use crate::ids::NodeName;
 
 /// How far a member is, as far as its pool is concerned. Each member is in exactly one class.
@@ -82,7 +83,7 @@ pub(crate) struct Standing {
 /// The unclaimed members of one pool.
 #[derive(Debug, Default)]
 pub(crate) struct Members {
-    standings: HashMap<u64, Standing>,
+    standings: hashed::HashMap<u64, Standing>,
     counts: [usize; Class::ALL.len()],
     ready: ReadyQueue,
     /// Not ready yet, longest first.

@@ -36,7 +36,7 @@ mod tests;
 mod world;
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,6 +60,7 @@ pub(crate) use sandbox::{Detail, Leaving, Owner, Retry, SandboxOp, version_of};
 use crate::effects::{
     Body, Effect, Intent, Lane, NodeRequest, Now, Observation, Receipt, Subject, Write,
 };
+use crate::hashed::{HashMap, HashSet};
 use crate::ids::{Key, NodeName, OwnerKey, SandboxUid};
 use crate::legacy::PodRecord;
 use crate::placement::{self, Newcomer, NodeFacts, RuntimeClass, Shape, Unplaceable};
@@ -160,14 +161,14 @@ impl Index {
             settings,
             now,
             leading: None,
-            sandboxes: HashMap::new(),
-            by_key: HashMap::new(),
-            by_uid: HashMap::new(),
-            by_node: HashMap::new(),
-            by_claim: HashMap::new(),
-            members: HashMap::new(),
+            sandboxes: HashMap::default(),
+            by_key: HashMap::default(),
+            by_uid: HashMap::default(),
+            by_node: HashMap::default(),
+            by_claim: HashMap::default(),
+            members: HashMap::default(),
             orphans: orphans::Orphans::default(),
-            membership: HashMap::new(),
+            membership: HashMap::default(),
             unplaced: BTreeSet::new(),
             unplaced_cursor: 0,
             census: census::Census::default(),
@@ -177,32 +178,32 @@ impl Index {
             writes: writes::Writes::default(),
             attachments: crate::attachments::Attachments::default(),
             refused_services: crate::services::Refused::default(),
-            charges: HashMap::new(),
+            charges: HashMap::default(),
             kinds: alike::Kinds::default(),
             pod_labels: alike::LabelCache::default(),
-            claims: HashMap::new(),
-            claim_keys: HashMap::new(),
-            claim_of_sandbox: HashMap::new(),
-            waiting: HashMap::new(),
-            hungry: HashMap::new(),
+            claims: HashMap::default(),
+            claim_keys: HashMap::default(),
+            claim_of_sandbox: HashMap::default(),
+            waiting: HashMap::default(),
+            hungry: HashMap::default(),
             last_claim_activity: None,
-            pools: HashMap::new(),
-            pool_keys: HashMap::new(),
-            templates: HashMap::new(),
-            template_troubles: HashMap::new(),
+            pools: HashMap::default(),
+            pool_keys: HashMap::default(),
+            templates: HashMap::default(),
+            template_troubles: HashMap::default(),
             specs: spec::SpecCache::default(),
-            runtime_classes: HashMap::new(),
+            runtime_classes: HashMap::default(),
             services: watched::Watched::default(),
             slices: watched::Watched::default(),
             policies: watched::Watched::default(),
             pods: watched::Watched::default(),
-            nodes: HashMap::new(),
-            early_heartbeats: HashMap::new(),
-            binds: HashMap::new(),
-            unknown_owners: HashMap::new(),
-            confirming: HashSet::new(),
-            written_off: HashMap::new(),
-            releasing: HashSet::new(),
+            nodes: HashMap::default(),
+            early_heartbeats: HashMap::default(),
+            binds: HashMap::default(),
+            unknown_owners: HashMap::default(),
+            confirming: HashSet::default(),
+            written_off: HashMap::default(),
+            releasing: HashSet::default(),
             heartbeats_trusted: true,
             work: work::Work::default(),
             timers: Timers::default(),
@@ -555,7 +556,7 @@ impl Index {
                     namespace: &record.key.namespace,
                     labels: &record.pod_labels,
                     neighbours: record.spec.shape.neighbours.as_deref(),
-                    on: Cow::Owned(HashMap::from([(node.clone(), 1)])),
+                    on: Cow::Owned([(node.clone(), 1)].into()),
                 })
             })
             .collect()

@@ -1,12 +1,12 @@
 //! What the index keeps of a node: its SandboxNode, its heartbeat, and what its stream says.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use hearth_api::SandboxNode;
 use hearth_api::constants::condition;
 
 use crate::conditions::is_true;
+use crate::hashed::HashMap;
 use crate::ids::{NodeName, OwnerKey, SandboxUid};
 use crate::placement::{Amounts, NodeFacts};
 

@@ -1,6 +1,6 @@
 //! What nodes say: their SandboxNodes, heartbeats and streams; and which of them are lost.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use hearth_api::SandboxNode;
@@ -128,7 +128,7 @@ impl Index {
             return;
         };
         record.synced = true;
-        let mut stale: HashSet<SandboxUid> = record.reported.keys().cloned().collect();
+        let mut stale: BTreeSet<SandboxUid> = record.reported.keys().cloned().collect();
         for reported in inventory {
             stale.remove(&reported.sandbox);
             self.set_report(node, reported);

@@ -1,7 +1,7 @@
 //! What the index keeps of persistent volumes: the objects, who uses which claim, what of them is under way, and where
 //! each node finds what its sandboxes use.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use hearth_api::OperatingMode;
@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::sandbox::SandboxRecord;
 use super::{Index, Phase, Task};
 use crate::effects::{Body, Effect, Intent, Lane, Now, Object, Outcome, Place, Receipt, Subject};
+use crate::hashed::HashMap;
 use crate::ids::{Key, NodeName};
 use crate::volumes::{Class, Location, Pv, Pvc};
 

@@ -1,10 +1,11 @@
 //! Objects of one kind, by namespace and name, as the watch and the answers to writes show them: Services, EndpointSlices,
 //! NetworkPolicies and Pods. The rules about them are in [`crate::services`], [`crate::templates`] and [`crate::legacy`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use super::{Index, Task};
 use crate::effects::{Now, Receipt, Subject};
+use crate::hashed::HashMap;
 use crate::ids::Key;
 use crate::legacy::PodRecord;
 use crate::services::{ServiceRecord, SliceRecord};
@@ -146,7 +147,7 @@ pub struct Watched<T>(HashMap<Key, T>);
 
 impl<T> Default for Watched<T> {
     fn default() -> Self {
-        Self(HashMap::new())
+        Self(HashMap::default())
     }
 }
 
