@@ -2,22 +2,56 @@
 //! their journals, and the index between them. Replies get lost, watches lag, streams break, the controller restarts.
 
 mod api;
+mod check;
+mod kinds;
 mod node;
+mod outline;
+mod users;
+mod valid;
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::testing::{at, metadata};
+use super::testing::at;
 use super::{Index, Settings, node_key};
-use crate::effects::{Effect, NodeReply, NodeRequest, Now, Outcome, Write};
-use crate::ids::{Key, NodeName};
-use crate::templates::PolicyRecord;
+use crate::effects::{Effect, Intent, NodeReply, NodeRequest, Now, Outcome, Subject, Write};
+use crate::ids::NodeName;
+use crate::volumes::{Class, PROVISIONER};
 use api::Api;
-use node::Node;
+use node::{Node, Shelf};
 
-pub(super) use api::Kind;
+pub(super) use kinds::Kind;
+pub(super) use users::{Hand, Policy, Wants};
+
+/// How long nothing may happen before the world counts as at rest. Longer than any wait for the clock, which is cut to a
+/// minute, and than members may take to get ready.
+const REST: Duration = Duration::from_secs(150);
+
+/// How a write comes out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// As it should.
+    Done,
+    /// It never arrives, and the controller is told so.
+    Lost,
+    /// It is done, and the reply never arrives.
+    Unanswered,
+    /// 409: somebody else was faster.
+    Conflict,
+}
+
+/// What goes wrong in a run in which all else goes as it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The next write has this fate.
+    Write(Fate),
+    /// The controller starts anew, and what it has sent arrives or does not.
+    Restart { arrives: bool },
+    /// All watches begin anew.
+    Relist,
+}
 
 pub(super) struct World {
     pub(super) index: Index,
@@ -28,10 +62,18 @@ pub(super) struct World {
     /// Sent to nodes in order.
     requests: Vec<(NodeName, NodeRequest)>,
     confirms: Vec<String>,
+    /// What nodes are told of Sandboxes.
+    shelves: BTreeMap<NodeName, Shelf>,
     pub(super) now: u64,
     lives: u64,
     /// Which Sandbox each claim UID was answered with last, to see that it does not change silently.
     answers: BTreeMap<String, String>,
+    /// What goes wrong after so many writes.
+    pub(super) fault: Option<(usize, Fault)>,
+    /// Writes that were done or tried.
+    pub(super) written: usize,
+    /// Of each claim UID, the writes before its answer.
+    efforts: BTreeMap<String, usize>,
 }
 
 impl World {
@@ -43,19 +85,26 @@ impl World {
             writes: Vec::new(),
             requests: Vec::new(),
             confirms: Vec::new(),
+            shelves: BTreeMap::new(),
             now: 0,
             lives: 0,
             answers: BTreeMap::new(),
+            fault: None,
+            written: 0,
+            efforts: BTreeMap::new(),
         };
         let spec = json!({
-            "podTemplate": {"spec": {"containers": [{"name": "main", "image": "i"}]}},
+            "podTemplate": {"spec": {"containers": [{"name": "main", "image": "i", "ports": [{"containerPort": 80}]}]}},
             "envVarsInjectionPolicy": "Allowed",
+            "volumeClaimTemplatesPolicy": "Allowed",
         });
         world.api.create(
             Kind::Template,
             json!({"metadata": {"namespace": "n", "name": "tpl"}, "spec": spec}),
         );
-        let spec = json!({"sandboxTemplateRef": {"name": "tpl"}, "replicas": replicas});
+        let spec = json!({
+            "sandboxTemplateRef": {"name": "tpl"}, "replicas": replicas, "readinessGracePeriodSeconds": 60,
+        });
         world.api.create(
             Kind::Pool,
             json!({"metadata": {"namespace": "n", "name": "pool"}, "spec": spec}),
@@ -64,7 +113,7 @@ impl World {
             let name = format!("n{number}");
             world.nodes.insert(node_key(&name), Node::new(&name));
         }
-        world.restart();
+        world.restart(|_| false);
         world
     }
 
@@ -73,16 +122,17 @@ impl World {
     }
 
     /// The controller's process ends and a new one leads: some of what was on the way arrives, nobody hears of it.
-    pub(super) fn restart(&mut self) {
+    pub(super) fn restart(&mut self, arrives: impl Fn(usize) -> bool) {
         self.lives += 1;
         for (number, write) in std::mem::take(&mut self.writes).into_iter().enumerate() {
-            if number % 2 == 0 {
+            if arrives(number) {
                 self.run(&write);
             }
         }
         self.index = Index::new(settings(), self.lives, self.clock());
         self.confirms.clear();
         self.requests.clear();
+        self.shelves.clear();
         self.api.start_watches();
         for node in self.nodes.values_mut() {
             node.connected = false;
@@ -95,49 +145,37 @@ impl World {
 
     fn list(&mut self) {
         let now = self.clock();
+        let class = Class {
+            provisioner: PROVISIONER.to_owned(),
+            waits: true,
+            reclaim: "Delete".to_owned(),
+            ..Class::default()
+        };
+        self.index
+            .apply_storage_class(users::CLASS.to_owned(), class, now);
         for name in self.nodes.keys().cloned().collect::<Vec<_>>() {
             self.index
                 .apply_node(super::testing::node(name.as_str()), now);
         }
-        for (kind, object) in self.api.all() {
-            self.deliver_object(kind, object);
+        for kind in Kind::ALL {
+            self.list_kind(kind);
         }
-        let present = |kind| self.api.keys(kind);
-        let (claims, sandboxes, pools, templates, policies) = (
-            present(Kind::Claim),
-            present(Kind::Sandbox),
-            present(Kind::Pool),
-            present(Kind::Template),
-            present(Kind::Policy),
-        );
-        self.index.retain_claims(&claims, now);
-        self.index.retain_sandboxes(&sandboxes, now);
-        self.index.retain_pools(&pools, now);
-        self.index.retain_templates(&templates, now);
-        self.index.retain_kept::<PolicyRecord>(&policies, now);
     }
 
-    fn deliver_object(&mut self, kind: Kind, object: Value) {
+    fn list_kind(&mut self, kind: Kind) {
         let now = self.clock();
-        match kind {
-            Kind::Claim => self
-                .index
-                .apply_claim(serde_json::from_value(object).unwrap(), now),
-            Kind::Sandbox => self
-                .index
-                .apply_sandbox(serde_json::from_value(object).unwrap(), now),
-            Kind::Pool => self
-                .index
-                .apply_pool(serde_json::from_value(object).unwrap(), now),
-            Kind::Template => self
-                .index
-                .apply_template(serde_json::from_value(object).unwrap(), now),
-            Kind::Policy => {
-                let key = api::key_of(&object);
-                let policy = PolicyRecord::of(serde_json::from_value(object).unwrap());
-                self.index.apply_kept(&key, policy, now);
-            }
+        let objects: Vec<Value> = self.api.of_kind(kind).cloned().collect();
+        for object in objects {
+            kind.apply(&mut self.index, object, now);
         }
+        kind.retain(&mut self.index, &self.api.keys(kind), now);
+    }
+
+    /// The watch of a kind begins anew: what has happened since is seen only by what there is.
+    pub(super) fn relist(&mut self, kind: Kind) {
+        self.api.start_watch(kind);
+        self.list_kind(kind);
+        self.perform();
     }
 
     /// Lets the rules look at everything and sends what they want.
@@ -157,10 +195,20 @@ impl World {
                         }
                     }
                     Effect::ConfirmClaims { namespace } => self.confirms.push(namespace),
+                    Effect::Attach {
+                        node,
+                        sandbox,
+                        attachment,
+                    } => {
+                        let shelf = self.shelves.entry(node).or_default();
+                        match attachment {
+                            Some(attachment) => drop(shelf.insert(sandbox.0, attachment)),
+                            None => drop(shelf.remove(&sandbox.0)),
+                        }
+                    }
                     Effect::Supply { .. }
                     | Effect::Tokens { .. }
                     | Effect::Locate { .. }
-                    | Effect::Attach { .. }
                     | Effect::Event(_)
                     | Effect::Observe(_) => {}
                 }
@@ -177,6 +225,13 @@ impl World {
     pub(super) fn advance(&mut self, by: Duration) {
         self.now += u64::try_from(by.as_millis()).unwrap();
         self.api.now = self.now;
+        let now = self.clock();
+        for (name, node) in &self.nodes {
+            if !node.cut_off {
+                self.index
+                    .heartbeat(name.as_str(), &self.now.to_string(), now);
+            }
+        }
         self.perform();
     }
 
@@ -187,32 +242,34 @@ impl World {
         };
         let now = self.clock();
         match event {
-            api::Event::Apply(object) => self.deliver_object(kind, object),
-            api::Event::Delete(key, uid) => match kind {
-                Kind::Claim => self.index.delete_claim(&key, &uid, now),
-                Kind::Sandbox => self.index.delete_sandbox(&key, &uid, now),
-                Kind::Pool => self.index.delete_pool(&key, &uid, now),
-                Kind::Template => self.index.delete_template(&key, &uid, now),
-                Kind::Policy => self.index.delete_kept::<PolicyRecord>(&key, &uid, now),
-            },
+            api::Event::Apply(object) => kind.apply(&mut self.index, object, now),
+            api::Event::Delete(key, uid) => kind.delete(&mut self.index, &key, &uid, now),
         }
         self.perform();
         true
     }
 
-    /// One write is executed. `fate`: 0 not at all, 1 without a reply, else properly.
-    pub(super) fn execute(&mut self, which: usize, fate: u8) -> bool {
+    /// One write comes out.
+    pub(super) fn execute(&mut self, which: usize, fate: Fate) -> bool {
         if self.writes.is_empty() {
             return false;
         }
         let write = self.writes.remove(which % self.writes.len());
+        self.written += 1;
+        self.count_effort(&write);
+        let lost = |text: &str| Outcome::Unavailable(text.to_owned());
         let outcome = match fate {
-            0 => Outcome::Unavailable("lost on the way".into()),
-            1 => {
+            Fate::Done => self.run(&write),
+            Fate::Lost => lost("lost on the way"),
+            Fate::Unanswered => {
                 self.run(&write);
-                Outcome::Unavailable("the reply was lost".into())
+                lost("the reply was lost")
             }
-            _ => self.run(&write),
+            Fate::Conflict => {
+                let subject = &write.receipt.subject;
+                self.api.touch(Kind::of(subject), subject.key());
+                Outcome::Conflict
+            }
         };
         let now = self.clock();
         self.index.on_outcome(&write.receipt, outcome, now);
@@ -222,9 +279,38 @@ impl World {
 
     fn run(&mut self, write: &Write) -> Outcome {
         self.check_creation(write);
-        let outcome = self.api.execute(write, self.now);
+        let outcome = self.api.execute(write);
         self.check_answers();
         outcome
+    }
+
+    /// Counts a write that is made for a claim which has no answer yet.
+    fn count_effort(&mut self, write: &Write) {
+        let receipt = &write.receipt;
+        let uid = match (&receipt.subject, receipt.intent) {
+            (Subject::Claim(_), _) | (_, Intent::ColdCreate) => receipt.uid.clone(),
+            (Subject::Sandbox(key), _) => {
+                let sandbox = self.api.get(Kind::Sandbox, key);
+                let owner = sandbox.and_then(|sandbox| {
+                    api::owners(sandbox).find(|owner| owner["kind"] == "SandboxClaim")
+                });
+                let Some(owner) = owner else { return };
+                owner["uid"].as_str().unwrap().to_owned()
+            }
+            _ => return,
+        };
+        let mut claims = self.api.of_kind(Kind::Claim);
+        let answered = claims
+            .find(|claim| api::uid_of(claim) == uid)
+            .is_some_and(|claim| claim["status"]["conditions"][0]["status"] == "True");
+        if !answered && !self.answers.contains_key(&uid) {
+            *self.efforts.entry(uid).or_default() += 1;
+        }
+    }
+
+    /// The most writes that any claim took before it had its answer.
+    pub(super) fn most_effort(&self) -> usize {
+        self.efforts.values().copied().max().unwrap_or(0)
     }
 
     /// One request reaches its node; without `reply` the stream breaks before the reply.
@@ -267,7 +353,7 @@ impl World {
     pub(super) fn connect(&mut self, name: &NodeName) {
         let now = self.clock();
         let node = self.nodes.get_mut(name).unwrap();
-        if std::mem::replace(&mut node.connected, true) {
+        if node.cut_off || std::mem::replace(&mut node.connected, true) {
             return;
         }
         node.events.clear();
@@ -276,10 +362,18 @@ impl World {
         self.perform();
     }
 
+    /// The node and the network part: its Lease runs out. Or they come together again.
+    pub(super) fn cut_off(&mut self, name: &NodeName, cut_off: bool) {
+        self.disconnect(name);
+        self.nodes.get_mut(name).unwrap().cut_off = cut_off;
+    }
+
     /// A node looks at the API, brings its pods one step further and says so.
-    pub(super) fn work(&mut self, name: &NodeName) {
+    pub(super) fn work(&mut self, name: &NodeName) -> bool {
+        let none = Shelf::new();
+        let shelf = self.shelves.get(name).unwrap_or(&none);
         let node = self.nodes.get_mut(name).unwrap();
-        node.look(&mut self.api);
+        node.look(&mut self.api, shelf)
     }
 
     /// One thing that a node said arrives.
@@ -301,70 +395,101 @@ impl World {
         let Some(namespace) = self.confirms.pop() else {
             return false;
         };
-        let uids: HashSet<String> = self
-            .api
-            .all()
-            .into_iter()
-            .filter(|(kind, _)| *kind == Kind::Claim)
-            .map(|(_, claim)| claim["metadata"]["uid"].as_str().unwrap().to_owned())
-            .collect();
+        let uids: HashSet<String> = self.api.of_kind(Kind::Claim).map(api::uid_of).collect();
         let now = self.clock();
         self.index.claims_confirmed(&namespace, Some(&uids), now);
         self.perform();
         true
     }
 
-    pub(super) fn create_claim(&mut self, name: &str, env: bool) {
-        let mut object =
-            json!({"metadata": metadata(name, 0), "spec": {"warmPoolRef": {"name": "pool"}}});
-        if env {
-            object["spec"]["env"] = json!([{"name": "X", "value": name}]);
-        }
-        object["metadata"].as_object_mut().unwrap().remove("uid");
-        self.api.create(Kind::Claim, object);
+    /// What other controllers of the cluster do.
+    pub(super) fn collect(&mut self) -> bool {
+        let collected = self.api.collect_garbage();
+        self.api.bind_volumes() || collected
     }
 
-    pub(super) fn collect_garbage(&mut self) -> bool {
-        self.api.collect_garbage()
+    /// The fault that is due now, if any.
+    fn take_fault(&mut self) -> Option<Fault> {
+        let (after, fault) = self.fault?;
+        let waits = matches!(fault, Fault::Write(_)) && self.writes.is_empty();
+        if self.written < after || waits {
+            return None;
+        }
+        self.fault = None;
+        Some(fault)
+    }
+
+    /// The next write, with what is to go wrong.
+    fn execute_next(&mut self) -> bool {
+        let fate = match self.take_fault() {
+            None => Fate::Done,
+            Some(Fault::Write(fate)) => fate,
+            Some(Fault::Restart { arrives }) => {
+                self.restart(|_| arrives);
+                return true;
+            }
+            Some(Fault::Relist) => {
+                Kind::ALL.into_iter().for_each(|kind| self.relist(kind));
+                return true;
+            }
+        };
+        self.execute(0, fate)
+    }
+
+    /// All that can happen without a fault and without time happens once.
+    fn stir(&mut self) -> bool {
+        let names: Vec<_> = self.nodes.keys().cloned().collect();
+        let mut busy = false;
+        for name in &names {
+            self.connect(name);
+            busy |= self.work(name);
+            while self.hear(name) {
+                busy = true;
+            }
+        }
+        while self.ask(true) {
+            busy = true;
+        }
+        while self.execute_next() {
+            busy = true;
+        }
+        for kind in Kind::ALL {
+            while self.deliver(kind) {
+                busy = true;
+            }
+        }
+        while self.confirm() {
+            busy = true;
+        }
+        busy | self.collect()
     }
 
     /// Everything that can happen without a fault happens, until nothing is left.
     pub(super) fn quiesce(&mut self) {
-        for _ in 0..2_000 {
-            let names: Vec<_> = self.nodes.keys().cloned().collect();
-            let mut busy = false;
-            for name in &names {
-                self.connect(name);
-                self.work(name);
-                while self.hear(name) {
-                    busy = true;
+        let names: Vec<_> = self.nodes.keys().cloned().collect();
+        for name in &names {
+            if self.nodes[name].cut_off {
+                self.cut_off(name, false);
+            }
+        }
+        let mut calm_since = self.now;
+        for _ in 0..3_000 {
+            if self.stir() {
+                calm_since = self.now;
+                // What is done at once takes a moment all the same.
+                self.advance(Duration::from_millis(1));
+                continue;
+            }
+            let calm = Duration::from_millis(self.now - calm_since);
+            let now = Duration::from_millis(self.now);
+            match self.index.next_deadline() {
+                Some(next) if calm < REST => {
+                    let left = next.saturating_sub(now);
+                    // Not in one leap: whatever else is due is due meanwhile.
+                    let step = left.clamp(Duration::from_millis(1), Duration::from_secs(10));
+                    self.advance(step);
                 }
-            }
-            while self.ask(true) {
-                busy = true;
-            }
-            while self.execute(0, 2) {
-                busy = true;
-            }
-            for kind in Kind::ALL {
-                while self.deliver(kind) {
-                    busy = true;
-                }
-            }
-            while self.confirm() {
-                busy = true;
-            }
-            busy |= self.collect_garbage();
-            self.advance(Duration::from_millis(400));
-            busy |=
-                !self.writes.is_empty() || !self.requests.is_empty() || !self.confirms.is_empty();
-            if !busy
-                && self
-                    .index
-                    .next_deadline()
-                    .is_none_or(|next| next > Duration::from_millis(self.now + 35_000))
-            {
-                return;
+                _ => return,
             }
         }
         panic!(
@@ -374,146 +499,11 @@ impl World {
         );
     }
 
-    // What must always hold.
-
-    /// A member is made only while the pool has fewer than it asks for, those that are going included.
-    fn check_creation(&self, write: &Write) {
-        if write.receipt.intent != crate::effects::Intent::MemberCreate {
-            return;
-        }
-        if self
-            .api
-            .get(Kind::Sandbox, write.receipt.subject.key())
-            .is_some()
-        {
-            return;
-        }
-        let claimed: HashSet<_> = self.nodes.values().flat_map(Node::claimed).collect();
-        let members = self
-            .api
-            .all()
-            .into_iter()
-            .filter(|(kind, object)| {
-                *kind == Kind::Sandbox
-                    && object["metadata"]["ownerReferences"][0]["kind"] == "SandboxWarmPool"
-            })
-            .filter(|(_, object)| {
-                !claimed.contains(&object["metadata"]["uid"].as_str().unwrap().to_owned())
-            })
-            .count();
-        let limit = self.api.most_replicas();
-        assert!(members < limit, "{members} members of {limit} and one more");
-    }
-
-    /// Every answered claim has a Sandbox of its own, and changes it only after saying that it is missing.
-    fn check_answers(&mut self) {
-        let mut owners = BTreeMap::new();
-        for (kind, claim) in self.api.all() {
-            if kind != Kind::Claim {
-                continue;
-            }
-            let uid = claim["metadata"]["uid"].as_str().unwrap().to_owned();
-            let name = claim["status"]["sandbox"]["name"]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned();
-            if name.is_empty() {
-                self.answers.remove(&uid);
-                continue;
-            }
-            let other = owners.insert(name.clone(), uid.clone());
-            assert_eq!(other, None, "{name} was given to two claims");
-            let before = self.answers.insert(uid.clone(), name.clone());
-            assert!(
-                before.as_ref().is_none_or(|before| *before == name),
-                "{uid} had {before:?} and now has {name}"
-            );
-            let ready = claim["status"]["conditions"][0]["status"] == "True";
-            let has_env = claim["spec"]["env"].is_array();
-            let unready = |node: &Node| {
-                node.binds().contains(&(name.clone(), uid.clone())) && !node.is_ready(&name)
-            };
-            assert!(
-                !(ready && has_env && self.nodes.values().any(unready)),
-                "{uid} is ready without its variables"
-            );
-        }
-    }
-
-    /// A template has its label and its policy, with the spec that was made for it.
-    fn check_templates(&self) {
-        for (kind, template) in self.api.all() {
-            if kind != Kind::Template {
-                continue;
-            }
-            let hash = &template["metadata"]["labels"]["agents.x-k8s.io/sandbox-template-ref-hash"];
-            assert!(hash.is_string(), "{template}");
-            let name = template["metadata"]["name"].as_str().unwrap();
-            let policy = Key::new("n", format!("{name}-network-policy"));
-            let policy = self.api.get(Kind::Policy, &policy);
-            let policy = policy.expect("a template has its policy");
-            let rules = policy["spec"]["ingress"].as_array().map(Vec::len);
-            let owner = &policy["metadata"]["ownerReferences"][0]["uid"];
-            assert_eq!(
-                (owner, rules),
-                (&template["metadata"]["uid"], Some(1)),
-                "{policy}"
-            );
-        }
-    }
-
-    /// What must hold once nothing is left to happen.
-    pub(super) fn check_settled(&self) {
-        self.check_templates();
-        let mut expected = BTreeMap::new();
-        for (kind, claim) in self.api.all() {
-            if kind != Kind::Claim || !claim["metadata"]["deletionTimestamp"].is_null() {
-                continue;
-            }
-            let uid = claim["metadata"]["uid"].as_str().unwrap().to_owned();
-            let ready = &claim["status"]["conditions"][0];
-            let pool = self.api.get(Kind::Pool, &Key::new("n", "pool")).is_some();
-            let name = claim["status"]["sandbox"]["name"]
-                .as_str()
-                .unwrap_or_default();
-            if !pool && name.is_empty() {
-                assert_eq!(ready["reason"], "WarmPoolNotFound", "{claim}");
-                continue;
-            }
-            let of_claim = self.api.get(Kind::Sandbox, &Key::new("n", name));
-            assert_eq!(ready["status"], "True", "{claim} {of_claim:?}");
-            let sandbox = self
-                .api
-                .get(Kind::Sandbox, &Key::new("n", name))
-                .expect("an answered claim has its Sandbox");
-            assert_eq!(
-                sandbox["metadata"]["ownerReferences"][0]["uid"],
-                uid.as_str(),
-                "{sandbox}"
-            );
-            expected.insert(name.to_owned(), uid);
-        }
-        for node in self.nodes.values() {
-            for (name, owner) in node.binds() {
-                assert_eq!(
-                    expected.get(&name),
-                    Some(&owner),
-                    "node holds {name} for {owner}"
-                );
-            }
-        }
-        let members = self.api.members();
-        let wanted = self.api.replicas();
-        assert_eq!(members.len(), wanted, "{members:?}");
-        if let Some(pool) = self.api.get(Kind::Pool, &Key::new("n", "pool")) {
-            // Zeros are left out.
-            let counted = |field: &str| pool["status"][field].as_u64().unwrap_or(0);
-            let wanted = u64::try_from(wanted).unwrap();
-            assert_eq!(
-                (counted("replicas"), counted("readyReplicas")),
-                (wanted, wanted)
-            );
-        }
+    /// All happens that is left to happen, and all times that users have set come.
+    pub(super) fn end(&mut self) {
+        self.quiesce();
+        self.advance(Duration::from_secs(300));
+        self.quiesce();
     }
 }
 
