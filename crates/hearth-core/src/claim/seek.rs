@@ -11,18 +11,25 @@ use crate::index::{
 use crate::pool::Template;
 
 pub(super) fn decide(index: &Index, claim: &ClaimRecord) -> Decision {
-    let additional = claim.spec.additional_pod_metadata.as_ref();
-    if let Err(fault) = metadata::validate(additional, &index.settings.allowed_label_domains) {
-        return refuse(index, claim, &Refusal::metadata(fault));
-    }
     if let Some(decision) = settle_binds(index, claim) {
         return decision;
     }
     if let Some(sandbox) = assigned::own(index, claim) {
         return its_own(index, claim, sandbox);
     }
-    if let Some(sandbox) = index.sandbox(&claim.key) {
-        return namesake(index, claim, sandbox);
+    let namesake = index.sandbox(&claim.key);
+    if let Some(sandbox) = namesake
+        && sandbox.claim_uid() == Some(claim.uid.as_str())
+    {
+        return its_own(index, claim, sandbox);
+    }
+    // What the claim asks for by now matters only while it has nothing: what it has it keeps, and is told then.
+    let additional = claim.spec.additional_pod_metadata.as_ref();
+    if let Err(fault) = metadata::validate(additional, &index.settings.allowed_label_domains) {
+        return refuse(index, claim, &Refusal::metadata(fault));
+    }
+    if let Some(sandbox) = namesake {
+        return in_the_way(index, claim, sandbox);
     }
     let Some(pool) = index.pools.get(&claim.pool_key()) else {
         return refuse(
@@ -102,28 +109,22 @@ fn may_be_used(claim: &ClaimRecord, phase: Phase) -> bool {
     phase.is_ready() || (phase == Phase::Unknown && claim.spec.env.is_empty())
 }
 
-/// A Sandbox has the claim's name: it is the claim's cold one, or in the way.
-fn namesake(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord) -> Decision {
-    if sandbox.claim_uid() != Some(claim.uid.as_str()) {
-        if !sandbox.exists() {
-            return Decision::Rest;
-        }
-        let fault = format!(
-            "sandbox {name:?} is not controlled by claim {name:?}. Please use a different claim name or delete the \
-             sandbox manually",
-            name = claim.key.name
-        );
-        // Its end is an event, so there is nothing to try again before.
-        return refuse(
-            index,
-            claim,
-            &Refusal {
-                is_final: true,
-                ..Refusal::error(fault)
-            },
-        );
+/// A Sandbox has the claim's name and is not the claim's.
+fn in_the_way(index: &Index, claim: &ClaimRecord, sandbox: &SandboxRecord) -> Decision {
+    if !sandbox.exists() {
+        return Decision::Rest;
     }
-    its_own(index, claim, sandbox)
+    let fault = format!(
+        "sandbox {name:?} is not controlled by claim {name:?}. Please use a different claim name or delete the sandbox \
+         manually",
+        name = claim.key.name
+    );
+    // Its end is an event, so there is nothing to try again before.
+    let refusal = Refusal {
+        is_final: true,
+        ..Refusal::error(fault)
+    };
+    refuse(index, claim, &refusal)
 }
 
 /// The claim controls the Sandbox already: its status becomes the claim's.

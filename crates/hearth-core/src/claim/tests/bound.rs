@@ -306,3 +306,23 @@ fn what_a_claim_may_not_add_is_no_reason_to_give_up_a_pod() {
         assert_eq!(pod(object), pod(&expected));
     }
 }
+
+#[test]
+fn what_a_claim_may_not_add_does_not_cost_it_what_it_has_without_having_said_so() {
+    // It is bound, and edited before it could say so.
+    let mut warm = stocked(&["a"]);
+    warm.apply_claim(claim("c", 20), at(100));
+    let asked = asks(&settle(&mut warm, at(100)));
+    assert_eq!(asked, [bind("c", "a")]);
+    warm.apply_claim(claim_with("c", 21, team("evil")), at(110));
+    warm.on_reply(&n1(), &bind("c", "a"), bound("a"), at(120));
+    // The same with a Sandbox of its own.
+    let mut cold = stocked(&[]);
+    cold.apply_sandbox(created(&adopted("c"), 15), at(50));
+    cold.apply_claim(claim_with("c", 21, team("evil")), at(120));
+    for (mut index, sandbox) in [(warm, "a"), (cold, "c")] {
+        let all = written(&mut index, 120);
+        assert_eq!(all.len(), 1, "{all:?}");
+        assert_eq!(status_of(&all[0])["sandbox"]["name"], sandbox);
+    }
+}
