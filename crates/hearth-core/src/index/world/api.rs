@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::kinds::{Kind, key_of};
@@ -194,7 +195,7 @@ impl Api {
         };
         let is_it = current["metadata"]["uid"] == write.receipt.uid.as_str();
         if is_it {
-            check_is_ours(write, &current);
+            check_is_ours(write, &current, at(self.now).wall);
         }
         match &write.body {
             Body::Create(_) => unreachable!("handled before"),
@@ -374,12 +375,17 @@ fn next_generation(object: &mut Value) {
     object["metadata"]["generation"] = (generation + 1).into();
 }
 
-/// What is somebody else's is not written; a Sandbox of somebody else's is run, which takes these writes.
-fn check_is_ours(write: &Write, current: &Value) {
-    let serves = matches!(
-        write.receipt.intent,
-        Intent::Place | Intent::PodName | Intent::SandboxStatus | Intent::Suspension
-    );
+/// What is somebody else's is not written. A Sandbox of somebody else's is run, which takes these writes, and ends when it
+/// says so.
+fn check_is_ours(write: &Write, current: &Value, now: Timestamp) {
+    let spec = &current["spec"];
+    let end = spec["shutdownTime"].as_str();
+    let is_over = end.is_some_and(|end| end.parse::<Timestamp>().unwrap() <= now);
+    let serves = match write.receipt.intent {
+        Intent::Place | Intent::PodName | Intent::SandboxStatus => true,
+        Intent::SandboxDelete => is_over && spec["shutdownPolicy"] == "Delete",
+        _ => false,
+    };
     let foreign = &current["metadata"]["annotations"][FOREIGN];
     assert!(
         foreign.is_null() || serves,

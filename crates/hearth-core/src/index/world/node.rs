@@ -2,7 +2,6 @@
 //! the status.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Duration;
 
 use hearth_api::{OperatingMode, SandboxStatus, Tier, Time};
 use jiff::Timestamp;
@@ -383,8 +382,8 @@ impl Node {
             serde_json::from_value::<Option<SandboxStatus>>(wish.object["status"].clone())
                 .unwrap()
                 .unwrap_or_default();
-        let second = Duration::from_millis(api.now).as_secs();
-        let now = Time(at(second * 1000).wall);
+        // The API server counts in seconds.
+        let now = Time(at(api.now / 1000 * 1000).wall);
         let wanted = status::status(&previous, &pod.key.name, &facts, &now);
         if wanted == previous {
             return false;
