@@ -366,7 +366,7 @@ impl World {
         }
     }
 
-    /// What claims store is where it is expected, and nothing is left of what others stored.
+    /// What claims store is where it is expected, and of what others stored no volume is left.
     fn check_volumes(&self) {
         let volumes: HashSet<String> = self.api.names(Kind::Pv).into_iter().collect();
         let made: HashSet<String> = self
@@ -374,7 +374,8 @@ impl World {
             .values()
             .flat_map(|node| node.directories().iter().cloned())
             .collect();
-        assert_eq!(volumes, made, "each volume has its directory");
+        // One that was made without anybody hearing of it, for a claim that is gone by now, is empty.
+        assert!(volumes.is_subset(&made), "a volume has no directory");
         let claims = self.api.of_kind(Kind::Pvc);
         let bound: HashSet<String> = claims
             .filter(|pvc| !is_foreign(pvc))
