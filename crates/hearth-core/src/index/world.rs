@@ -404,8 +404,7 @@ impl World {
 
     /// What other controllers of the cluster do.
     pub(super) fn collect(&mut self) -> bool {
-        let collected = self.api.collect_garbage();
-        self.api.bind_volumes() || collected
+        self.api.tidy_up()
     }
 
     /// The fault that is due now, if any.
@@ -466,6 +465,11 @@ impl World {
 
     /// Everything that can happen without a fault happens, until nothing is left.
     pub(super) fn quiesce(&mut self) {
+        self.rest(REST);
+    }
+
+    /// The same, until nothing has happened for so long.
+    pub(super) fn rest(&mut self, rest: Duration) {
         let names: Vec<_> = self.nodes.keys().cloned().collect();
         for name in &names {
             if self.nodes[name].cut_off {
@@ -483,10 +487,10 @@ impl World {
             let calm = Duration::from_millis(self.now - calm_since);
             let now = Duration::from_millis(self.now);
             match self.index.next_deadline() {
-                Some(next) if calm < REST => {
+                Some(next) if calm < rest => {
                     let left = next.saturating_sub(now);
                     // Not in one leap: whatever else is due is due meanwhile.
-                    let step = left.clamp(Duration::from_millis(1), Duration::from_secs(10));
+                    let step = left.clamp(Duration::from_millis(1), Duration::from_secs(30));
                     self.advance(step);
                 }
                 _ => return,

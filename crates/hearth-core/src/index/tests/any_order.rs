@@ -332,7 +332,7 @@ fn config(cases: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(config(128))]
+    #![proptest_config(config(192))]
 
     /// Whatever happens in whatever order: no sandbox has two owners, no claim changes its sandbox silently, no pool has
     /// more members than it asks for, nothing is written that clients do not take or that is somebody else's; and when
@@ -353,7 +353,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(config(48))]
+    #![proptest_config(config(64))]
 
     /// The same with a pool that is deleted on the way: answered claims keep their sandboxes.
     #[test]
@@ -389,7 +389,7 @@ proptest! {
             disturbed.take(step);
             if let Step::User(user) = step {
                 calm.ask(user);
-                calm.world.quiesce();
+                calm.world.rest(Duration::from_secs(2));
             }
         }
         disturbed.end();

@@ -30,6 +30,8 @@ pub(in crate::index) struct Api {
     version: u64,
     events: BTreeMap<Kind, VecDeque<Event>>,
     most_replicas: usize,
+    /// The version at which there was nothing to collect and nothing to bind.
+    tidy_at: u64,
     /// Milliseconds since the start.
     pub(super) now: u64,
 }
@@ -53,6 +55,11 @@ impl Api {
 
     pub(super) fn keys(&self, wanted: Kind) -> HashSet<Key> {
         self.of_kind(wanted).map(key_of).collect()
+    }
+
+    /// Another one whenever anything has changed.
+    pub(super) fn version(&self) -> u64 {
+        self.version
     }
 
     pub(super) fn start_watches(&mut self) {
@@ -249,8 +256,21 @@ impl Api {
         kind.done(self.store(kind, object))
     }
 
+    /// What other controllers of the cluster do; `true` when there was anything.
+    pub(super) fn tidy_up(&mut self) -> bool {
+        if self.tidy_at == self.version {
+            return false;
+        }
+        let collected = self.collect_garbage();
+        let busy = self.bind_volumes() || collected;
+        if !busy {
+            self.tidy_at = self.version;
+        }
+        busy
+    }
+
     /// Removes what has lost its owners, and what waited for its dependents to go; `true` when there was anything.
-    pub(super) fn collect_garbage(&mut self) -> bool {
+    fn collect_garbage(&mut self) -> bool {
         let there: HashSet<String> = self.objects.values().map(uid_of).collect();
         let waiting: HashSet<String> = self
             .objects
@@ -292,7 +312,7 @@ impl Api {
     }
 
     /// Brings claims and volumes together, and frees volumes whose claims are gone; `true` when there was anything.
-    pub(super) fn bind_volumes(&mut self) -> bool {
+    fn bind_volumes(&mut self) -> bool {
         let mut busy = false;
         let volumes: Vec<Value> = self.of_kind(Kind::Pv).cloned().collect();
         for pv in volumes {

@@ -32,6 +32,9 @@ pub(in crate::index) struct Node {
     /// Nothing reaches it, and nothing is heard of it.
     pub(super) cut_off: bool,
     pub(super) events: VecDeque<(Reported, bool)>,
+    /// What there was at the last look, if nothing has come of it: objects, what it was told, its stream, and the time if
+    /// that matters.
+    looked_at: Option<(u64, Shelf, bool, u64)>,
 }
 
 #[derive(Clone)]
@@ -94,6 +97,7 @@ impl Node {
             connected: false,
             cut_off: false,
             events: VecDeque::new(),
+            looked_at: None,
         }
     }
 
@@ -176,6 +180,7 @@ impl Node {
     }
 
     pub(super) fn serve(&mut self, request: &NodeRequest) -> NodeReply {
+        self.looked_at = None;
         match request {
             NodeRequest::Bind {
                 owner,
@@ -272,6 +277,22 @@ impl Node {
         if self.cut_off {
             return false;
         }
+        let ends = |object: &Value| object["spec"]["shutdownTime"].is_string();
+        let time = if api.of_kind(Kind::Sandbox).any(ends) {
+            api.now
+        } else {
+            0
+        };
+        let at = (api.version(), shelf.clone(), self.connected, time);
+        if self.looked_at.as_ref() == Some(&at) {
+            return false;
+        }
+        let busy = self.look_closely(api, shelf);
+        self.looked_at = (!busy).then_some(at);
+        busy
+    }
+
+    fn look_closely(&mut self, api: &mut Api, shelf: &Shelf) -> bool {
         let is_mine =
             |object: &&Value| object["metadata"]["labels"]["hearth.dev/node"] == self.name.as_str();
         let mine: Vec<Value> = api
