@@ -418,7 +418,10 @@ impl Index {
                     self.volumes.faults.remove(claim);
                 }
                 let now = self.now;
-                match object.map(|object| *object) {
+                // What went before its answer came stays gone: the watch has shown its end and will show nothing else.
+                let is_there =
+                    receipt.intent == Intent::VolumeCreate || self.is_volume_there(receipt);
+                match object.map(|object| *object).filter(|_| is_there) {
                     Some(Object::VolumeClaim(key, pvc)) => self.apply_pvc(key, pvc, now),
                     Some(Object::Volume(pv)) => self.apply_pv(pv, now),
                     _ => {}
@@ -447,6 +450,16 @@ impl Index {
         if let Some(claim) = claim {
             self.mark_users(&claim);
         }
+    }
+
+    /// Whether what a write was meant for is still known.
+    fn is_volume_there(&self, receipt: &Receipt) -> bool {
+        let uid = match &receipt.subject {
+            Subject::VolumeClaim(key) => self.volumes.pvcs.get(key).map(|pvc| &pvc.uid),
+            Subject::Volume(key) => self.volumes.pvs.get(&key.name).map(|pv| &pv.uid),
+            _ => None,
+        };
+        uid == Some(&receipt.uid)
     }
 
     /// Something could not be done for a claim or volume for now.

@@ -1,6 +1,7 @@
 //! Sandboxes with volumes, from their creation to the end of what they stored.
 
 mod cluster;
+mod late;
 
 use cluster::{Cluster, Kind};
 use hearth_api::constants::TEARDOWN_FINALIZER;

@@ -1,0 +1,52 @@
+//! Answers to writes that come when the watches have shown more already.
+
+use serde_json::json;
+
+use crate::effects::{Object, Outcome, Subject};
+use crate::ids::Key;
+use crate::index::testing::{at, leader, settle, writes};
+use crate::volumes::{CLAIM_FINALIZER, Pv, Pvc, VOLUME_FINALIZER};
+
+fn pvc(version: u64, finalizers: &[&str]) -> Pvc {
+    let object = json!({
+        "metadata": {
+            "namespace": "n", "name": "data-c", "uid": "u", "resourceVersion": version.to_string(),
+            "deletionTimestamp": "2027-01-15T09:00:00Z", "finalizers": finalizers,
+        },
+        "spec": {},
+    });
+    Pvc::of(serde_json::from_value(object).unwrap())
+}
+
+fn pv(version: u64, finalizers: &[&str]) -> Pv {
+    let metadata = json!({
+        "name": "v", "uid": "u", "resourceVersion": version.to_string(),
+        "deletionTimestamp": "2027-01-15T09:00:00Z", "finalizers": finalizers,
+        "annotations": {"pv.kubernetes.io/provisioned-by": "hearth.dev/local", "hearth.dev/node-name": "gone"},
+    });
+    let spec = json!({"persistentVolumeReclaimPolicy": "Delete", "local": {"path": "/v"}});
+    let object = json!({"metadata": metadata, "spec": spec, "status": {"phase": "Released"}});
+    Pv::of(serde_json::from_value(object).unwrap())
+}
+
+#[test]
+fn what_has_gone_before_the_answer_to_its_last_write_stays_gone() {
+    let mut index = leader();
+    let key = Key::new("n", "data-c");
+    index.apply_pvc(key.clone(), pvc(1, &[CLAIM_FINALIZER]), at(0));
+    index.apply_pv(pv(1, &[VOLUME_FINALIZER]), at(0));
+    let all = writes(settle(&mut index, at(0)));
+    assert_eq!(all.len(), 2, "both are let go: {all:?}");
+    index.delete_pvc(&key, "u", at(10));
+    index.delete_pv("v", "u", at(10));
+    for write in &all {
+        let object = match &write.receipt.subject {
+            Subject::VolumeClaim(key) => Object::VolumeClaim(key.clone(), pvc(2, &[])),
+            _ => Object::Volume(pv(2, &[])),
+        };
+        let done = Outcome::Done(Some(Box::new(object)));
+        index.on_outcome(&write.receipt, done, at(20));
+    }
+    assert!(index.volumes.pvcs.is_empty(), "{:?}", index.volumes.pvcs);
+    assert!(index.volumes.pvs.is_empty(), "{:?}", index.volumes.pvs);
+}
