@@ -302,7 +302,8 @@ impl Index {
         let written = pool.writing.take();
         let wake = match outcome {
             Outcome::Done(_) => {
-                if let Some(status) = written {
+                // Once the watch has shown something else since, it knows better: somebody may have changed it after us.
+                if let Some(status) = written.filter(|_| pool.version == pool.written_from) {
                     pool.status = status;
                 }
                 None

@@ -30,6 +30,8 @@ pub struct PoolRecord {
 
     /// The status whose write is under way.
     pub(crate) writing: Option<SandboxWarmPoolStatus>,
+    /// The version that it was made from.
+    pub(crate) written_from: u64,
     /// When the last one was sent.
     pub(crate) status_sent: Option<Duration>,
     pub(crate) retry: Retry,
@@ -63,6 +65,7 @@ impl PoolRecord {
             warmth: Warmth::default(),
             status: SandboxWarmPoolStatus::default(),
             writing: None,
+            written_from: 0,
             status_sent: None,
             retry: Retry::default(),
             yielding_since: None,

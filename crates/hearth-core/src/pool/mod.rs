@@ -366,6 +366,7 @@ fn write_status(index: &mut Index, key: &Key) {
     if let Some(pool) = index.pools.get_mut(key) {
         pool.status_sent = Some(now);
         pool.writing = Some(status);
+        pool.written_from = pool.version;
     }
     index.write(
         Subject::Pool(key.clone()),

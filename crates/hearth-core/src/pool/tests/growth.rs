@@ -275,3 +275,21 @@ fn a_pool_of_one_that_no_node_can_take_is_not_said_to_progress() {
         "{said:?}"
     );
 }
+
+#[test]
+fn a_status_that_somebody_has_changed_is_written_again_though_the_answer_to_ours_is_late() {
+    let mut index = with_node();
+    index.apply_pool(pool("pool", 0, 2), at(0));
+    let status = |effects: Vec<Effect>| {
+        let mut all = writes(effects).into_iter();
+        all.find(|write| write.receipt.intent == Intent::PoolStatus)
+    };
+    let first = status(settle(&mut index, at(0))).unwrap();
+    // The watch shows what was written and what somebody has made of it since; only then the answer comes.
+    let mut changed = serde_json::to_value(pool("pool", 0, 4)).unwrap();
+    changed["status"] = json!({"replicas": 7, "observedGeneration": 1});
+    index.apply_pool(serde_json::from_value(changed).unwrap(), at(10));
+    index.on_outcome(&first.receipt, Outcome::Done(None), at(20));
+    let again = status(settle(&mut index, at(5_000))).unwrap();
+    assert_eq!(again.body, first.body);
+}
