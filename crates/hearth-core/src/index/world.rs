@@ -9,14 +9,16 @@ mod outline;
 mod users;
 mod valid;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::testing::at;
 use super::{Index, Settings, node_key};
-use crate::effects::{Effect, Intent, NodeReply, NodeRequest, Now, Outcome, Subject, Write};
+use crate::effects::{
+    Effect, Intent, NodeReply, NodeRequest, Now, Outcome, Receipt, Subject, Write,
+};
 use crate::ids::NodeName;
 use crate::volumes::{Class, PROVISIONER};
 use api::Api;
@@ -34,6 +36,8 @@ const REST: Duration = Duration::from_secs(150);
 pub(super) enum Fate {
     /// As it should.
     Done,
+    /// It is done, and the watches may be faster than the answer.
+    Late,
     /// It never arrives, and the controller is told so.
     Lost,
     /// It is done, and the reply never arrives.
@@ -59,6 +63,8 @@ pub(super) struct World {
     pub(super) nodes: BTreeMap<NodeName, Node>,
     /// Sent, not yet executed.
     writes: Vec<Write>,
+    /// Executed, not yet answered.
+    late: VecDeque<(Receipt, Outcome)>,
     /// Sent to nodes in order.
     requests: Vec<(NodeName, NodeRequest)>,
     confirms: Vec<String>,
@@ -83,6 +89,7 @@ impl World {
             api: Api::default(),
             nodes: BTreeMap::new(),
             writes: Vec::new(),
+            late: VecDeque::new(),
             requests: Vec::new(),
             confirms: Vec::new(),
             shelves: BTreeMap::new(),
@@ -130,6 +137,7 @@ impl World {
             }
         }
         self.index = Index::new(settings(), self.lives, self.clock());
+        self.late.clear();
         self.confirms.clear();
         self.requests.clear();
         self.shelves.clear();
@@ -259,7 +267,7 @@ impl World {
         self.count_effort(&write);
         let lost = |text: &str| Outcome::Unavailable(text.to_owned());
         let outcome = match fate {
-            Fate::Done => self.run(&write),
+            Fate::Done | Fate::Late => self.run(&write),
             Fate::Lost => lost("lost on the way"),
             Fate::Unanswered => {
                 self.run(&write);
@@ -271,8 +279,20 @@ impl World {
                 Outcome::Conflict
             }
         };
+        self.late.push_back((write.receipt, outcome));
+        if fate != Fate::Late {
+            while self.answer() {}
+        }
+        true
+    }
+
+    /// One answer to a write arrives.
+    pub(super) fn answer(&mut self) -> bool {
+        let Some((receipt, outcome)) = self.late.pop_front() else {
+            return false;
+        };
         let now = self.clock();
-        self.index.on_outcome(&write.receipt, outcome, now);
+        self.index.on_outcome(&receipt, outcome, now);
         self.perform();
         true
     }
@@ -456,6 +476,9 @@ impl World {
             while self.deliver(kind) {
                 busy = true;
             }
+        }
+        while self.answer() {
+            busy = true;
         }
         while self.confirm() {
             busy = true;

@@ -45,6 +45,7 @@ enum Step {
     Deliver(u8),
     Relist(u8),
     Execute(u8, u8),
+    Answer,
     Ask(u8),
     Work(u8),
     Hear(u8),
@@ -101,6 +102,7 @@ fn weather() -> impl Strategy<Value = Step> {
         16 => (0..kinds).prop_map(Step::Deliver),
         1 => (0..kinds).prop_map(Step::Relist),
         14 => (any::<u8>(), 0..12u8).prop_map(|(which, fate)| Step::Execute(which, fate)),
+        3 => Just(Step::Answer),
         8 => (0..10u8).prop_map(Step::Ask),
         10 => (0..2u8).prop_map(Step::Work),
         8 => (0..2u8).prop_map(Step::Hear),
@@ -279,10 +281,12 @@ impl Run {
                     0 => Fate::Lost,
                     1 => Fate::Unanswered,
                     2 => Fate::Conflict,
+                    3 | 4 => Fate::Late,
                     _ => Fate::Done,
                 };
                 world.execute(usize::from(which), fate);
             }
+            Step::Answer => drop(world.answer()),
             Step::Ask(reply) => drop(world.ask(reply > 0)),
             Step::Work(number) => drop(world.work(&node(number))),
             Step::Hear(number) => drop(world.hear(&node(number))),

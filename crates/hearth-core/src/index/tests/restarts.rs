@@ -1,5 +1,5 @@
 //! Each transition with a fault after each of its writes: the controller starts anew, a write is refused because somebody
-//! was faster, it gets lost, its reply does, the watches begin anew. What there is in the end is the same each time.
+//! was faster, it gets lost, its reply does or is late, the watches begin anew. What there is in the end is the same each time.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -18,12 +18,13 @@ struct Transition {
     ask: fn(&mut World),
 }
 
-const FAULTS: [Fault; 6] = [
+const FAULTS: [Fault; 7] = [
     Fault::Restart { arrives: false },
     Fault::Restart { arrives: true },
     Fault::Write(Fate::Conflict),
     Fault::Write(Fate::Lost),
     Fault::Write(Fate::Unanswered),
+    Fault::Write(Fate::Late),
     Fault::Relist,
 ];
 
