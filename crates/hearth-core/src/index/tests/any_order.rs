@@ -16,7 +16,7 @@ use crate::index::world::{Fate, Hand, Kind, Policy, Wants, World};
 /// What a user may ask for.
 #[derive(Clone, Debug)]
 enum User {
-    CreateClaim(u8),
+    CreateClaim,
     DeleteClaim(u8),
     /// Seconds from now.
     EndClaim(u8, u8, Policy),
@@ -65,7 +65,7 @@ enum Step {
 /// comes out.
 fn steady_user() -> impl Strategy<Value = User> {
     prop_oneof![
-        6 => any::<u8>().prop_map(User::CreateClaim),
+        6 => Just(User::CreateClaim),
         3 => any::<u8>().prop_map(User::DeleteClaim),
         1 => (0..5u8).prop_map(User::Scale),
         1 => any::<u8>().prop_map(User::Image),
@@ -176,7 +176,7 @@ impl Run {
         (format!("{name}{number}"), wants)
     }
 
-    /// The name of one of so many that were made.
+    /// The number of one of so many that were made.
     fn one_of(which: u8, made: u8) -> u8 {
         which % made.max(1)
     }
@@ -186,7 +186,7 @@ impl Run {
         let of_boxes = |which, made| format!("b{}", Self::one_of(which, made));
         let (claims, boxes, world) = (self.claims, self.boxes, &mut self.world);
         match *user {
-            User::CreateClaim(_) => {
+            User::CreateClaim => {
                 let (name, wants) = Self::claim(claims);
                 world.create_claim(&name, wants);
                 self.claims = claims.saturating_add(1);
