@@ -139,6 +139,11 @@ fn suspend(world: &mut World) {
     world.set_box("b", "operatingMode", "Suspended".into());
 }
 
+fn follow(world: &mut World, strategy: &str) {
+    world.set_strategy(strategy);
+    world.set_image("j");
+}
+
 fn transition(name: &'static str, replicas: i64, before: fn(&mut World), ask: fn(&mut World)) {
     let transition = Transition {
         name,
@@ -287,23 +292,13 @@ fn services_come_and_go_whatever_goes_wrong() {
 
 #[test]
 fn templates_are_followed_whatever_goes_wrong() {
-    for strategy in ["Recreate", "OnReplenish", "RollingUpdate"] {
-        let ask: fn(&mut World) = match strategy {
-            "Recreate" => |world| {
-                world.set_strategy("Recreate");
-                world.set_image("j");
-            },
-            "OnReplenish" => |world| {
-                world.set_strategy("OnReplenish");
-                world.set_image("j");
-            },
-            _ => |world| {
-                world.set_strategy("RollingUpdate");
-                world.set_image("j");
-            },
-        };
-        transition(strategy, 2, nothing, ask);
-    }
+    transition("Recreate", 2, nothing, |world| follow(world, "Recreate"));
+    transition("OnReplenish", 2, nothing, |world| {
+        follow(world, "OnReplenish");
+    });
+    transition("RollingUpdate", 2, nothing, |world| {
+        follow(world, "RollingUpdate");
+    });
     transition("unmanaged", 0, nothing, |world| {
         world.set_template("networkPolicyManagement", "Unmanaged".into());
     });
