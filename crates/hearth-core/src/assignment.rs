@@ -2,6 +2,7 @@
 //! them, and how they go.
 
 mod expiry;
+mod old_pod;
 mod pod_name;
 mod teardown;
 mod volumes;
@@ -81,6 +82,7 @@ pub(crate) fn reconcile(index: &mut Index, key: &Key) {
         index.wake(Subject::Sandbox(key.clone()), at);
     }
     tell_of_claims(index, id, key);
+    crate::legacy::sandbox_seen(index, key);
     if !matches!(decision, Decision::Unplaced { .. }) {
         index.unplaced.remove(&id);
     }
@@ -284,6 +286,12 @@ fn tell_of_claims(index: &mut Index, id: u64, key: &Key) {
 }
 
 fn assigned(index: &Index, record: &SandboxRecord) -> Decision {
+    // Before anything is done for it: what has a Pod is left to that.
+    if record.node.is_none()
+        && let Some(pods) = crate::legacy::pods(index, record)
+    {
+        return old_pod::decide(index, record, pods);
+    }
     if let Some(suspension) = suspension::decide(index, record) {
         return Decision::Suspension(suspension);
     }
@@ -307,9 +315,6 @@ fn assigned(index: &Index, record: &SandboxRecord) -> Decision {
         }
     }
     let Some(node) = &record.node else {
-        if crate::legacy::holds_back(index, record) {
-            return Decision::Rest;
-        }
         return if suspended {
             words::suspended(index, record)
         } else {

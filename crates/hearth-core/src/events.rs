@@ -19,6 +19,8 @@ pub(crate) struct Said {
     pod_uid: u64,
     /// No pod can be made: hash of the reason.
     refused: Option<u64>,
+    /// It has several Pods of the controller before this one.
+    several: bool,
     ready: bool,
     suspended: bool,
     succeeded: bool,
@@ -54,6 +56,7 @@ impl Said {
             refused: refusal(sandbox)
                 .filter(|_| !pod)
                 .map(|why| fnv1a_64(why.as_bytes())),
+            several: not_ready(sandbox, reason::MULTIPLE_PODS).is_some(),
             ready: is_true(conditions, condition::READY),
             // Frozen by its mode it is suspended as well, but its pod is there.
             suspended: suspended.is_some_and(|suspended| {
@@ -104,6 +107,10 @@ fn news(before: &Said, now: &Said, sandbox: &Sandbox, is_member: bool) -> Vec<Ne
     if now.refused.is_some() && now.refused != before.refused {
         let why = refusal(sandbox).unwrap_or_default();
         all.push(warning("SandboxPodCreateFailed", why));
+    }
+    if now.several && !before.several {
+        let which = not_ready(sandbox, reason::MULTIPLE_PODS).unwrap_or_default();
+        all.push(warning(reason::MULTIPLE_PODS, which));
     }
     if now.has_new_pod_since(before) && !is_member {
         let note = format!("Created Pod \"{name}\"");

@@ -19,6 +19,8 @@ pub(super) enum PodName {
     Add,
     /// There is none any more.
     Remove,
+    /// It names another one than the Pod that the Sandbox controls.
+    Untrack,
 }
 
 /// Whether the annotation must change.
@@ -34,8 +36,22 @@ pub(super) fn decide(index: &Index, record: &SandboxRecord) -> Option<PodName> {
     (has_one && !is_there).then_some(PodName::Add)
 }
 
+/// The pod that a Sandbox whose annotation names one has by that.
+fn named(record: &SandboxRecord) -> &str {
+    let other = record.detail.as_ref().map(|detail| &*detail.other_pod);
+    other
+        .filter(|name| !name.is_empty())
+        .unwrap_or(&record.key.name)
+}
+
+/// Whether the annotation names another pod than `pod`, which is the one that the Sandbox has.
+pub(super) fn is_misleading(record: &SandboxRecord, pod: &str) -> bool {
+    record.marks.pod_name && named(record) != pod
+}
+
 impl PodName {
-    /// The patch. It fails on another object of that name, and the removal on one that was resumed meanwhile.
+    /// The patch. It fails on another object of that name, and a removal on one that was resumed meanwhile or names
+    /// another pod by then.
     pub(super) fn body(self, record: &SandboxRecord) -> Body {
         let uid = record.uid.as_str();
         match self {
@@ -45,6 +61,11 @@ impl PodName {
             Self::Remove => Body::Operations(json!([
                 {"op": "test", "path": "/metadata/uid", "value": uid},
                 {"op": "test", "path": "/spec/operatingMode", "value": OperatingMode::Suspended},
+                {"op": "remove", "path": patch::annotation(annotation::POD_NAME)},
+            ])),
+            Self::Untrack => Body::Operations(json!([
+                {"op": "test", "path": "/metadata/uid", "value": uid},
+                {"op": "test", "path": patch::annotation(annotation::POD_NAME), "value": named(record)},
                 {"op": "remove", "path": patch::annotation(annotation::POD_NAME)},
             ])),
         }

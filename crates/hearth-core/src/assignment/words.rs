@@ -36,6 +36,13 @@ struct Words<'a> {
 
 impl<'a> Words<'a> {
     fn of(index: &Index, record: &'a SandboxRecord) -> Self {
+        let mut words = Self::as_they_are(index, record);
+        // Whoever has more to say of it than that a Pod keeps it from a node, says it in its place.
+        words.remove(condition::HEARTH_ASSIGNED);
+        words
+    }
+
+    fn as_they_are(index: &Index, record: &'a SandboxRecord) -> Self {
         let detail = record.detail.as_ref();
         Self {
             record,
@@ -172,6 +179,78 @@ pub(super) fn suspended(index: &Index, record: &SandboxRecord) -> Decision {
     words.no_pod();
     words.not_ready(reason::SANDBOX_SUSPENDED, message::SANDBOX_SUSPENDED);
     words.write(Fields::NoPod)
+}
+
+/// A Pod of the controller before this one runs it. What that one has said of the Pod stays, but for what is known to be
+/// otherwise.
+pub(super) fn old_pod(index: &Index, record: &SandboxRecord, pod: &str, going: bool) -> Decision {
+    let mut words = Words::as_they_are(index, record);
+    let suspended = words.find(condition::SUSPENDED);
+    if suspended.is_none_or(|suspended| suspended.reason != reason::NOT_SUSPENDED) {
+        words.not_suspended();
+    }
+    let doubted = words.find(condition::READY).is_some_and(|ready| {
+        [reason::MULTIPLE_PODS, reason::SANDBOX_SUSPENDED].contains(&ready.reason.as_str())
+    });
+    if going {
+        words.not_ready(reason::DEPENDENCIES_NOT_READY, message::POD_NOT_READY);
+    } else if doubted {
+        // That of a Pod of which nobody knows better.
+        words.not_ready(
+            reason::DEPENDENCIES_NOT_READY,
+            "Pod exists with phase: Unknown",
+        );
+    }
+    let text = if going {
+        format!(
+            "Pod \"{pod}\" of the old controller is being deleted; the Sandbox gets a node when it is gone"
+        )
+    } else {
+        format!(
+            "Pod \"{pod}\" of the old controller is still there; suspend or delete the Sandbox, or run \
+             agent-sandbox-controller migrate"
+        )
+    };
+    words.set(
+        condition::HEARTH_ASSIGNED,
+        ConditionStatus::False,
+        reason::OLD_POD_PRESENT,
+        &text,
+    );
+    words.write(Fields::Keep)
+}
+
+/// It is to be suspended, and its Pod of the controller before this one is still there.
+pub(super) fn suspending(index: &Index, record: &SandboxRecord) -> Decision {
+    let mut words = Words::of(index, record);
+    words.set(
+        condition::SUSPENDED,
+        ConditionStatus::False,
+        reason::POD_TERMINATING,
+        message::POD_TERMINATING,
+    );
+    words.not_ready(reason::SANDBOX_SUSPENDED, message::SANDBOX_SUSPENDING);
+    words.write(Fields::Keep)
+}
+
+/// Several Pods are its own, and nobody can tell which one is meant.
+pub(super) fn several_pods(index: &Index, record: &SandboxRecord, number: usize) -> Decision {
+    let mut words = Words::of(index, record);
+    if record.mode == OperatingMode::Suspended {
+        words.set(
+            condition::SUSPENDED,
+            ConditionStatus::Unknown,
+            reason::POD_STATE_UNKNOWN,
+            message::POD_STATE_UNKNOWN,
+        );
+    } else {
+        words.not_suspended();
+    }
+    let text = format!(
+        "multiple Pods ({number}) are controlled by this Sandbox; refusing to choose or create a Pod"
+    );
+    words.not_ready(reason::MULTIPLE_PODS, &text);
+    words.write(Fields::Keep)
 }
 
 /// The node that has its pod does not answer.

@@ -15,6 +15,8 @@ pub enum Class {
     Creating,
     /// It has no node.
     Unplaced,
+    /// It has no node, because a Pod of the controller before this one runs it: no claim may have it.
+    Foreign,
     /// It has a node whose stream says nothing of it: the node has not seen it yet, or never will.
     Unheard,
     /// It has a node and is not ready yet.
@@ -38,9 +40,10 @@ pub enum Class {
 }
 
 impl Class {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Creating,
         Self::Unplaced,
+        Self::Foreign,
         Self::Unheard,
         Self::Starting,
         Self::Ready,

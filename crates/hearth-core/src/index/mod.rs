@@ -130,6 +130,7 @@ pub struct Index {
     policies: watched::Watched<PolicyRecord>,
     /// Those with the label of a Sandbox.
     pods: watched::Watched<PodRecord>,
+    pub(crate) old_pods: crate::legacy::Owners,
 
     pub(crate) nodes: HashMap<NodeName, NodeRecord>,
     /// Heartbeats of nodes whose SandboxNode has not been seen.
@@ -197,6 +198,7 @@ impl Index {
             slices: watched::Watched::default(),
             policies: watched::Watched::default(),
             pods: watched::Watched::default(),
+            old_pods: crate::legacy::Owners::default(),
             nodes: HashMap::default(),
             early_heartbeats: HashMap::default(),
             binds: HashMap::default(),

@@ -273,6 +273,8 @@ pub(crate) struct Detail {
     pub(crate) template: String,
     /// Label `created-by`.
     pub(crate) created_by: String,
+    /// What annotation `pod-name` names, if that is not the Sandbox's own name.
+    pub(crate) other_pod: Box<str>,
 }
 
 impl Detail {
@@ -439,6 +441,11 @@ impl SandboxRecord {
                     .remove(annotation::TEMPLATE_REF)
                     .unwrap_or_default(),
                 created_by: labels.remove(label::CREATED_BY).unwrap_or_default(),
+                other_pod: annotations
+                    .remove(annotation::POD_NAME)
+                    .filter(|name| *name != self.key.name)
+                    .unwrap_or_default()
+                    .into(),
             }))
         };
     }

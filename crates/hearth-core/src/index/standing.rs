@@ -279,7 +279,10 @@ impl Index {
             return Class::Creating;
         }
         let Some(node_key) = &record.node else {
-            return Class::Unplaced;
+            return match crate::legacy::pods(self, record) {
+                Some(_) => Class::Foreign,
+                None => Class::Unplaced,
+            };
         };
         let node = self.nodes.get(node_key);
         let reported = node.and_then(|node| node.reported.get(&record.uid));

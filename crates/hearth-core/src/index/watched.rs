@@ -25,6 +25,8 @@ pub trait Kept: Versioned + Sized {
     fn subject(key: Key) -> Subject;
     /// All objects of the kind.
     fn all(index: &mut Index) -> &mut Watched<Self>;
+    /// The object of this name is there, has changed or is gone: what must be known of it before it is looked at.
+    fn changed(_index: &mut Index, _key: &Key) {}
 }
 
 impl Kept for ServiceRecord {
@@ -65,6 +67,10 @@ impl Kept for PodRecord {
     fn all(index: &mut Index) -> &mut Watched<Self> {
         &mut index.pods
     }
+
+    fn changed(index: &mut Index, key: &Key) {
+        crate::legacy::seen(index, key);
+    }
 }
 
 impl Index {
@@ -75,6 +81,7 @@ impl Index {
         if self.writes.is_gone(&subject, object.uid()) || !T::all(self).apply(key, object) {
             return;
         }
+        T::changed(self, key);
         // What a write of ours makes of it is settled when that comes out; what others do may help one that failed.
         if !self.writes.is_writing(&subject) {
             self.writes.settled(&subject);
@@ -85,9 +92,8 @@ impl Index {
     /// The object of this name and UID is gone.
     pub fn delete_kept<T: Kept>(&mut self, key: &Key, uid: &str, now: Now) {
         self.now = now;
-        let subject = T::subject(key.clone());
         if T::all(self).delete(key, uid) {
-            self.kept_is_gone(subject, uid);
+            self.kept_is_gone::<T>(key.clone(), uid);
         }
     }
 
@@ -95,11 +101,13 @@ impl Index {
     pub fn retain_kept<T: Kept>(&mut self, present: &HashSet<Key>, now: Now) {
         self.now = now;
         for (key, object) in T::all(self).retain(present) {
-            self.kept_is_gone(T::subject(key), object.uid());
+            self.kept_is_gone::<T>(key, object.uid());
         }
     }
 
-    fn kept_is_gone(&mut self, subject: Subject, uid: &str) {
+    fn kept_is_gone<T: Kept>(&mut self, key: Key, uid: &str) {
+        T::changed(self, &key);
+        let subject = T::subject(key);
         self.writes.gone(&subject, uid);
         self.mark(Task::Object(subject));
     }
@@ -122,6 +130,12 @@ impl Index {
         self.policies.get(key)
     }
 
+    /// The Pod of this name, if it has the label of a Sandbox.
+    #[must_use]
+    pub fn pod(&self, key: &Key) -> Option<&PodRecord> {
+        self.pods.get(key)
+    }
+
     /// The API server has confirmed a deletion that the watch has yet to show: it need not be asked for again.
     pub(crate) fn deletion_confirmed(&mut self, receipt: &Receipt) {
         let uid = &receipt.uid;
@@ -136,6 +150,7 @@ impl Index {
                 let policies = &mut self.policies;
                 policies.change(key, uid, |policy| policy.deleting = true);
             }
+            Subject::Pod(key) => self.pods.change(key, uid, |pod| pod.deleting = true),
             _ => {}
         }
     }

@@ -150,8 +150,9 @@ fn remove_lost(index: &mut Index, key: &Key) {
 }
 
 /// The classes that may be asked to go.
-const UNCLAIMED: [Class; 7] = [
+const UNCLAIMED: [Class; 8] = [
     Class::Unplaced,
+    Class::Foreign,
     Class::Unheard,
     Class::Starting,
     Class::Ready,

@@ -149,7 +149,8 @@ fn wants(index: &Index, record: &SandboxRecord) -> bool {
     record.service == Some(true) && !is_over(index, record)
 }
 
-fn is_over(index: &Index, record: &SandboxRecord) -> bool {
+/// Whether the time of a Sandbox is over.
+pub(crate) fn is_over(index: &Index, record: &SandboxRecord) -> bool {
     shutdown_time(record).is_some_and(|at| expiry::time_left(at, index.now.wall).is_none())
 }
 
