@@ -60,6 +60,9 @@ pub mod annotation {
     pub const TRACE_CONTEXT: &str = "opentelemetry.io/trace-context";
     /// On the leader Lease: SHA-256 of the leader's client certificate (DER), lower-case hex.
     pub const LEADER_FINGERPRINT: &str = "hearth.dev/leader-fingerprint";
+    /// On the leader Lease: `spec.holderIdentity` of the leader that wrote [`LEADER_FINGERPRINT`]. A controller that knows
+    /// nothing of either leaves both on a Lease that it takes: they count only while this is the holder.
+    pub const LEADER_IDENTITY: &str = "hearth.dev/leader-identity";
     /// On a pool member: how it is kept (`Frozen`, `Running`, `Sandbox`), copied from the pool's `spec.warmth`.
     pub const WARMTH: &str = "hearth.dev/warmth";
     /// On a Sandbox that was created again while its node still holds the pod for its owner: the uid of the object that

@@ -1,13 +1,15 @@
 //! Leader election: one task that keeps the Lease, as [`hearth_core::lease`] decides.
 //!
-//! The Lease carries the fingerprint of our client certificate, which is how nodes know the leader. The resourceVersion
+//! The Lease carries the fingerprint of our client certificate, which is how nodes know the leader, and beside it whose it
+//! is: the agent-sandbox controller that this one stands in for takes the same Lease and leaves annotations as they are,
+//! so that a fingerprint counts only while its owner holds the Lease. The resourceVersion
 //! of the write that acquired it is the fence. Leadership is a value in a `watch`; it never comes back once lost: the
 //! process ends, and its next life starts as a follower.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hearth_api::constants::annotation::LEADER_FINGERPRINT;
+use hearth_api::constants::annotation::{LEADER_FINGERPRINT, LEADER_IDENTITY};
 use hearth_core::ids::Fence;
 use hearth_core::lease::{LeaseAction, LeaseObserver, LeaseRecord, LeaseTiming, Me, may_act};
 use hearth_telemetry::ErrorChain;
@@ -194,6 +196,7 @@ impl Keeper {
             LEADER_FINGERPRINT.to_owned(),
             self.candidate.fingerprint.to_string(),
         );
+        annotations.insert(LEADER_IDENTITY.to_owned(), self.candidate.identity.clone());
         lease.metadata.managed_fields = None;
         let spec = lease.spec.get_or_insert_with(LeaseSpec::default);
         spec.holder_identity = Some(self.candidate.identity.clone());

@@ -17,6 +17,8 @@ use tokio::time::Instant;
 
 /// How long a read of the Lease may take.
 const READ_DEADLINE: Duration = Duration::from_secs(3);
+/// How long a leader that is known waits for it.
+const DOUBT_DEADLINE: Duration = Duration::from_secs(1);
 /// The least time between two reads: anybody can make a certificate and ask.
 const READ_EVERY: Duration = Duration::from_millis(200);
 
@@ -27,6 +29,18 @@ pub struct LeaderRecord {
     pub fingerprint: Fingerprint,
     /// The Lease's resourceVersion.
     pub version: Fence,
+}
+
+/// Whom the leader Lease names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LeaseView {
+    /// This leader, by its certificate.
+    Leader(LeaderRecord),
+    /// Nobody: there is none, or it was given back. Who led last may still be about to end.
+    #[default]
+    Nobody,
+    /// Somebody without a certificate: the agent-sandbox controller that this one stands in for has the same Lease.
+    Stranger,
 }
 
 /// Why the Lease could not be read.
@@ -43,8 +57,8 @@ pub enum LeaseReadError {
 /// Reads the leader Lease from the API server.
 #[async_trait]
 pub trait LeaseReader: Send + Sync + fmt::Debug {
-    /// What it says now; `None` when there is none, or it names no certificate.
-    async fn read(&self) -> Result<Option<LeaderRecord>, LeaseReadError>;
+    /// What it says now.
+    async fn read(&self) -> Result<LeaseView, LeaseReadError>;
 }
 
 /// The real Lease.
@@ -67,17 +81,30 @@ impl KubeLease {
 
 #[async_trait]
 impl LeaseReader for KubeLease {
-    async fn read(&self) -> Result<Option<LeaderRecord>, LeaseReadError> {
+    async fn read(&self) -> Result<LeaseView, LeaseReadError> {
         let read = tokio::time::timeout(READ_DEADLINE, self.api.get_opt(&self.name)).await;
         let lease = read
             .map_err(|_| LeaseReadError::Deadline)?
             .map_err(LeaseReadError::Api)?;
-        Ok(lease.and_then(|lease| record(&lease)))
+        Ok(lease.as_ref().map(view).unwrap_or_default())
     }
 }
 
-fn record(lease: &Lease) -> Option<LeaderRecord> {
+fn view(lease: &Lease) -> LeaseView {
+    let holder = lease.spec.as_ref();
+    let holder = holder.and_then(|spec| spec.holder_identity.as_deref());
+    match holder.filter(|holder| !holder.is_empty()) {
+        None => LeaseView::Nobody,
+        Some(holder) => record(lease, holder).map_or(LeaseView::Stranger, LeaseView::Leader),
+    }
+}
+
+/// The certificate that the Lease names, if it is the holder's: other controllers leave annotations as they are.
+fn record(lease: &Lease, holder: &str) -> Option<LeaderRecord> {
     let annotations = lease.metadata.annotations.as_ref()?;
+    if annotations.get(annotation::LEADER_IDENTITY)? != holder {
+        return None;
+    }
     let fingerprint = annotations
         .get(annotation::LEADER_FINGERPRINT)?
         .parse()
@@ -91,8 +118,8 @@ fn record(lease: &Lease) -> Option<LeaderRecord> {
 
 /// Lets in whoever has the certificate that the leader Lease names.
 ///
-/// The last answer is kept, so that a leader reconnects while the API server is away. Before anybody is refused the
-/// Lease is read again.
+/// The last answer is kept, so that a leader reconnects while the API server is away. The Lease is read again before
+/// anybody is refused, and before a leader that is known gets in: a controller without a certificate may have taken it.
 #[derive(Clone)]
 pub struct LeaderGate {
     inner: Arc<Inner>,
@@ -149,17 +176,33 @@ impl LeaderGate {
             if let Some(read) = *last_read {
                 tokio::time::sleep_until(read + READ_EVERY).await;
             }
-            let record = self.inner.reader.read().await;
+            let view = self.inner.reader.read().await;
             *last_read = Some(Instant::now());
-            if let Some(record) = record? {
+            self.take(view?);
+        }
+        Ok(*self.inner.known.lock())
+    }
+
+    fn take(&self, view: LeaseView) {
+        match view {
+            LeaseView::Leader(record) => {
                 let before = self.inner.known.lock().replace(record);
                 if before.is_none_or(|before| before.fingerprint != record.fingerprint) {
                     tracing::info!(fingerprint = %record.fingerprint, "the leader Lease names another certificate");
                     (self.inner.keep)(&record);
                 }
             }
+            LeaseView::Nobody => {}
+            LeaseView::Stranger => {
+                let before = self.inner.known.lock().take();
+                if let Some(before) = before {
+                    tracing::warn!(
+                        fingerprint = %before.fingerprint,
+                        "the leader Lease is held by a controller without a certificate; nobody is let in before one of ours leads"
+                    );
+                }
+            }
         }
-        Ok(*self.inner.known.lock())
     }
 
     /// Whether a leader's `fence` may be taken although the node has seen the higher `seen`: when the Lease, read now,
@@ -179,15 +222,68 @@ impl LeaderGate {
 #[async_trait]
 impl ClientPolicy for LeaderGate {
     async fn allows(&self, client: &Fingerprint) -> bool {
+        let reading = self.refresh(Instant::now());
         if self.knows(client) {
-            return true;
+            // Cancel-safe: a read that is given up is made again by who comes next.
+            return match tokio::time::timeout(DOUBT_DEADLINE, reading).await {
+                Ok(Ok(_)) => self.knows(client),
+                // Nobody says otherwise.
+                Ok(Err(_)) | Err(_) => true,
+            };
         }
-        match self.refresh(Instant::now()).await {
+        match reading.await {
             Ok(_) => self.knows(client),
             Err(error) => {
                 tracing::warn!(%client, error = %ErrorChain(&error), "refused: the leader Lease cannot be read");
                 false
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn lease(holder: Value, annotations: Value) -> Lease {
+        let lease = json!({
+            "metadata": {"resourceVersion": "7", "annotations": annotations},
+            "spec": {"holderIdentity": holder},
+        });
+        serde_json::from_value(lease).unwrap()
+    }
+
+    #[test]
+    fn a_certificate_counts_only_while_who_wrote_it_holds_the_lease() {
+        let fingerprint = Fingerprint::of_der(b"certificate");
+        let ours = json!({
+            "hearth.dev/leader-fingerprint": fingerprint.to_string(),
+            "hearth.dev/leader-identity": "us",
+        });
+        let leader = LeaseView::Leader(LeaderRecord {
+            fingerprint,
+            version: Fence(7),
+        });
+        let unnamed = json!({"hearth.dev/leader-fingerprint": fingerprint.to_string()});
+        let garbled = json!({
+            "hearth.dev/leader-fingerprint": "no fingerprint",
+            "hearth.dev/leader-identity": "us",
+        });
+        for (holder, annotations, expect) in [
+            (json!("us"), ours.clone(), leader),
+            // The other controller keeps what is written on its Lease.
+            (json!("them"), ours.clone(), LeaseView::Stranger),
+            (json!("them"), json!({}), LeaseView::Stranger),
+            (json!("us"), unnamed, LeaseView::Stranger),
+            (json!("us"), garbled, LeaseView::Stranger),
+            (json!(""), ours.clone(), LeaseView::Nobody),
+            (Value::Null, ours, LeaseView::Nobody),
+        ] {
+            let lease = lease(holder, annotations);
+            assert_eq!(view(&lease), expect, "{lease:?}");
+        }
+        assert_eq!(view(&Lease::default()), LeaseView::Nobody);
     }
 }

@@ -37,7 +37,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::binder::Binder;
 use crate::sandboxes::{CONNECTION_WINDOW, SandboxesApi};
 
-pub use leader::{KubeLease, LeaderGate, LeaderRecord, LeaseReadError, LeaseReader};
+pub use leader::{KubeLease, LeaderGate, LeaderRecord, LeaseReadError, LeaseReader, LeaseView};
 pub use metrics::ServerMetrics;
 pub use views::{NextChange, SessionPods};
 

@@ -40,26 +40,26 @@ struct FakeLease(Arc<LeaseState>);
 
 #[derive(Debug, Default)]
 struct LeaseState {
-    record: Mutex<Option<LeaderRecord>>,
+    view: Mutex<LeaseView>,
     away: Mutex<bool>,
     reads: AtomicUsize,
 }
 
 #[async_trait]
 impl LeaseReader for FakeLease {
-    async fn read(&self) -> Result<Option<LeaderRecord>, LeaseReadError> {
+    async fn read(&self) -> Result<LeaseView, LeaseReadError> {
         self.0.reads.fetch_add(1, Ordering::Relaxed);
         if *self.0.away.lock() {
             Err(LeaseReadError::Deadline)
         } else {
-            Ok(*self.0.record.lock())
+            Ok(*self.0.view.lock())
         }
     }
 }
 
 impl FakeLease {
     fn name(&self, leader: &Identity, version: u64) {
-        *self.0.record.lock() = Some(LeaderRecord {
+        *self.0.view.lock() = LeaseView::Leader(LeaderRecord {
             fingerprint: leader.fingerprint(),
             version: Fence(version),
         });
@@ -475,6 +475,24 @@ async fn a_known_leader_gets_in_while_the_api_server_is_away() {
             .code(),
         Code::PermissionDenied
     );
+    node.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_leader_that_lost_the_lease_to_a_controller_of_another_kind_does_not_get_in_again() {
+    let node = Node::start().await;
+    let leader = Identity::generate("leader").unwrap();
+    drop(node.lead(&leader, 1).await);
+    // Given back it names nobody else yet.
+    *node.lease.0.view.lock() = LeaseView::Nobody;
+    drop(node.open(&leader, hello(1)).await.unwrap());
+    *node.lease.0.view.lock() = LeaseView::Stranger;
+    let refused = node.open(&leader, hello(1)).await.map(|_| ()).unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+    // Not while the API server is away either: what was heard last counts.
+    *node.lease.0.away.lock() = true;
+    let refused = node.open(&leader, hello(1)).await.map(|_| ()).unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
     node.shut_down().await;
 }
 
