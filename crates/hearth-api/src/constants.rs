@@ -71,6 +71,8 @@ pub mod annotation {
     /// On a SandboxNode whose condition `MassDisappearance` is True: set by a person who confirms that the Sandboxes are
     /// meant to be gone. hearthd takes it away when it acts on it.
     pub const CONFIRM_DISAPPEARANCE: &str = "hearth.dev/confirm-disappearance";
+    /// On a pool that is emptied to be moved to another controller: its `spec.replicas` before, or `unset`.
+    pub const MIGRATION_REPLICAS: &str = "hearth.dev/migration-replicas";
     /// On a Sandbox that Hearth suspended by itself: why.
     pub const SUSPENDED_BY: &str = "hearth.dev/suspended-by";
 }
@@ -79,6 +81,8 @@ pub mod annotation {
 pub mod suspended_by {
     /// Nobody has used it for `spec.idle.suspendAfter`.
     pub const IDLE: &str = "idle";
+    /// It is moved from one controller to another, and resumed at the end of that.
+    pub const MIGRATION: &str = "migration";
 }
 
 /// Condition types.

@@ -8,7 +8,7 @@
 //! [`restart`], [`filler`], [`status`]. The controller's half: [`index`], [`claim`], [`pool`], [`assignment`],
 //! [`suspension`], [`placement`], [`volumes`], [`tokens`], [`services`], [`attachments`], [`templates`], [`legacy`],
 //! [`expiry`], [`lease`], with what they want done in [`effects`].
-//! Both: [`names`], [`conditions`], [`ids`].
+//! Both: [`names`], [`conditions`], [`ids`]. For operators: [`migrate`] (from the agent-sandbox controller and back).
 
 pub mod assignment;
 pub mod attachments;
@@ -28,6 +28,7 @@ pub mod index;
 pub mod lease;
 pub mod legacy;
 pub mod limits;
+pub mod migrate;
 pub mod names;
 mod ownership;
 mod patch;
