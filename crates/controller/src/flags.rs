@@ -421,7 +421,8 @@ fn variable(name: &str) -> String {
 /// What `-help` says, and what follows a command line that makes no sense.
 pub(crate) fn usage() -> String {
     format!(
-        "Usage of agent-sandbox-controller:\n{}",
+        "Usage of agent-sandbox-controller:\n{}\nagent-sandbox-controller migrate -help: moving to and from the \
+         agent-sandbox controller\n",
         Flags::default().usage()
     )
 }

@@ -1,9 +1,11 @@
-//! `agent-sandbox-controller`: arguments and the ConfigMap to configuration to run.
+//! `agent-sandbox-controller`: arguments and the ConfigMap to configuration to run. `agent-sandbox-controller migrate` is
+//! a program of its own.
 
 mod config;
 mod flags;
 mod go_flags;
 mod go_values;
+mod migrate;
 
 use std::process::ExitCode;
 
@@ -40,6 +42,11 @@ fn main() -> ExitCode {
         .skip(1)
         .map(|arg| arg.to_string_lossy().into_owned())
         .collect();
+    if let Some((first, rest)) = args.split_first()
+        && first == migrate::COMMAND
+    {
+        return migrate::main(rest);
+    }
     let options = match Options::parse(&args, |name| std::env::var(name).ok()) {
         Ok(options) => options,
         Err(UsageError::Help) => {

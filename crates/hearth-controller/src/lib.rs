@@ -12,6 +12,7 @@ mod events;
 mod feeds;
 pub mod locations;
 pub mod metrics;
+pub mod migrate;
 pub mod operator_config;
 mod run;
 pub mod sessions;

@@ -15,7 +15,7 @@ mod tests;
 
 use std::fmt;
 
-use crate::effects::Body;
+use serde_json::Value;
 
 pub use leader::{Leader, Refusal, leader, phase};
 pub use pool::{pool, template};
@@ -65,12 +65,23 @@ pub enum Plan {
         /// In the past, as kubectl says what it has done.
         verb: &'static str,
         /// What is sent.
-        body: Body,
+        change: Change,
     },
     /// Nothing before that has come about, which somebody else sees to.
     Wait(&'static str),
     /// Nothing, before somebody has decided about it.
     Blocked(String),
+}
+
+/// A write of an object. All of them fail on another object of its name.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// A JSON merge patch.
+    Merge(Value),
+    /// A JSON patch: an array of operations.
+    Operations(Value),
+    /// Its end, and in the background that of what it owns. Only of the object that the plan was made from.
+    Delete,
 }
 
 /// What became of an object.

@@ -4,8 +4,7 @@ use hearth_api::constants::annotation;
 use hearth_api::{SandboxTemplate, SandboxWarmPool, UpdateStrategyType};
 use serde_json::{Value, json};
 
-use super::{Phase, Plan, strip};
-use crate::effects::Body;
+use super::{Change, Phase, Plan, strip};
 
 /// What stands for `spec.replicas` that are unset.
 const UNSET: &str = "unset";
@@ -30,7 +29,7 @@ pub fn pool(pool: &SandboxWarmPool, phase: Phase) -> Option<Plan> {
 fn write(verb: &'static str, patch: Value) -> Plan {
     Plan::Write {
         verb,
-        body: Body::Merge(patch),
+        change: Change::Merge(patch),
     }
 }
 

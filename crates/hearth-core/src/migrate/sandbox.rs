@@ -8,10 +8,9 @@ use hearth_api::constants::{annotation, condition, label, reason, suspended_by};
 use hearth_api::{Condition, OperatingMode, Sandbox};
 use serde_json::{Value, json};
 
-use super::{Phase, Plan, strip};
+use super::{Change, Phase, Plan, strip};
 use crate::conditions::{find_condition, is_true};
 use crate::controller_ref::{ControllerRef, is_extension};
-use crate::effects::Body;
 use crate::patch;
 
 const FINISHED: &str = "it has finished, and would run again elsewhere; delete it when its result is not needed any more";
@@ -123,7 +122,7 @@ impl Facts<'_> {
         }));
         Plan::Write {
             verb: "suspended",
-            body: Body::Operations(Value::Array(operations)),
+            change: Change::Operations(Value::Array(operations)),
         }
     }
 
@@ -152,7 +151,7 @@ fn to_hearth(facts: &Facts<'_>) -> Plan {
         }));
         return Plan::Write {
             verb: "moved",
-            body: Body::Operations(Value::Array(operations)),
+            change: Change::Operations(Value::Array(operations)),
         };
     }
     if facts.is_ready_for(reason::MULTIPLE_PODS) {
@@ -165,7 +164,7 @@ fn to_hearth(facts: &Facts<'_>) -> Plan {
     if facts.is_member() {
         return Plan::Write {
             verb: "retired",
-            body: Body::Delete { foreground: false },
+            change: Change::Delete,
         };
     }
     match facts.mode() {
@@ -235,7 +234,7 @@ fn hand_over(facts: &Facts<'_>) -> Plan {
     if differs {
         Plan::Write {
             verb: "handed over",
-            body: Body::Merge(patch),
+            change: Change::Merge(patch),
         }
     } else {
         Plan::Unchanged("nothing of it is Hearth's alone")

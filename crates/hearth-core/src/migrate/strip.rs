@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Map, Value, json};
 
-use super::{Phase, Plan};
-use crate::effects::Body;
+use super::{Change, Phase, Plan};
 
 /// What all labels, annotations and finalizers of ours begin with.
 const OURS: &str = "hearth.dev/";
@@ -76,6 +75,6 @@ fn released(metadata: &ObjectMeta, phase: Phase) -> Option<Plan> {
     patch["metadata"]["finalizers"] = json!(rest);
     Some(Plan::Write {
         verb: "released",
-        body: Body::Merge(patch),
+        change: Change::Merge(patch),
     })
 }

@@ -7,10 +7,9 @@ use serde_json::{Value, json};
 
 use super::storage::{self, StoragePlan};
 use super::{
-    Leader, Phase, Plan, Refusal, Summary, Target, Verdict, leader, phase, pool, sandbox, template,
-    volume, volume_claim,
+    Change, Leader, Phase, Plan, Refusal, Summary, Target, Verdict, leader, phase, pool, sandbox,
+    template, volume, volume_claim,
 };
-use crate::effects::Body;
 use crate::index::testing::{merge, metadata, operate};
 
 const OLD_POD: &str = "HearthAssigned False OldPodPresent";
@@ -71,7 +70,7 @@ fn after(object: &Value, plan: &Plan) -> Value {
     let mut object = object.clone();
     match plan {
         Plan::Write {
-            body: Body::Merge(patch),
+            change: Change::Merge(patch),
             ..
         } => {
             for field in ["uid", "resourceVersion"] {
@@ -80,7 +79,7 @@ fn after(object: &Value, plan: &Plan) -> Value {
             merge(&mut object, patch);
         }
         Plan::Write {
-            body: Body::Operations(operations),
+            change: Change::Operations(operations),
             ..
         } => assert!(operate(&mut object, operations), "{operations}"),
         other => panic!("{other:?}"),
@@ -162,7 +161,7 @@ fn a_sandbox_comes_to_hearth_step_by_step() {
 fn what_was_suspended_by_others_meanwhile_does_not_take_the_write() {
     let start = a_sandbox("Running", &[READY, OLD_POD], json!({}));
     let Plan::Write {
-        body: Body::Operations(operations),
+        change: Change::Operations(operations),
         ..
     } = plan_of(&start, Phase::ToHearth)
     else {

@@ -1,0 +1,216 @@
+//! What is sent for the plans of objects, and what becomes of it when the API server refuses.
+
+use hearth_test::api::{Call, ScriptedApi};
+use serde_json::{Value, json};
+
+use super::*;
+
+const SANDBOX: &str = "/apis/agents.x-k8s.io/v1beta1/namespaces/n/sandboxes/a";
+
+/// A Sandbox that an old Pod runs, or one that has come to a node.
+fn sandbox(held: bool) -> Value {
+    let mut object = json!({
+        "apiVersion": "agents.x-k8s.io/v1beta1", "kind": "Sandbox",
+        "metadata": {"namespace": "n", "name": "a", "uid": "u", "resourceVersion": "7", "annotations": {"x": "y"}},
+        "spec": {"operatingMode": "Running", "podTemplate": {"spec": {"containers": []}}},
+    });
+    if held {
+        object["status"]["conditions"] = json!([{
+            "type": "HearthAssigned", "status": "False", "reason": "OldPodPresent", "message": "",
+            "lastTransitionTime": "2027-01-15T08:00:00Z",
+        }]);
+    }
+    object
+}
+
+fn suspension() -> Value {
+    json!([
+        {"op": "test", "path": "/metadata/uid", "value": "u"},
+        {"op": "test", "path": "/spec/operatingMode", "value": "Running"},
+        {"op": "add", "path": "/metadata/annotations/hearth.dev~1suspended-by", "value": "migration"},
+        {"op": "replace", "path": "/spec/operatingMode", "value": "Suspended"},
+    ])
+}
+
+/// What becomes of the Sandbox when the API server answers like this.
+async fn moved(dry_run: bool, calls: impl IntoIterator<Item = Call>) -> Verdict {
+    let api = ScriptedApi::new(calls);
+    let manner = Manner {
+        dry_run,
+        timeout: Duration::from_secs(60),
+    };
+    let mover = Mover::<Sandbox>::namespaced(
+        &api.client(),
+        None,
+        manner,
+        Phase::ToHearth,
+        migrate::sandbox,
+    );
+    assert_eq!(mover.kind, "sandbox.agents.x-k8s.io");
+    let verdict = mover.move_one(&Key::new("n", "a")).await;
+    api.finish().await;
+    verdict
+}
+
+#[tokio::test]
+async fn a_write_that_comes_too_late_is_made_anew_from_what_is_there_then() {
+    let looked = |held| Call::get(SANDBOX).reply(&sandbox(held));
+    let verdict = moved(
+        false,
+        [
+            looked(true),
+            Call::json_patch(SANDBOX, suspension()).fail(409, "Conflict"),
+            looked(true),
+            Call::json_patch(SANDBOX, suspension()).fail(422, "Invalid"),
+            looked(true),
+            Call::json_patch(SANDBOX, suspension()).reply(&sandbox(true)),
+            looked(false),
+        ],
+    )
+    .await;
+    assert_eq!(verdict, Verdict::Done("suspended"));
+}
+
+#[tokio::test]
+async fn what_is_not_allowed_is_said_and_not_tried_again() {
+    let calls = [
+        Call::get(SANDBOX).reply(&sandbox(true)),
+        Call::json_patch(SANDBOX, suspension()).fail(403, "Forbidden"),
+    ];
+    let verdict = moved(false, calls).await;
+    assert!(matches!(verdict, Verdict::Failed(_)), "{verdict}");
+    let gone = moved(false, [Call::get(SANDBOX).fail(404, "NotFound")]).await;
+    assert_eq!(gone, Verdict::Unchanged("it is gone".into()));
+}
+
+#[tokio::test]
+async fn a_dry_run_writes_nothing() {
+    let verdict = moved(true, [Call::get(SANDBOX).reply(&sandbox(true))]).await;
+    assert_eq!(verdict, Verdict::Would("suspended".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_does_not_answer_is_not_waited_for() {
+    let verdict = moved(false, [Call::get(SANDBOX).hang()]).await;
+    let expect = "no response within 10 s";
+    assert!(
+        matches!(&verdict, Verdict::Failed(why) if why.contains(expect)),
+        "{verdict}"
+    );
+}
+
+#[tokio::test]
+async fn each_object_is_written_anew_and_then_the_definition_says_so() {
+    const ALL: &str = "/apis/agents.x-k8s.io/v1beta1/sandboxes";
+    const DEFINITION: &str =
+        "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/sandboxes.agents.x-k8s.io";
+    let definition = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "sandboxes.agents.x-k8s.io", "resourceVersion": "5"},
+        "spec": {
+            "group": "agents.x-k8s.io", "scope": "Namespaced",
+            "names": {"kind": "Sandbox", "plural": "sandboxes"},
+            "versions": [
+                {"name": "v1alpha1", "served": true, "storage": false},
+                {"name": "v1beta1", "served": true, "storage": true},
+            ],
+            "conversion": {"strategy": "Webhook"},
+        },
+        "status": {"storedVersions": ["v1alpha1", "v1beta1"]},
+    });
+    let metadata =
+        |name: &str| json!({"namespace": "n", "name": name, "uid": name, "resourceVersion": "3"});
+    let object = |name: &str| json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": metadata(name)});
+    let page = |names: &[&str], next: &str| {
+        let items: Vec<_> = names.iter().map(|name| object(name)).collect();
+        json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList",
+               "metadata": {"continue": next, "resourceVersion": "9"}, "items": items})
+    };
+    let write = |name: &str| {
+        let path = format!("/apis/agents.x-k8s.io/v1beta1/namespaces/n/sandboxes/{name}");
+        Call::merge_patch(
+            path,
+            json!({"metadata": {"uid": name, "resourceVersion": "3"}}),
+        )
+    };
+    let done = json!({
+        "metadata": {"resourceVersion": "5"}, "status": {"storedVersions": ["v1beta1"]},
+    });
+    let look = || Call::get(DEFINITION).reply(&definition);
+    let api = ScriptedApi::new([
+        look(),
+        Call::get(ALL)
+            .query("limit=500")
+            .reply(&page(&["a"], "next")),
+        write("a").reply(&object("a")),
+        Call::get(ALL)
+            .query("continue=next")
+            .reply(&page(&["b", "c"], "")),
+        // Others have written the one and deleted the other.
+        write("b").fail(409, "Conflict"),
+        write("c").fail(404, "NotFound"),
+        Call::merge_patch(format!("{DEFINITION}/status"), done).reply(&definition),
+    ]);
+    let name = "sandboxes.agents.x-k8s.io";
+    let verdict = stored::bring_up_to_date(&api.client(), name, 1, false).await;
+    assert_eq!(verdict, Verdict::Done("written anew"));
+    api.finish().await;
+
+    // What could not be written is not said to be.
+    let api = ScriptedApi::new([
+        look(),
+        Call::get(ALL).reply(&page(&["a"], "")),
+        write("a").fail(403, "Forbidden"),
+    ]);
+    let verdict = stored::bring_up_to_date(&api.client(), name, 1, false).await;
+    assert!(matches!(verdict, Verdict::Failed(_)), "{verdict}");
+    api.finish().await;
+}
+
+#[tokio::test]
+async fn a_lease_that_was_given_back_is_nobody_s() {
+    let config = MigrateConfig {
+        kubeconfig: None,
+        lease_namespace: "system".into(),
+        lease_name: "lease".into(),
+        target: Target::Upstream,
+        dry_run: false,
+        namespace: None,
+        batch: NonZeroUsize::MIN,
+        timeout: Duration::from_secs(60),
+    };
+    let path = "/apis/coordination.k8s.io/v1/namespaces/system/leases/lease";
+    let given_back = json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": {
+            "namespace": "system", "name": "lease", "resourceVersion": "7",
+            "annotations": {"hearth.dev/leader-identity": "who led before"},
+        },
+        "spec": {"holderIdentity": "", "leaseDurationSeconds": 15, "renewTime": "2027-01-15T08:00:00.000000Z"},
+    });
+    for (call, target, expect) in [
+        (
+            Call::get(path).reply(&given_back),
+            Target::Upstream,
+            Some(Phase::HandOver),
+        ),
+        (
+            Call::get(path).fail(404, "NotFound"),
+            Target::Upstream,
+            Some(Phase::HandOver),
+        ),
+        (Call::get(path).reply(&given_back), Target::Hearth, None),
+    ] {
+        let api = ScriptedApi::new([call]);
+        let config = MigrateConfig {
+            target,
+            ..config.clone()
+        };
+        let found = phase(&config, &api.client()).await;
+        match expect {
+            Some(expect) => assert_eq!(found.unwrap(), expect),
+            None => assert!(matches!(found, Err(MigrateError::Refused(_))), "{found:?}"),
+        }
+        api.finish().await;
+    }
+}
