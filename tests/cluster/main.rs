@@ -1,6 +1,7 @@
 //! The cluster suite: the real API server, the real containerd, our binaries. See the crate `hearth_tests` for how it
 //! looks at things.
 
+mod beside;
 mod claimed;
 mod claims;
 mod configs;

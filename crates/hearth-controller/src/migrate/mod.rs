@@ -24,6 +24,7 @@ use hearth_kube::ConnectError;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::runtime::wait::await_condition;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
@@ -101,10 +102,15 @@ pub async fn run(
 ) -> Result<Migrated, MigrateError> {
     let api_server = hearth_kube::config(config.kubeconfig.as_deref()).await?;
     let client = hearth_kube::client(&api_server)?;
-    let phase = phase(config, &client).await?;
+    let leases = Api::namespaced(client.clone(), &config.lease_namespace);
+    let seat = Seat::look(&leases, &config.lease_name).await;
+    let seat = seat.map_err(|error| unreadable(config, error))?;
+    let phase = migrate::phase(config.target, &seat.leader)?;
     let mut migration = Migration {
         config,
         client: &client,
+        leases,
+        seat,
         phase,
         say,
         summary: Summary::default(),
@@ -114,46 +120,72 @@ pub async fn run(
     Ok(Migrated { phase, summary })
 }
 
-/// What can be done while that one leads that does.
-async fn phase(config: &MigrateConfig, client: &Client) -> Result<Phase, MigrateError> {
-    let leader = living_leader(config, client).await.map_err(|error| {
-        let key = Key::new(config.lease_namespace.clone(), config.lease_name.clone());
-        MigrateError::Lease(key, error)
-    })?;
-    Ok(migrate::phase(config.target, &leader)?)
+fn unreadable(config: &MigrateConfig, error: CallError) -> MigrateError {
+    let key = Key::new(config.lease_namespace.clone(), config.lease_name.clone());
+    MigrateError::Lease(key, error)
 }
 
-/// Who leads. One who holds the Lease and is not seen to renew it for as long as it lasts does not.
-async fn living_leader(config: &MigrateConfig, client: &Client) -> Result<Leader, CallError> {
-    let leases: Api<Lease> = Api::namespaced(client.clone(), &config.lease_namespace);
-    let name = &config.lease_name;
-    let Some(lease) = call(leases.get_opt(name)).await? else {
-        return Ok(Leader::Nobody);
-    };
-    let found = leader(&lease);
-    if found == Leader::Nobody {
-        return Ok(found);
+/// Who leads, as it was found at the beginning.
+#[derive(Debug)]
+struct Seat {
+    leader: Leader,
+    holder: Option<String>,
+    renewed: Option<MicroTime>,
+}
+
+impl Seat {
+    /// Looks who leads. One who holds the Lease and is not seen to renew it for as long as it lasts does not.
+    async fn look(leases: &Api<Lease>, name: &str) -> Result<Self, CallError> {
+        let lease = call(leases.get_opt(name)).await?;
+        let found = Self::of(lease.as_ref());
+        if found.leader == Leader::Nobody {
+            return Ok(found);
+        }
+        let spec = lease.and_then(|lease| lease.spec).unwrap_or_default();
+        let lasts = spec.lease_duration_seconds.unwrap_or_default();
+        let lasts = Duration::from_secs(u64::try_from(lasts).unwrap_or_default());
+        let seen = (found.holder.clone(), found.renewed.clone());
+        let renewed = move |lease: Option<&Lease>| {
+            let now = Self::of(lease);
+            (now.holder, now.renewed) != seen
+        };
+        let waiting = await_condition(leases.clone(), name, renewed);
+        match timeout(lasts.max(SILENCE), waiting).await {
+            Ok(Ok(lease)) => Ok(Self::of(lease.as_ref())),
+            Ok(Err(error)) => Err(CallError::Watch(error)),
+            Err(_) => Ok(Self {
+                leader: Leader::Nobody,
+                ..found
+            }),
+        }
     }
-    let spec = lease.spec.unwrap_or_default();
-    let lasts = spec.lease_duration_seconds.unwrap_or_default();
-    let lasts = Duration::from_secs(u64::try_from(lasts).unwrap_or_default());
-    let seen = (spec.holder_identity, spec.renew_time);
-    let renewed = move |lease: Option<&Lease>| {
+
+    /// By the word of the Lease, whether its holder lives or not.
+    fn of(lease: Option<&Lease>) -> Self {
         let spec = lease.and_then(|lease| lease.spec.as_ref());
-        let now = spec.map(|spec| (&spec.holder_identity, &spec.renew_time));
-        now != Some((&seen.0, &seen.1))
-    };
-    let waiting = await_condition(leases, name, renewed);
-    Ok(match timeout(lasts.max(SILENCE), waiting).await {
-        Ok(Ok(Some(lease))) => leader(&lease),
-        Ok(Ok(None)) | Err(_) => Leader::Nobody,
-        Ok(Err(error)) => return Err(CallError::Watch(error)),
-    })
+        Self {
+            leader: lease.map_or(Leader::Nobody, leader),
+            holder: spec.and_then(|spec| spec.holder_identity.clone()),
+            renewed: spec.and_then(|spec| spec.renew_time.clone()),
+        }
+    }
+
+    /// Whether the Lease says that it is still so: the same leads, or nobody has taken the place of one who is dead.
+    fn is_still(&self, lease: Option<&Lease>) -> bool {
+        let now = Self::of(lease);
+        if self.leader == Leader::Nobody {
+            (now.holder, now.renewed) == (self.holder.clone(), self.renewed.clone())
+        } else {
+            now.leader == self.leader
+        }
+    }
 }
 
 struct Migration<'a> {
     config: &'a MigrateConfig,
     client: &'a Client,
+    leases: Api<Lease>,
+    seat: Seat,
     phase: Phase,
     say: &'a mut dyn FnMut(&str),
     summary: Summary,
@@ -267,8 +299,12 @@ impl Migration<'_> {
     {
         let found = self.found(mover).await?;
         // Listing and what came before may have taken long.
-        if !found.is_empty() && phase(self.config, self.client).await.ok() != Some(self.phase) {
-            return Err(MigrateError::Changed);
+        if !found.is_empty() {
+            let lease = call(self.leases.get_opt(&self.config.lease_name)).await;
+            let lease = lease.map_err(|error| unreadable(self.config, error))?;
+            if !self.seat.is_still(lease.as_ref()) {
+                return Err(MigrateError::Changed);
+            }
         }
         let moves = found.into_iter().map(|(key, _)| async move {
             let verdict = mover.move_one(&key).await;

@@ -167,50 +167,53 @@ async fn each_object_is_written_anew_and_then_the_definition_says_so() {
     api.finish().await;
 }
 
-#[tokio::test]
-async fn a_lease_that_was_given_back_is_nobody_s() {
-    let config = MigrateConfig {
-        kubeconfig: None,
-        lease_namespace: "system".into(),
-        lease_name: "lease".into(),
-        target: Target::Upstream,
-        dry_run: false,
-        namespace: None,
-        batch: NonZeroUsize::MIN,
-        timeout: Duration::from_secs(60),
-    };
-    let path = "/apis/coordination.k8s.io/v1/namespaces/system/leases/lease";
-    let given_back = json!({
+fn lease(holder: &str, renewed: &str) -> Lease {
+    let lease = json!({
         "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
         "metadata": {
             "namespace": "system", "name": "lease", "resourceVersion": "7",
-            "annotations": {"hearth.dev/leader-identity": "who led before"},
+            "annotations": {"hearth.dev/leader-identity": "us"},
         },
-        "spec": {"holderIdentity": "", "leaseDurationSeconds": 15, "renewTime": "2027-01-15T08:00:00.000000Z"},
+        "spec": {
+            "holderIdentity": holder, "leaseDurationSeconds": 15,
+            "renewTime": format!("2027-01-15T08:00:{renewed}.000000Z"),
+        },
     });
-    for (call, target, expect) in [
-        (
-            Call::get(path).reply(&given_back),
-            Target::Upstream,
-            Some(Phase::HandOver),
-        ),
-        (
-            Call::get(path).fail(404, "NotFound"),
-            Target::Upstream,
-            Some(Phase::HandOver),
-        ),
-        (Call::get(path).reply(&given_back), Target::Hearth, None),
+    serde_json::from_value(lease).unwrap()
+}
+
+#[tokio::test]
+async fn a_lease_that_was_given_back_or_is_not_there_is_nobody_s() {
+    let path = "/apis/coordination.k8s.io/v1/namespaces/system/leases/lease";
+    for call in [
+        Call::get(path).reply(&lease("", "00")),
+        Call::get(path).fail(404, "NotFound"),
     ] {
         let api = ScriptedApi::new([call]);
-        let config = MigrateConfig {
-            target,
-            ..config.clone()
-        };
-        let found = phase(&config, &api.client()).await;
-        match expect {
-            Some(expect) => assert_eq!(found.unwrap(), expect),
-            None => assert!(matches!(found, Err(MigrateError::Refused(_))), "{found:?}"),
-        }
+        let leases = Api::namespaced(api.client(), "system");
+        let seat = Seat::look(&leases, "lease").await.unwrap();
+        assert_eq!(seat.leader, Leader::Nobody);
         api.finish().await;
     }
+}
+
+#[test]
+fn a_leader_that_renews_is_the_same_and_a_dead_one_that_does_is_not_dead() {
+    let (ours, renewed) = (lease("us", "00"), lease("us", "02"));
+    let leading = Seat::of(Some(&ours));
+    assert_eq!(leading.leader, Leader::Hearth("us".into()));
+    assert!(leading.is_still(Some(&renewed)));
+    assert!(!leading.is_still(Some(&lease("them", "02"))));
+    assert!(!leading.is_still(Some(&lease("", "02"))));
+    assert!(!leading.is_still(None));
+    let dead = Seat {
+        leader: Leader::Nobody,
+        ..leading
+    };
+    assert!(dead.is_still(Some(&ours)));
+    assert!(!dead.is_still(Some(&renewed)));
+    assert!(!dead.is_still(Some(&lease("them", "00"))));
+    let nothing = Seat::of(None);
+    assert!(nothing.is_still(None));
+    assert!(!nothing.is_still(Some(&ours)));
 }
