@@ -76,6 +76,15 @@ impl Facts<'_> {
         })
     }
 
+    /// Whether it says of a pod that it has a node, and neither names one of ours nor says that an old Pod is there: those
+    /// are words of the other controller that Hearth's has not looked at yet.
+    fn is_unseen(&self) -> bool {
+        self.mode() != OperatingMode::Suspended
+            && is_true(self.conditions(), condition::POD_SCHEDULED)
+            && !self.has_node()
+            && !self.has_old_pod()
+    }
+
     fn is_finished(&self) -> bool {
         is_true(self.conditions(), condition::FINISHED)
     }
@@ -157,6 +166,9 @@ fn to_hearth(facts: &Facts<'_>) -> Plan {
     if facts.is_ready_for(reason::MULTIPLE_PODS) {
         let why = "it has several Pods; delete all but the one that counts";
         return Plan::Blocked(why.to_owned());
+    }
+    if facts.is_unseen() {
+        return Plan::Wait("Hearth's controller looks at it");
     }
     if facts.has_node() || !facts.has_old_pod() {
         return Plan::Unchanged("no old Pod runs it");

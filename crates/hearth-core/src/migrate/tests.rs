@@ -16,6 +16,7 @@ const OLD_POD: &str = "HearthAssigned False OldPodPresent";
 const TERMINATED: &str = "Suspended True PodTerminated";
 const TERMINATING: &str = "Suspended False PodTerminating";
 const READY: &str = "Ready True DependenciesReady";
+const SCHEDULED: &str = "PodScheduled True PodScheduled";
 
 fn an_object(spec: &Value, change: Value) -> Value {
     let mut object = json!({"metadata": metadata("a", 7), "spec": spec});
@@ -182,6 +183,27 @@ fn each_state_of_a_sandbox_has_its_step() {
     for (phase, mode, lines, change, expect) in [
         (ToHearth, "Running", vec![READY], on_a_node(), "unchanged"),
         (ToHearth, "Running", vec![], nothing(), "unchanged"),
+        (
+            ToHearth,
+            "Running",
+            vec![READY, SCHEDULED],
+            nothing(),
+            "wait: Hearth's controller looks at it",
+        ),
+        (
+            ToHearth,
+            "Running",
+            vec![READY, SCHEDULED, OLD_POD],
+            nothing(),
+            "suspended",
+        ),
+        (
+            ToHearth,
+            "Running",
+            vec![READY, SCHEDULED],
+            on_a_node(),
+            "unchanged",
+        ),
         (
             ToHearth,
             "Suspended",
