@@ -72,9 +72,7 @@ where
             None => Api::all(client.clone()),
         };
         let client = client.clone();
-        let one = move |namespace: &str| -> Api<K> {
-            Api::namespaced(client.clone(), namespace)
-        };
+        let one = move |namespace: &str| -> Api<K> { Api::namespaced(client.clone(), namespace) };
         Self::new(
             all,
             Box::new(one),
