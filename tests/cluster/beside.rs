@@ -380,24 +380,31 @@ impl StandIn {
         written.map(drop).context("cannot write the leader Lease")
     }
 
-    /// Renews it so many times, as its holder, at client-go's pace.
+    /// Renews it so many times, as its holder, at client-go's pace. A renewal that was on its way when this was called may
+    /// come between.
     async fn renew(&self, times: usize) -> Result<()> {
         let mut tick = interval(RETRY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for _ in 0..times {
             tick.tick().await;
-            let lease = self.lease().await?;
-            let holder = lease
-                .spec
-                .as_ref()
-                .and_then(|spec| spec.holder_identity.clone());
-            ensure!(
-                holder.as_deref() == Some(STAND_IN),
-                "{holder:?} has taken it"
-            );
-            self.write(lease, STAND_IN, LEASE_SECONDS).await?;
+            wait_for("the stand-in renews the Lease", RETRY, async || {
+                let renewed = self.renew_once().await;
+                renewed.map_err(|error| format!("{error:#}"))
+            })
+            .await?;
         }
         Ok(())
+    }
+
+    async fn renew_once(&self) -> Result<()> {
+        let lease = self.lease().await?;
+        let spec = lease.spec.as_ref();
+        let holder = spec.and_then(|spec| spec.holder_identity.clone());
+        ensure!(
+            holder.as_deref() == Some(STAND_IN),
+            "{holder:?} has taken it"
+        );
+        self.write(lease, STAND_IN, LEASE_SECONDS).await
     }
 
     /// Empties the Lease's holder. A renewal of ours that was on its way may come before it.
