@@ -170,13 +170,14 @@ impl Seat {
         }
     }
 
-    /// Whether the Lease says that it is still so: the same leads, or nobody has taken the place of one who is dead.
+    /// Whether the Lease says that it is still so: one of ours leads, or nobody has taken the place of one who is dead.
     fn is_still(&self, lease: Option<&Lease>) -> bool {
         let now = Self::of(lease);
-        if self.leader == Leader::Nobody {
-            (now.holder, now.renewed) == (self.holder.clone(), self.renewed.clone())
-        } else {
-            now.leader == self.leader
+        match self.leader {
+            Leader::Nobody => (&now.holder, &now.renewed) == (&self.holder, &self.renewed),
+            Leader::Hearth(_) => matches!(now.leader, Leader::Hearth(_)),
+            // Nothing is begun then.
+            Leader::Other(_) => false,
         }
     }
 }
