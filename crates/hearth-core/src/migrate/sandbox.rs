@@ -19,7 +19,9 @@ const FINISHED: &str = "it has finished, and would run again elsewhere; delete i
 #[must_use]
 pub fn sandbox(sandbox: &Sandbox, phase: Phase) -> Option<Plan> {
     let facts = Facts(sandbox);
-    if facts.is_going() {
+    // What a finalizer of ours holds back would never go once nobody takes that off any more.
+    let is_left_behind = phase == Phase::HandOver && strip::holds_back(&sandbox.metadata);
+    if facts.is_going() && !is_left_behind {
         return Some(if facts.is_member() {
             Plan::Wait("it goes")
         } else {

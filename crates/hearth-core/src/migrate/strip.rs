@@ -42,6 +42,11 @@ fn ours(all: Option<&BTreeMap<String, String>>) -> Map<String, Value> {
         .collect()
 }
 
+/// Whether a finalizer of ours keeps the object from going.
+pub(super) fn holds_back(metadata: &ObjectMeta) -> bool {
+    finalizers(metadata).is_some()
+}
+
 /// The finalizers without ours; `None` when there are none of ours.
 fn finalizers(metadata: &ObjectMeta) -> Option<Vec<&str>> {
     let all = metadata.finalizers.as_deref().unwrap_or_default();

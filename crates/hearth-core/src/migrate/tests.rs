@@ -365,6 +365,24 @@ fn what_ran_runs_again_at_upstream_s_and_nothing_else_does() {
     }
 }
 
+#[test]
+fn what_is_being_deleted_is_not_held_back_for_ever() {
+    let going = |mode: &str, lines: &[&str]| {
+        let change = json!({"metadata": {
+            "deletionTimestamp": "2027-01-15T08:00:00Z",
+            "labels": {"hearth.dev/node": "n1"},
+            "finalizers": ["hearth.dev/teardown"],
+        }});
+        a_sandbox(mode, lines, change)
+    };
+    let running = going("Running", &[READY]);
+    assert_eq!(told(&plan_of(&running, Phase::Drain)), "unchanged");
+    assert_eq!(told(&plan_of(&running, Phase::HandOver)), "blocked");
+    let ended = going("Suspended", &[TERMINATED]);
+    let object = after(&ended, &plan_of(&ended, Phase::HandOver));
+    assert_eq!(object["metadata"]["finalizers"], json!([]));
+}
+
 fn pool_plan(object: &Value, phase: Phase) -> Plan {
     let object: SandboxWarmPool = serde_json::from_value(object.clone()).unwrap();
     pool(&object, phase).unwrap()
