@@ -1,5 +1,7 @@
 //! Sandboxes that Pods of the controller before this one run.
 
+mod any_order;
+
 use std::collections::{BTreeMap, HashSet};
 
 use serde_json::{Value, json};
