@@ -12,8 +12,9 @@ use hearth_tests::status::{address, find_condition, to_json};
 use hearth_tests::wait::wait_for;
 use hearth_tests::{fixtures::PORT, http};
 use k8s_openapi::api::core::v1::{LimitRange, Namespace, Pod};
+use k8s_openapi::api::events::v1::Event;
 use kube::Api;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use crate::LIMIT;
@@ -141,6 +142,47 @@ fn pod_security_is_what_the_api_server_says_of_pods() {
             }
         }
         Ok(())
+    });
+}
+
+#[test]
+fn a_pool_that_its_namespace_forbids_has_no_members_until_it_is_allowed() {
+    scene::run(LIMIT, async |scene| {
+        enforce(scene, Some(Level::Restricted)).await?;
+        let plain = fixtures::web_server();
+        // A sandbox that its node has refused: by then the level is known everywhere.
+        scene.create(&fixtures::sandbox("plain", &plain)).await?;
+        scene
+            .until_condition("plain", "Ready", "False", "ReconcilerError", COLD)
+            .await?;
+        scene.create(&fixtures::template("plain", &plain)).await?;
+        scene.create(&fixtures::pool("pool", "plain", 2)).await?;
+        wait_for("an Event says why", AWAY, async || {
+            let events = scene.api::<Event>();
+            let events = events.list(&ListParams::default()).await;
+            let events = events.map_err(|error| error.to_string())?.items;
+            let of_pool = events.iter().filter(|event| {
+                event.regarding.as_ref().and_then(|of| of.kind.as_deref())
+                    == Some("SandboxWarmPool")
+            });
+            let said: Vec<_> = of_pool
+                .map(|event| (event.reason.clone(), event.note.clone().unwrap_or_default()))
+                .collect();
+            match &said[..] {
+                [(Some(reason), note)]
+                    if reason == "WarmPoolNotProgressing"
+                        && note.starts_with("the pod is forbidden: violates PodSecurity") =>
+                {
+                    Ok(())
+                }
+                _ => Err(format!("{said:?}")),
+            }
+        })
+        .await?;
+        let sandboxes: Vec<_> = scene.sandboxes.now().keys().cloned().collect();
+        ensure!(sandboxes == ["plain"], "there are {sandboxes:?}");
+        enforce(scene, None).await?;
+        scene.until_stocked("pool", 2).await.map(drop)
     });
 }
 

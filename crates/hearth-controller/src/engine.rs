@@ -27,6 +27,7 @@ use crate::events::Events;
 use crate::feeds;
 use crate::locations::Locations;
 use crate::metrics::Metrics;
+use crate::namespaces;
 use crate::sessions::{NodeInput, Outlets, Sessions};
 use crate::supplies::Supplies;
 use crate::volumes;
@@ -405,6 +406,7 @@ impl Engine {
             self.listed.insert(kind);
         }
         let index = &mut self.index;
+        let supplies = self.hands.as_ref().map(|hands| &hands.supplies);
         match input {
             WatchInput::Claim(change) => match change {
                 Change::Apply(claim) => index.apply_claim(*claim, now),
@@ -466,6 +468,12 @@ impl Engine {
             WatchInput::NetworkPolicy(change) => feeds::kept(index, change, PolicyRecord::of, now),
             WatchInput::Pod(change) => {
                 feeds::kept(index, change, |pod| PodRecord::of(pod.metadata), now);
+            }
+            WatchInput::Namespace(change) => {
+                namespaces::namespace(index, supplies, change, now);
+            }
+            WatchInput::LimitRange(change) => {
+                namespaces::limit_range(index, supplies, change, now);
             }
         }
     }

@@ -13,6 +13,7 @@ mod feeds;
 pub mod locations;
 pub mod metrics;
 pub mod migrate;
+mod namespaces;
 pub mod operator_config;
 mod run;
 pub mod sessions;

@@ -2,14 +2,14 @@
 //! ServiceAccounts of these sandboxes say of pods.
 //!
 //! The index says which node needs which ([`Supplies::set`]). One task ([`reader`]) reads them, again whenever a watch of
-//! their metadata says that they changed; what they hold is kept here and taken by the nodes' sessions through their
+//! their metadata, or of those that the index needs itself, says that they changed; what they hold is kept here and taken by the nodes' sessions through their
 //! [`Outlet`]s. Tokens of ServiceAccounts go the same way; another task ([`minter`]) has them made. All of it is bounded by
 //! what the sandboxes name: what is due is a set of keys, not a queue.
 
 mod minter;
 mod reader;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -170,6 +170,24 @@ impl Supplies {
             }
         } else {
             state.unwant(node, &key);
+        }
+    }
+
+    /// A watch says that the object of this version is there, or that there is none: if that is not what is known, it is
+    /// read again. For what is watched for the index as well.
+    pub fn changed(&self, key: &ConfigKey, version: Option<&str>) {
+        if self.shared.state.lock().changed(key, version) {
+            self.shared.to_read.notify_one();
+        }
+    }
+
+    /// A watch says that there are objects of a kind in these namespaces and in no others.
+    pub fn listed(&self, kind: ConfigKind, namespaces: &HashSet<String>) {
+        let mut state = self.shared.state.lock();
+        for key in state.wanted(kind) {
+            if !namespaces.contains(&key.namespace) && state.changed(&key, None) {
+                self.shared.to_read.notify_one();
+            }
         }
     }
 
@@ -521,6 +539,34 @@ mod tests {
         wanted.sort();
         assert_eq!(wanted, [key("a"), key("b")]);
         assert_eq!(told(&outlet), [Supply::Holds(key("a"), Some(config("1")))]);
+    }
+
+    #[test]
+    fn what_is_watched_elsewhere_is_read_again_when_that_watch_says_so() {
+        let supplies = Supplies::default();
+        let rules = |namespace: &str| ConfigKey {
+            namespace: namespace.to_owned(),
+            config: ConfigRef::new(ConfigKind::Namespace, ""),
+        };
+        let unread = || std::mem::take(&mut supplies.shared.state.lock().unread);
+        for namespace in ["a", "b"] {
+            supplies.set(&"n".into(), rules(namespace), true);
+            let mut state = supplies.shared.state.lock();
+            state.put(&rules(namespace), Content::Here(config("1")));
+        }
+        unread();
+        let told = || supplies.shared.to_read.notified().now_or_never().is_some();
+        assert!(told(), "of what was wanted");
+        supplies.changed(&rules("a"), Some("1"));
+        supplies.changed(&rules("c"), Some("2"));
+        assert_eq!(unread(), BTreeSet::new(), "known, and wanted by nobody");
+        assert!(!told());
+        supplies.changed(&rules("a"), Some("2"));
+        assert_eq!(unread(), [rules("a")].into());
+        assert!(told());
+        supplies.listed(ConfigKind::Namespace, &HashSet::from(["a".to_owned()]));
+        assert_eq!(unread(), [rules("b")].into(), "it is gone");
+        assert!(told());
     }
 
     #[test]

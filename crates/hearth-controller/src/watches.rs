@@ -15,7 +15,9 @@ use hearth_core::ids::Key;
 use hearth_core::services::{MANAGED_BY, OURS};
 use hearth_telemetry::ErrorChain;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Service};
+use k8s_openapi::api::core::v1::{
+    LimitRange, Namespace, PersistentVolume, PersistentVolumeClaim, Pod, Service,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::node::v1::RuntimeClass;
@@ -66,6 +68,10 @@ pub enum WatchInput {
     NetworkPolicy(Change<NetworkPolicy>),
     /// Of Pods with the label of a Sandbox.
     Pod(Change<PartialObjectMeta<Pod>>),
+    /// Of namespaces.
+    Namespace(Change<PartialObjectMeta<Namespace>>),
+    /// Of LimitRanges.
+    LimitRange(Change<LimitRange>),
 }
 
 /// The kinds that are watched.
@@ -99,11 +105,15 @@ pub enum Kind {
     NetworkPolicy,
     /// Pod.
     Pod,
+    /// Namespace.
+    Namespace,
+    /// LimitRange.
+    LimitRange,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Claim,
         Self::Sandbox,
         Self::Pool,
@@ -118,6 +128,8 @@ impl Kind {
         Self::EndpointSlice,
         Self::NetworkPolicy,
         Self::Pod,
+        Self::Namespace,
+        Self::LimitRange,
     ];
 }
 
@@ -140,6 +152,8 @@ impl WatchInput {
             Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::NetworkPolicy(_) => Kind::NetworkPolicy,
             Self::Pod(_) => Kind::Pod,
+            Self::Namespace(_) => Kind::Namespace,
+            Self::LimitRange(_) => Kind::LimitRange,
         }
     }
 
@@ -161,6 +175,8 @@ impl WatchInput {
             Self::EndpointSlice(change) => matches!(change, Change::Retain(_)),
             Self::NetworkPolicy(change) => matches!(change, Change::Retain(_)),
             Self::Pod(change) => matches!(change, Change::Retain(_)),
+            Self::Namespace(change) => matches!(change, Change::Retain(_)),
+            Self::LimitRange(change) => matches!(change, Change::Retain(_)),
         }
     }
 }
@@ -230,6 +246,9 @@ pub fn start(
         any().labels(label::SANDBOX_NAME_HASH),
         WatchInput::Pod,
     );
+    // Their labels say what they enforce.
+    watches.start(Api::all(client.clone()), any(), WatchInput::Namespace);
+    watches.start(Api::all(client.clone()), any(), WatchInput::LimitRange);
 }
 
 /// What all watches have in common.

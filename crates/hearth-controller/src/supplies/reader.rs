@@ -91,8 +91,6 @@ impl Reader {
             news::<ConfigMap>(self.client.clone(), ConfigKind::ConfigMap),
             news::<Secret>(self.client.clone(), ConfigKind::Secret),
             news::<ServiceAccount>(self.client.clone(), ConfigKind::ServiceAccount),
-            news::<Namespace>(self.client.clone(), ConfigKind::Namespace),
-            news::<LimitRange>(self.client.clone(), ConfigKind::LimitRanges),
         ]);
         let mut listings = BTreeMap::new();
         let mut reads: FuturesUnordered<BoxFuture<'static, Read>> = FuturesUnordered::new();
@@ -240,11 +238,10 @@ fn named<K>(event: Event<PartialObjectMeta<K>>, kind: ConfigKind) -> Event<Named
             ConfigKind::ConfigMap | ConfigKind::Secret | ConfigKind::ServiceAccount => {
                 (namespace, name)
             }
-            ConfigKind::Namespace => (name, String::new()),
-            // One of them has changed: all are read.
-            ConfigKind::LimitRanges => (namespace, String::new()),
-            // Not read, and not watched.
-            ConfigKind::Tokens => (namespace, name),
+            // Watched for the index, or not at all.
+            ConfigKind::Namespace | ConfigKind::LimitRanges | ConfigKind::Tokens => {
+                (namespace, name)
+            }
         };
         Named {
             key: ConfigKey {

@@ -10,6 +10,7 @@ mod bound;
 mod census;
 mod claim;
 mod members;
+mod namespaces;
 mod node;
 mod nodes;
 mod objects;
@@ -121,7 +122,7 @@ pub struct Index {
     pub(crate) templates: HashMap<Key, Arc<Template>>,
     /// What keeps the NetworkPolicies of templates from being as they should, as it was said last.
     pub(crate) template_troubles: HashMap<Key, String>,
-    specs: spec::SpecCache,
+    namespaces: namespaces::Namespaces,
     runtime_classes: HashMap<String, RuntimeClass>,
 
     services: watched::Watched<ServiceRecord>,
@@ -192,7 +193,7 @@ impl Index {
             pool_keys: HashMap::default(),
             templates: HashMap::default(),
             template_troubles: HashMap::default(),
-            specs: spec::SpecCache::default(),
+            namespaces: namespaces::Namespaces::default(),
             runtime_classes: HashMap::default(),
             services: watched::Watched::default(),
             slices: watched::Watched::default(),

@@ -64,7 +64,8 @@ impl Index {
             Some((id, false, _)) => Some(id),
             None => None,
         };
-        let spec = self.specs.facts(&sandbox.spec.pod_template.spec);
+        let specs = self.namespaces.specs(&key.namespace);
+        let spec = specs.facts(&sandbox.spec.pod_template.spec);
         let semantics = semantics(
             spec.meaning,
             &sandbox.spec.volume_claim_templates,
@@ -201,7 +202,8 @@ impl Index {
         let Ok(sandbox) = Sandbox::deserialize(object) else {
             return;
         };
-        let spec = self.specs.facts(&sandbox.spec.pod_template.spec);
+        let specs = self.namespaces.specs(&key.namespace);
+        let spec = specs.facts(&sandbox.spec.pod_template.spec);
         let semantics = semantics(
             spec.meaning,
             &sandbox.spec.volume_claim_templates,
@@ -385,7 +387,7 @@ impl Index {
         {
             return;
         }
-        let template = Template::new(template, &mut self.specs);
+        let template = Template::new(template, self.namespaces.specs(&key.namespace));
         self.templates.insert(key.clone(), Arc::new(template));
         self.template_changed(&key);
     }
@@ -417,6 +419,7 @@ impl Index {
     }
 
     fn template_changed(&mut self, key: &Key) {
+        self.judge_template(key);
         crate::templates::changed(self, key);
         let uses =
             |pool: &&PoolRecord| pool.key.namespace == key.namespace && pool.template == key.name;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use hearth_api::{IdlePolicy, PersistentVolumeClaimTemplate, PodSpecJson, RecreatePolicy};
 use serde_json::{Value, json};
 
+use crate::limits::{LimitRange, set_defaults};
 use crate::placement::Shape;
 use crate::podspec::{ConfigRef, account_in, admission_of, claims_in, configs_in};
 use crate::pool::{canonical, in_thousandths};
@@ -34,14 +35,29 @@ pub(crate) struct SpecFacts {
     pub text: Arc<str>,
 }
 
-/// [`SpecFacts`] by text.
+/// [`SpecFacts`] by text, of namespaces with the same LimitRanges.
 #[derive(Debug, Default)]
 pub(crate) struct SpecCache {
+    /// What the containers are given that do not say themselves what they ask for.
+    limits: Vec<LimitRange>,
     by_text: HashMap<Arc<str>, Arc<SpecFacts>>,
     sweep_at: usize,
 }
 
 impl SpecCache {
+    /// Of a namespace with these LimitRanges.
+    pub(super) fn limited(limits: Vec<LimitRange>) -> Self {
+        Self {
+            limits,
+            ..Self::default()
+        }
+    }
+
+    /// The LimitRanges.
+    pub(super) fn limits(&self) -> &[LimitRange] {
+        &self.limits
+    }
+
     pub(crate) fn facts(&mut self, spec: &PodSpecJson) -> Arc<SpecFacts> {
         if let Some(facts) = self.by_text.get(spec.get()) {
             return Arc::clone(facts);
@@ -51,11 +67,11 @@ impl SpecCache {
             // Doubling keeps the sweeps rare however many distinct texts are in use.
             self.sweep_at = (2 * self.by_text.len()).max(64);
         }
-        let (shape, fault) = match Shape::of(spec) {
+        let value = spec.parse::<Value>().unwrap_or(Value::Null);
+        let (shape, fault) = match self.shape(spec, &value) {
             Ok(shape) => (shape, None),
             Err(error) => (Shape::default(), Some(error.to_string())),
         };
-        let value = spec.parse::<Value>().unwrap_or(Value::Null);
         let mut configs = configs_in(&value);
         configs.append(&mut admission_of(&account_in(&value)));
         let text: Arc<str> = spec.get().into();
@@ -71,6 +87,16 @@ impl SpecCache {
         });
         self.by_text.insert(text, Arc::clone(&facts));
         facts
+    }
+
+    /// What placement needs: what the pod asks for once it is made, and that is with what the namespace gives.
+    fn shape(&self, spec: &PodSpecJson, value: &Value) -> Result<Shape, serde_json::Error> {
+        if self.limits.is_empty() {
+            return Shape::of(spec);
+        }
+        let mut given = value.clone();
+        set_defaults(&mut given, &self.limits);
+        Shape::of(&PodSpecJson::from_value(&given)?)
     }
 }
 
@@ -141,6 +167,38 @@ mod tests {
     fn a_text_that_is_no_pod_spec_says_so() {
         let facts = SpecCache::default().facts(&spec(r#"{"containers":7}"#));
         assert!(facts.fault.is_some());
+    }
+
+    #[test]
+    fn what_the_namespace_gives_is_asked_of_a_node_and_changes_no_meaning() {
+        let limits = r#"{"limits":[{"type":"Container","default":{"memory":"1Gi"},"defaultRequest":{"cpu":"250m","memory":"64Mi"}}]}"#;
+        let range = LimitRange::read("small", limits).unwrap();
+        let mut limited = SpecCache::limited(vec![range]);
+        let mut plain = SpecCache::default();
+        for (text, cpu, memory) in [
+            (
+                r#"{"containers":[{"name":"a"},{"name":"b"}]}"#,
+                500,
+                128 << 20,
+            ),
+            (
+                r#"{"containers":[{"name":"a","resources":{"requests":{"cpu":"2"},"limits":{"memory":"1Mi"}}}]}"#,
+                2_000,
+                1 << 20,
+            ),
+            (
+                r#"{"containers":[],"initContainers":[{"name":"i"}]}"#,
+                250,
+                64 << 20,
+            ),
+        ] {
+            let given = limited.facts(&spec(text));
+            let found = (given.shape.milli_cpu, given.shape.memory_bytes);
+            assert_eq!(found, (cpu, memory), "{text}");
+            assert_eq!(given.meaning, plain.facts(&spec(text)).meaning, "{text}");
+            assert_eq!(&*given.text, text);
+        }
+        assert!(limited.facts(&spec(r#"{"containers":7}"#)).fault.is_some());
     }
 
     #[test]

@@ -10,8 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::config::{CannotMake, ConfigKind, ConfigRef, Configs};
-use crate::limits::LimitRange;
-use crate::podsecurity::{LABEL_PREFIX, Level};
+use super::pod::POD_SPEC;
+use super::read::UnsupportedField;
+use crate::limits::{self, LimitRange};
+use crate::podsecurity::{self, LABEL_PREFIX, Level};
 
 /// The account of a pod that names none.
 const DEFAULT_ACCOUNT: &str = "default";
@@ -104,6 +106,33 @@ impl Admission {
             account,
         })
     }
+}
+
+/// Gives a PodSpec what the LimitRanges of its namespace give, and names what the namespace forbids of it.
+pub(crate) fn admit(
+    level: Level,
+    ranges: &[LimitRange],
+    annotations: &BTreeMap<String, String>,
+    pod: &mut Value,
+) -> Vec<UnsupportedField> {
+    let mut forbidden = Vec::new();
+    if let Err(violated) = podsecurity::check(level, annotations, pod) {
+        forbidden.push(UnsupportedField {
+            path: "the pod".to_owned(),
+            value: "forbidden".to_owned(),
+            remedy: violated.to_string(),
+        });
+    }
+    limits::set_defaults(pod, ranges);
+    forbidden.extend(limits::check(pod, ranges).into_iter().map(|excess| {
+        let dot = if excess.place.is_empty() { "" } else { "." };
+        UnsupportedField {
+            path: format!("{POD_SPEC}{dot}{}", excess.place),
+            value: format!("forbidden by LimitRange {:?}", excess.range),
+            remedy: excess.rule,
+        }
+    }));
+    forbidden
 }
 
 fn texts(data: &BTreeMap<String, Vec<u8>>) -> impl Iterator<Item = (String, String)> {

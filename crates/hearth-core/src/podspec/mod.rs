@@ -35,6 +35,7 @@ mod volume;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use admission::admit;
 pub use admission::{Account, Admission, account_in, admission_of, written_namespace};
 pub use claims::{ClaimName, ClaimPlan, claims_in};
 pub use config::{CannotMake, Config, ConfigKind, ConfigRef, Configs, configs_in};

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use hearth_api::{PersistentVolumeClaimTemplate, RecreatePolicy, SandboxSpec, Warmth};
 use serde_json::Value;
 
-use super::admission::{Account, Admission, account_in};
+use super::admission::{Account, Admission, account_in, admit};
 use super::container::{self, PodContext};
 use super::files::FileSource;
 use super::late::EnvSource;
@@ -16,14 +16,13 @@ use super::read::{At, Problems, Refusal};
 use super::source::config_name;
 use super::{claims, names, placing, resources, security, token, volume};
 use crate::idle::IdleRules;
-use crate::{limits, podsecurity};
 
 /// What the API server would set in a Pod that says nothing.
 const DEFAULT_GRACE_SECONDS: u32 = 30;
 /// Longest part of a host name.
 const LABEL_MAX: usize = 63;
 
-const POD_SPEC: &str = "spec.podTemplate.spec";
+pub(super) const POD_SPEC: &str = "spec.podTemplate.spec";
 const NOT_YET: &str = "this node does not do it yet; remove it";
 const PLACEMENT: &str = "placement does not honour it; use nodeSelector, affinity or tolerations";
 
@@ -48,15 +47,8 @@ pub fn plan(
         }
     };
     let annotations = &spec.pod_template.metadata.annotations;
-    if let Err(forbidden) = podsecurity::check(admission.level, annotations, &pod) {
-        problems.push_of_surroundings("the pod", "forbidden", &forbidden.to_string());
-    }
-    limits::set_defaults(&mut pod, &admission.limits);
-    for excess in limits::check(&pod, &admission.limits) {
-        let by = format!("forbidden by LimitRange {:?}", excess.range);
-        let dot = if excess.place.is_empty() { "" } else { "." };
-        let place = format!("{POD_SPEC}{dot}{}", excess.place);
-        problems.push_of_surroundings(&place, &by, &excess.rule);
+    for forbidden in admit(admission.level, &admission.limits, annotations, &mut pod) {
+        problems.push_of_surroundings(&forbidden.path, &forbidden.value, &forbidden.remedy);
     }
     let templates = &spec.volume_claim_templates;
     let mut plan = read_pod(&At::root(POD_SPEC, &pod, &problems), templates, admission);

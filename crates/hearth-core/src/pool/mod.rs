@@ -244,14 +244,15 @@ fn fill(index: &mut Index, key: &Key) {
         return;
     };
     let missing = missing(index, pool);
-    let refusal = services::refusal_of_members(&key.name, &template).filter(|_| missing > 0);
-    let is_refused = refusal.is_some();
-    refusals::note_of_all(index, key, refusal);
-    if is_refused {
+    // Its namespace's rules are about to be seen, and the pool is looked at then.
+    if missing > 0 && !index.knows_namespace(&key.namespace) {
         return;
     }
+    let refusal = refusal_of_all(index, pool, &template).filter(|_| missing > 0);
+    let is_refused = refusal.is_some();
+    refusals::note_of_all(index, key, refusal);
     // Not at the first that found a place: a full cluster regains room one by one, and would say so each time.
-    if missing == 0 {
+    if missing == 0 || is_refused {
         set_unplaceable(index, key, None);
         return;
     }
@@ -292,6 +293,14 @@ fn fill(index: &mut Index, key: &Key) {
     if room > AT_ONCE {
         index.mark_pool(key);
     }
+}
+
+/// Why no member could ever be ready: each node would refuse what the namespace forbids, and what no Service can be made of
+/// waits for one.
+fn refusal_of_all(index: &Index, pool: &PoolRecord, template: &Template) -> Option<String> {
+    let forbidden = index.forbidden(&pool.template_key());
+    let forbidden = forbidden.map(str::to_owned);
+    forbidden.or_else(|| services::refusal_of_members(&pool.key.name, template))
 }
 
 /// Until when the pool makes none because of the rate.

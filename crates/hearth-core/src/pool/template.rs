@@ -123,6 +123,15 @@ impl Template {
         }
         spec
     }
+
+    /// The same in a namespace whose LimitRanges have changed.
+    pub(crate) fn with_facts_of(&self, specs: &mut SpecCache) -> Self {
+        let facts = hearth_api::PodSpecJson::from_value(&self.pod_spec);
+        Self {
+            spec: facts.map_or_else(|_| Arc::default(), |secured| specs.facts(&secured)),
+            ..self.clone()
+        }
+    }
 }
 
 /// What every Sandbox made from a template gets unless the template says otherwise: no service account token, and with

@@ -1,5 +1,6 @@
 //! What a pool does about its members, as tables: the situation, then all that is wanted.
 
+mod forbidden;
 mod growth;
 mod orphans;
 mod rollouts;
