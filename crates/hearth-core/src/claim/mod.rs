@@ -45,6 +45,8 @@ enum Decision {
     Rest,
     /// Nothing before then.
     Until(Duration),
+    /// Nothing before then: its member is being made anew for its variables.
+    Replacing(Duration),
     /// Nothing before then, or before a member of the pool gets ready.
     Await(Duration),
     /// Nothing before then: the Sandbox's status is behind what its node says.
@@ -173,6 +175,10 @@ fn act(index: &mut Index, key: &Key, decision: Decision) {
     match decision {
         Decision::Rest => {}
         Decision::Until(at) | Decision::Lag(at) => index.wake(subject(), at),
+        Decision::Replacing(at) => {
+            index.replacing_until = index.replacing_until.max(Some(at));
+            index.wake(subject(), at);
+        }
         Decision::Await(at) => {
             index.join_hungry(key);
             index.wake(subject(), at);

@@ -116,6 +116,8 @@ pub struct Index {
     hungry: HashMap<Key, pool::Waiting>,
     /// When a claim last arrived or moved.
     pub(crate) last_claim_activity: Option<Duration>,
+    /// Until when claims with variables are waited for whose members are being made anew, at the latest.
+    pub(crate) replacing_until: Option<Duration>,
 
     pub(crate) pools: HashMap<Key, PoolRecord>,
     pool_keys: HashMap<String, Key>,
@@ -189,6 +191,7 @@ impl Index {
             waiting: HashMap::default(),
             hungry: HashMap::default(),
             last_claim_activity: None,
+            replacing_until: None,
             pools: HashMap::default(),
             pool_keys: HashMap::default(),
             templates: HashMap::default(),

@@ -85,9 +85,10 @@ fn note_members(index: &mut Index, key: &Key) {
 fn yields_until(index: &mut Index, key: &Key) -> Option<Duration> {
     let now = index.now.mono;
     let settings = &index.settings;
-    let quiet_at = index
-        .last_claim_activity
-        .map(|at| at + settings.quiet)
+    let after_claims = index.last_claim_activity.map(|at| at + settings.quiet);
+    // A replacement takes longer than claims have to be quiet, and it is the nodes' processors that it waits for.
+    let quiet_at = after_claims
+        .max(index.replacing_until)
         .filter(|at| *at > now);
     let longest = settings.longest_yield;
     let nearly_empty = is_nearly_empty(index, index.pools.get(key)?);

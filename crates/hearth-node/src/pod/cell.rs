@@ -1,5 +1,6 @@
 //! What a sandbox's runner shares with the rest: its inbox, its gate, its view.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use hearth_core::ids::{PodUid, SandboxUid};
@@ -28,6 +29,8 @@ pub(super) struct Cell {
     pub(super) counts: ResidencyCounts,
     inbox: Mutex<Inbox>,
     made: Mutex<Made>,
+    /// Containers that are killed because others take their places, and whether they are known to have no process.
+    replaced: Mutex<HashMap<String, bool>>,
     wake: Notify,
 }
 
@@ -85,6 +88,7 @@ impl Cell {
             counts,
             inbox: Mutex::default(),
             made: Mutex::default(),
+            replaced: Mutex::default(),
             wake: Notify::new(),
         })
     }
@@ -116,6 +120,37 @@ impl Cell {
 
     pub(super) fn made(&self) -> Made {
         self.made.lock().clone()
+    }
+
+    /// A container is about to be killed, because another takes its place.
+    pub(super) fn kills(&self, container: &str) {
+        let mut replaced = self.replaced.lock();
+        replaced.entry(container.to_owned()).or_insert(false);
+    }
+
+    /// Whether that it ends is no news.
+    pub(super) fn is_killing(&self, container: &str) -> bool {
+        self.replaced.lock().contains_key(container)
+    }
+
+    /// It has no process any more.
+    pub(super) fn killed(&self, container: &str) {
+        self.replaced.lock().insert(container.to_owned(), true);
+    }
+
+    /// Whether that is known.
+    pub(super) fn has_killed(&self, container: &str) -> bool {
+        self.replaced.lock().get(container) == Some(&true)
+    }
+
+    /// It was removed.
+    pub(super) fn forget_killed(&self, container: &str) {
+        self.replaced.lock().remove(container);
+    }
+
+    /// A new incarnation of the pod: nothing is left of what was replaced in an earlier one.
+    pub(super) fn forget_all_killed(&self) {
+        self.replaced.lock().clear();
     }
 
     pub(super) fn view(&self) -> Arc<PodView> {

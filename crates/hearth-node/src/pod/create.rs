@@ -46,16 +46,19 @@ impl Subject {
                 config.host_path = self.mount_part(part, mount).await?;
             }
         }
-        if config
+        let has_hosts = config
             .mounts
             .iter()
-            .all(|mount| mount.container_path != ETC_HOSTS)
-        {
-            config.mounts.push(self.hosts(container).await?);
-        }
-        config
-            .mounts
-            .push(self.last_words(container, attempt).await?);
+            .any(|mount| mount.container_path == ETC_HOSTS);
+        let hosts = async {
+            if has_hosts {
+                return Ok(None);
+            }
+            self.hosts(container).await.map(Some)
+        };
+        let (hosts, words) = tokio::try_join!(hosts, self.last_words(container, attempt))?;
+        config.mounts.extend(hosts);
+        config.mounts.push(words);
         config.log_path = self.next_log(container).await?;
         cri_config::map_ids(&mut config.mounts, pod.first_id);
         let sandbox = self.sandbox_config(pod.attempt)?;

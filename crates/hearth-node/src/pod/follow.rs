@@ -52,7 +52,8 @@ pub(super) async fn events(shared: &Arc<Shared>) -> Infallible {
     }
 }
 
-/// Tells the sandbox whose container has ended. The other events are answers to what its runner did itself.
+/// Tells the sandbox whose container has ended. The other events are answers to what its runner did itself, and so is the
+/// end of a container that it replaces: somebody waits for the next one, and a look at what there is would come first.
 fn tell(shared: &Shared, event: &v1::ContainerEventResponse) {
     if event.container_event_type != v1::ContainerEventType::ContainerStoppedEvent as i32 {
         return;
@@ -62,7 +63,7 @@ fn tell(shared: &Shared, event: &v1::ContainerEventResponse) {
         .as_ref()
         .and_then(|status| status.labels.get(LABEL_SANDBOX_UID));
     let cell = uid.and_then(|uid| shared.cells.read().get(&SandboxUid(uid.clone())).cloned());
-    if let Some(cell) = cell {
+    if let Some(cell) = cell.filter(|cell| !cell.is_killing(&event.container_id)) {
         cell.tell(|inbox| inbox.changed = true);
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hearth_core::sandbox::Learned;
+use hearth_core::sandbox::{Container, Learned};
 use tokio::task::spawn_blocking;
 
 use super::work::{NOTHING, Problem, Result, Subject, blocking, changed};
@@ -14,10 +14,44 @@ impl Subject {
     /// Kills it, without hook and grace period. Where its processes are the host's it is done by the kernel, which takes
     /// milliseconds; the runtime, which also clears up before it answers, is asked where they are not, or nobody finds them.
     pub(super) async fn kill_predecessor(&self, id: &str) -> Result<Learned> {
-        if self.kill_by_cgroup(id).await? {
+        if self.cell.has_killed(id) {
             return NOTHING;
         }
-        changed(self.shared.runtime.stop_container(id, Duration::ZERO).await)
+        self.cell.kills(id);
+        if !self.kill_by_cgroup(id).await? {
+            changed(self.shared.runtime.stop_container(id, Duration::ZERO).await)?;
+        }
+        self.cell.killed(id);
+        NOTHING
+    }
+
+    /// Makes a container, and has the one that runs in its place killed meanwhile: the runtime makes a container without
+    /// touching the pod's processes. Whether that one is dead is asked again before the new one starts.
+    pub(super) async fn create_in_place(
+        &self,
+        index: usize,
+        attempt: u32,
+        with_env: bool,
+    ) -> Result<Learned> {
+        let plan = self.container(index)?;
+        let container = self.pod()?.containers.get(index);
+        let predecessor = container.and_then(Container::living_predecessor);
+        let kill = async {
+            match predecessor {
+                Some(id) => self.kill_predecessor(id).await,
+                None => NOTHING,
+            }
+        };
+        let (created, killed) = tokio::join!(self.create(plan, attempt, with_env), kill);
+        if let Err(Problem::Failed(error) | Problem::Unknown(error)) = killed {
+            tracing::debug!(
+                sandbox = %self.key,
+                container = plan.name,
+                error,
+                "a container was not killed while the next one was made; it will be before that starts"
+            );
+        }
+        created.map_err(|problem| problem.about(&plan.name))
     }
 
     /// `false` when that cannot be done, or there was nothing to kill.
@@ -58,6 +92,7 @@ impl Subject {
         }
         let removed = runtime.remove_container(id).await;
         removed.map_err(|error| Problem::of(&error))?;
+        self.cell.forget_killed(id);
         NOTHING
     }
 }

@@ -32,7 +32,7 @@ use super::manager::{RemoveReason, Shared};
 use super::metrics::FreezeReason;
 use super::settle::settle;
 use super::show;
-use super::slots::{Group, Slot};
+use super::slots::{Group, Replacement, Slot};
 use super::user_ids::IdRange;
 use super::work::{self, Done, Subject};
 
@@ -57,8 +57,8 @@ pub(super) struct Runner {
     ids: Option<IdRange>,
     phases: PhaseTimes,
     started_at: Option<Instant>,
-    /// Since when containers are being made anew for the variables of a bind.
-    replacing: Option<Instant>,
+    /// Since when containers are being made anew for the variables of a bind; others yield meanwhile.
+    replacing: Option<(Instant, Replacement)>,
     /// Why it could not be frozen the last time.
     unfrozen: Option<String>,
     last_change: Instant,
@@ -401,7 +401,7 @@ impl Runner {
             pod.is_some_and(hearth_core::sandbox::Pod::is_half_replaced)
         };
         if half_replaced(next) && !half_replaced(&self.state) {
-            self.replacing = Some(Instant::now());
+            self.replacing = Some((Instant::now(), self.shared.slots.replacement()));
             self.phases = PhaseTimes::default();
         }
         if next.pod.is_none() {
@@ -409,7 +409,7 @@ impl Runner {
             self.replacing = None;
         }
         if next.ready()
-            && let Some(since) = self.replacing.take()
+            && let Some((since, _)) = self.replacing.take()
         {
             self.shared.metrics.replaced(since.elapsed());
         }

@@ -4,14 +4,15 @@
 //! goes first: it has turns of its own, so that a claim never waits for the end of a refill. Stock and clean-up share the
 //! turns that the [`Governor`] finds the machine can bear; pools take turns among themselves, whatever each asks for.
 //!
-//! Stock and clean-up also yield to claims: they start only when no bind came for a while. They cannot starve: once most
+//! Stock and clean-up also yield to claims: they start only when no bind came for a while, and not while a container is
+//! made anew for the variables of one ([`Slots::replacement`]), which takes longer than that. They cannot starve: once most
 //! of the stock is gone ([`YIELD_WHILE`]) they go on as if nothing were, or claims that never pause would empty the pool
 //! however slowly they came; and what has waited long enough starts all the same, one at a time and spaced out.
 //!
 //! Nobody polls: a turn is given when one comes back, when somebody asks, and by one timer ([`Slots::drive`]) when the
 //! reason to yield has passed. The machine is looked at when a turn comes back.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,6 +72,9 @@ struct State {
     background_running: usize,
     last_yielding: Option<Instant>,
     free_members: usize,
+    /// When the replacements that are under way began.
+    replacements: BTreeMap<u64, Instant>,
+    next_replacement: u64,
     seen: Seen,
 }
 
@@ -112,6 +116,13 @@ pub(super) struct Slot {
     makes: bool,
 }
 
+/// A container is being made anew for the variables of a bind, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Replacement {
+    slots: Slots,
+    number: u64,
+}
+
 /// Whether the next in the background may start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
@@ -133,6 +144,8 @@ impl Slots {
             background_running: 0,
             last_yielding: None,
             free_members: 0,
+            replacements: BTreeMap::new(),
+            next_replacement: 0,
             seen: Seen::nothing(),
         };
         let rules = Rules {
@@ -187,6 +200,19 @@ impl Slots {
             };
         }
         self.0.changed.notify_one();
+    }
+
+    /// A claim waits for a container that is made anew: stock and clean-up yield until that is dropped, or until it has
+    /// taken as long as they yield at most, because it may never come up.
+    pub(super) fn replacement(&self) -> Replacement {
+        let mut state = self.0.state.lock();
+        let number = state.next_replacement;
+        state.next_replacement += 1;
+        state.replacements.insert(number, Instant::now());
+        Replacement {
+            slots: self.clone(),
+            number,
+        }
     }
 
     /// How many wait: for whom somebody waits, and in the background.
@@ -327,12 +353,10 @@ impl Slots {
             most: _,
         } = self.0.rules;
         let now = Instant::now();
-        let quiet_at = self
-            .0
-            .claims
-            .last()
-            .map(|last| last + quiet)
-            .filter(|at| *at > now);
+        let after_binds = self.0.claims.last().map(|last| last + quiet);
+        let last_begun = state.replacements.values().max();
+        let after_replacements = last_begun.map(|begun| *begun + yield_max);
+        let quiet_at = after_binds.max(after_replacements).filter(|at| *at > now);
         let Some(quiet_at) = quiet_at else {
             return Verdict::Now;
         };
@@ -370,6 +394,13 @@ impl Drop for Slot {
         self.slots.0.changed.notify_one();
         // A turn for which somebody waits does not wait for the timer's task.
         self.slots.dispatch();
+    }
+}
+
+impl Drop for Replacement {
+    fn drop(&mut self) {
+        self.slots.0.state.lock().replacements.remove(&self.number);
+        self.slots.0.changed.notify_one();
     }
 }
 
@@ -441,6 +472,36 @@ mod tests {
             _slot = slots.acquire(Priority::Background, Group::Other) => {}
         }
         assert_eq!(start.elapsed().as_millis() / 10, 30);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stock_waits_while_a_container_is_made_anew_for_a_claim_but_not_for_ever() {
+        let (slots, _) = slots(2);
+        slots.free_member(true);
+        let replacement = slots.replacement();
+        let begin = Instant::now();
+        let end = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            drop(replacement);
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            _ = slots.drive(|| None, |_| {}) => unreachable!("never ends"),
+            () = end => unreachable!("never ends"),
+            _slot = slots.acquire(Priority::Background, Group::Other) => {}
+        }
+        assert_eq!(begin.elapsed().as_secs(), 1, "as soon as it is there");
+        let _endless = [slots.replacement(), slots.replacement()];
+        let begin = Instant::now();
+        tokio::select! {
+            _ = slots.drive(|| None, |_| {}) => unreachable!("never ends"),
+            _slot = slots.acquire(Priority::Background, Group::Other) => {}
+        }
+        assert_eq!(begin.elapsed().as_secs(), 5, "it may never come up");
+        assert!(
+            now_or_never(slots.acquire(Priority::Wanted, Group::Other)).is_some(),
+            "what somebody waits for does not yield"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -89,7 +89,7 @@ impl Problem {
         }
     }
 
-    fn about(self, container: &str) -> Self {
+    pub(super) fn about(self, container: &str) -> Self {
         self.of_one("container", container)
     }
 
@@ -181,12 +181,7 @@ impl Subject {
                 container,
                 attempt,
                 with_env,
-            } => {
-                let plan = self.container(container)?;
-                self.create(plan, attempt, with_env)
-                    .await
-                    .map_err(|problem| problem.about(&plan.name))
-            }
+            } => self.create_in_place(container, attempt, with_env).await,
             Op::Start { container, id } => {
                 let name = &self.container(container)?.name;
                 changed(runtime.start_container(&id).await).map_err(|problem| problem.about(name))
@@ -236,7 +231,7 @@ impl Subject {
             .ok_or_else(|| Problem::Failed("there is no pod".to_owned()))
     }
 
-    fn container(&self, index: usize) -> Result<&ContainerPlan> {
+    pub(super) fn container(&self, index: usize) -> Result<&ContainerPlan> {
         let plan = &self.pod()?.plan;
         plan.containers
             .get(index)
@@ -381,6 +376,7 @@ impl Subject {
         })?;
         // Nothing of this incarnation can be frozen yet.
         self.cell.attach(None, Residency::Running);
+        self.cell.forget_all_killed();
         let id = runtime
             .run_pod_sandbox(config, &self.handler.name)
             .await

@@ -91,6 +91,38 @@ fn a_member_is_bound_with_them_and_the_claim_waits_until_it_is_ready_again() {
 }
 
 #[test]
+fn a_pool_is_not_filled_while_a_member_is_made_anew_but_after_a_second_it_is() {
+    let names: Vec<_> = (0..16).map(|n| format!("m{n:02}")).collect();
+    let mut index = allowed(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    index.apply_claim(claim_with("c", 50, variable("1")), at(100));
+    let bind = asked(&mut index, 100);
+    let NodeRequest::Bind { sandbox, .. } = &bind else {
+        panic!("{bind:?}");
+    };
+    let not_ready = NodeReply::Bound {
+        sandbox: sandbox.clone(),
+        pod_ips: vec!["10.0.0.1".into()],
+        ready: false,
+    };
+    index.on_reply(&n1(), &bind, not_ready, at(102));
+    let mut made = |ms: u64| {
+        let writes = writes(settle(&mut index, at(ms))).into_iter();
+        let made = writes.filter(|write| write.receipt.intent == Intent::MemberCreate);
+        made.count()
+    };
+    assert_eq!(
+        (made(102), made(600), made(1_099)),
+        (0, 0, 0),
+        "claims are quiet after 400 ms, but its container is not there yet"
+    );
+    assert_eq!(
+        made(1_100),
+        1,
+        "nobody waits for ever for one that does not come up"
+    );
+}
+
+#[test]
 fn the_reply_is_older_than_what_the_node_has_said_since() {
     let mut index = allowed(&["m"]);
     index.apply_claim(claim_with("c", 20, variable("1")), at(100));

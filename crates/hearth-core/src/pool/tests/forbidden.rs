@@ -39,7 +39,16 @@ fn a_pool_whose_template_is_forbidden_makes_nothing_says_why_once_and_fills_when
     assert_eq!(done(&mut index, 1_000_000), (vec![], vec![]));
     enforce(&mut index, "baseline", 1_000_001);
     let (made, said) = done(&mut index, 1_000_001);
-    assert_eq!((made.len(), said), (3, vec!["WarmPoolProgressing"]));
+    assert_eq!(
+        (made.len(), said),
+        (3, vec![]),
+        "nobody knows yet whether they will be ready"
+    );
+    make(&mut index, &made, Phase::Frozen, 1_000_002);
+    assert_eq!(
+        done(&mut index, 1_000_002),
+        (vec![], vec!["WarmPoolProgressing"])
+    );
 }
 
 #[test]

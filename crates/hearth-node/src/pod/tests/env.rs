@@ -10,7 +10,7 @@ use hearth_core::binding::BoundEnv;
 use hearth_core::podspec::Variable;
 use hearth_cri::{ContainerEvents, ErrorKind, Operation, PodRuntime, v1};
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::super::testing::{IMAGE, Node, bare, member, sandbox};
 use super::super::*;
@@ -173,17 +173,46 @@ async fn bound(node: &Node, env: &Arc<BoundEnv>) {
 
 /// The container that is removed next.
 async fn removed(events: &mut ContainerEvents) -> String {
-    let deleted = v1::ContainerEventType::ContainerDeletedEvent as i32;
+    next_of(events, v1::ContainerEventType::ContainerDeletedEvent).await
+}
+
+/// The container of the next event of this kind.
+async fn next_of(events: &mut ContainerEvents, kind: v1::ContainerEventType) -> String {
     let next = async {
         loop {
             let event = events.next().await.unwrap().unwrap();
-            if event.container_event_type == deleted {
+            if event.container_event_type == kind as i32 {
                 return event.container_id;
             }
         }
     };
     let next = timeout(Duration::from_secs(3600), next).await;
-    next.expect("no container was removed")
+    next.unwrap_or_else(|_| panic!("there was no {kind:?}"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_one_that_is_replaced_is_killed_while_the_next_is_made() {
+    let (node, before, env) = stocked().await;
+    let mut events = node.runtime.container_events().await.unwrap();
+    let making = Duration::from_secs(5);
+    node.runtime.delay(Operation::CreateContainer, making);
+    let begin = Instant::now();
+    let bound = node.pods.thaw_for_bind(&uid("a"), Some(&env)).await;
+    bound.unwrap().commit();
+    let stopped = next_of(&mut events, v1::ContainerEventType::ContainerStoppedEvent).await;
+    assert_eq!(stopped, before[0]);
+    assert!(begin.elapsed() < making, "{:?}", begin.elapsed());
+    node.ready("a", Tier::Running).await;
+    assert!(is_another(&node, &before));
+    assert_eq!(node.runtime.calls(Operation::StopContainer), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_it_ends_is_no_reason_to_look_at_what_there_is_before_the_next_one_starts() {
+    let (node, _, env) = stocked().await;
+    let looks = node.runtime.calls(Operation::ListContainers);
+    bound(&node, &env).await;
+    assert_eq!(node.runtime.calls(Operation::ListContainers), looks);
 }
 
 #[tokio::test(start_paused = true)]
