@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use hearth_core::ids::SandboxUid;
-use hearth_sys::traffic::Heard;
+use hearth_sys::traffic::{Heard, Mended};
 use hearth_telemetry::ErrorChain;
 use parking_lot::Mutex;
 use tokio::task::spawn_blocking;
@@ -111,8 +111,10 @@ impl Doorman {
     async fn counted(&self) -> Vec<Ipv4Addr> {
         let traffic = Arc::clone(&self.traffic);
         match spawn_blocking(move || traffic.counts()).await {
-            Ok(Ok(counts)) => {
-                let with_packets = counts.armed.into_iter().filter(|(_, packets)| *packets > 0);
+            // What came before the packet filter was made anew is not counted either.
+            Ok(Ok(Mended { anew: true, .. })) => self.bells.0.lock().keys().copied().collect(),
+            Ok(Ok(Mended { done, .. })) => {
+                let with_packets = done.armed.into_iter().filter(|(_, packets)| *packets > 0);
                 with_packets.map(|(address, _)| address).collect()
             }
             Ok(Err(error)) => {

@@ -11,7 +11,9 @@
 //! No packet is missed on the way into the freezer: its address is armed first, then what it has used is looked at once
 //! more, and only then it is frozen. A packet from before the arming shows in that look; one after it is told to the
 //! doorman, whose call makes void a freeze that was decided, and undoes one that is under way. After a restart of the
-//! daemon the kernel still has the armed addresses and their counts, which tell what came meanwhile.
+//! daemon the kernel still has the armed addresses and their counts, which tell what came meanwhile. When somebody has
+//! flushed the packet filter, whoever asks it next makes it anew and says so; then those at rest are compared with it at
+//! once, and woken, because nobody knows what came for them.
 //!
 //! The ladder decides by [`hearth_core::idle`]; it acts through the gates of the pods.
 
@@ -26,6 +28,7 @@ mod traffic;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -66,6 +69,8 @@ pub(crate) struct Ladder {
     timers: Timers<SandboxUid>,
     /// What the kernel has not been told yet.
     change: Change,
+    /// The kernel's table was made anew: what was armed may not be any more.
+    anew: Arc<AtomicBool>,
     start: Instant,
     resync_at: Duration,
     trials: Trials,
@@ -91,6 +96,7 @@ impl Ladder {
             seats: HashMap::new(),
             timers: Timers::default(),
             change: Change::default(),
+            anew: Arc::default(),
             start: Instant::now(),
             resync_at: RESYNC,
             trials: Trials::default(),
@@ -313,10 +319,7 @@ impl Ladder {
     async fn turn(&mut self) {
         if self.now() >= self.resync_at {
             self.resync_at = self.now() + RESYNC;
-            let armed = |seat: &&mut Seat| seat.bell == Bell::Armed;
-            for seat in self.seats.values_mut().filter(armed) {
-                seat.bell = Bell::Unproven;
-            }
+            self.doubt();
         }
         self.prove().await;
         self.tell_kernel().await;
@@ -328,7 +331,20 @@ impl Ladder {
         if !due.is_empty() {
             self.look(due).await;
         }
+        if self.anew.swap(false, Ordering::Relaxed) {
+            tracing::info!("the packet filter of bridges had gone; who is at rest is looked after");
+            self.doubt();
+            self.prove().await;
+        }
         self.next_reclaim();
+    }
+
+    /// What is armed has to be compared with what the kernel has.
+    fn doubt(&mut self) {
+        let armed = |seat: &&mut Seat| seat.bell == Bell::Armed;
+        for seat in self.seats.values_mut().filter(armed) {
+            seat.bell = Bell::Unproven;
+        }
     }
 
     /// Finds out of sandboxes that were found at rest whether anything came for them meanwhile.
@@ -496,14 +512,16 @@ impl Ladder {
 
     /// Packets so far; `None` when they cannot be read, which is logged.
     fn counts(&self) -> BoxFuture<'static, Option<Counts>> {
-        let traffic = self.traffic.clone();
+        let (traffic, anew) = (self.traffic.clone(), Arc::clone(&self.anew));
         let read = async move {
             let traffic = traffic?;
             let read = spawn_blocking(move || traffic.counts()).await.ok()?;
-            read.inspect_err(|error| {
+            let read = read.inspect_err(|error| {
                 tracing::warn!(error = %ErrorChain(error), "cannot read the packets of pods");
-            })
-            .ok()
+            });
+            let counts = read.ok()?;
+            anew.fetch_or(counts.anew, Ordering::Relaxed);
+            Some(counts.done)
         };
         read.boxed()
     }
@@ -517,7 +535,10 @@ impl Ladder {
         let told = change.clone();
         let done = spawn_blocking(move || traffic.change(&told)).await;
         match done {
-            Ok(Ok(())) => return true,
+            Ok(Ok(told)) => {
+                self.anew.fetch_or(told.anew, Ordering::Relaxed);
+                return true;
+            }
             Ok(Err(error)) => {
                 tracing::warn!(error = %ErrorChain(&error), "cannot say whose packets are of interest");
             }

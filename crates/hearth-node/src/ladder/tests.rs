@@ -13,7 +13,7 @@ use hearth_api::{IdlePolicy, OperatingMode, Sandbox, Tier};
 use hearth_core::idle::reclaim::Machine;
 use hearth_core::ids::SandboxUid;
 use hearth_sys::nft::CommandError;
-use hearth_sys::traffic::{Change, Counts, Heard};
+use hearth_sys::traffic::{Change, Counts, Heard, Mended};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -42,6 +42,8 @@ struct TrafficState {
     packet_at: Option<(u32, Ipv4Addr)>,
     /// Notices that do not come through.
     deaf: bool,
+    /// Somebody has flushed the packet filter: who asks it next makes it anew.
+    flushed: bool,
 }
 
 impl FakeTraffic {
@@ -55,13 +57,19 @@ impl FakeTraffic {
     }
 
     /// One call of the daemon, around which a packet may come.
-    fn call<T>(&self, call: impl FnOnce(&mut Counts) -> T) -> T {
+    fn call<T>(&self, call: impl FnOnce(&mut Counts) -> T) -> Mended<T> {
         let mut state = self.state.lock();
         state.tick();
+        let anew = std::mem::take(&mut state.flushed);
         let done = call(&mut state.counts);
         state.tick();
         self.news.notify_one();
-        done
+        Mended { done, anew }
+    }
+
+    fn flush(&self) {
+        let mut state = self.state.lock();
+        (state.counts, state.flushed) = (Counts::default(), true);
     }
 }
 
@@ -93,8 +101,8 @@ impl TrafficState {
 
 #[async_trait]
 impl Traffic for FakeTraffic {
-    fn change(&self, change: &Change) -> Result<(), CommandError> {
-        self.call(|counts| {
+    fn change(&self, change: &Change) -> Result<Mended<()>, CommandError> {
+        let changed = self.call(|counts| {
             for (set, out, into) in [
                 (&mut counts.counted, &change.forget, &change.count),
                 (&mut counts.armed, &change.disarm, &change.arm),
@@ -103,10 +111,10 @@ impl Traffic for FakeTraffic {
                 set.extend(into.iter().map(|ip| (*ip, 0)));
             }
         });
-        Ok(())
+        Ok(changed)
     }
 
-    fn counts(&self) -> Result<Counts, CommandError> {
+    fn counts(&self) -> Result<Mended<Counts>, CommandError> {
         Ok(self.call(|counts| counts.clone()))
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hearth_core::names::fnv1a;
 use hearth_sys::nft::{CommandError, Nft};
-use hearth_sys::traffic::{Change, Counts, Heard, PacketLog, TrafficTable};
+use hearth_sys::traffic::{Change, Counts, Heard, Mended, PacketLog, TrafficTable};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -21,10 +21,10 @@ const GROUPS: u32 = 0x8000;
 #[async_trait]
 pub(crate) trait Traffic: Send + Sync + std::fmt::Debug + 'static {
     /// Says which addresses are counted and which announced. Blocks.
-    fn change(&self, change: &Change) -> Result<(), CommandError>;
+    fn change(&self, change: &Change) -> Result<Mended<()>, CommandError>;
 
     /// Packets so far. Blocks.
-    fn counts(&self) -> Result<Counts, CommandError>;
+    fn counts(&self) -> Result<Mended<Counts>, CommandError>;
 
     /// Waits for packets to announced addresses. Cancel-safe.
     async fn heard(&self) -> io::Result<Heard>;
@@ -80,12 +80,12 @@ impl SysTraffic {
 
 #[async_trait]
 impl Traffic for SysTraffic {
-    fn change(&self, change: &Change) -> Result<(), CommandError> {
+    fn change(&self, change: &Change) -> Result<Mended<()>, CommandError> {
         let group = self.log.group();
         self.table.mended(group, |table| table.change(change))
     }
 
-    fn counts(&self) -> Result<Counts, CommandError> {
+    fn counts(&self) -> Result<Mended<Counts>, CommandError> {
         self.table.mended(self.log.group(), TrafficTable::counts)
     }
 

@@ -74,6 +74,15 @@ pub struct Counts {
     pub armed: BTreeMap<Ipv4Addr, u64>,
 }
 
+/// What came of something that was done with the sets, and how they were found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mended<T> {
+    /// What came of it.
+    pub done: T,
+    /// The table was made anew for it. Most likely it had gone, and what was in the sets is there no more.
+    pub anew: bool,
+}
+
 impl TrafficTable {
     /// The table of an instance; makes nothing yet.
     #[must_use]
@@ -118,7 +127,7 @@ add rule {name} to ip daddr @armed log group {group} snaplen {HEADER} queue-thre
     }
 
     /// Does something with the sets. Where the table is gone, as after `nft flush ruleset`, it is made anew for this group,
-    /// with nothing in its sets, and the same is done once more.
+    /// with nothing in its sets, and the same is done once more: who has put something into them is told.
     ///
     /// # Errors
     /// What the first try met, if the table could not be made anew; else what the second did.
@@ -126,14 +135,14 @@ add rule {name} to ip daddr @armed log group {group} snaplen {HEADER} queue-thre
         &self,
         group: u16,
         call: impl Fn(&Self) -> Result<T, CommandError>,
-    ) -> Result<T, CommandError> {
+    ) -> Result<Mended<T>, CommandError> {
         match call(self) {
             // One that is there after all comes to no harm.
             Err(first @ CommandError::Failed { .. }) => match self.create(group) {
-                Ok(()) => call(self),
+                Ok(()) => call(self).map(|done| Mended { done, anew: true }),
                 Err(_) => Err(first),
             },
-            done => done,
+            done => done.map(|done| Mended { done, anew: false }),
         }
     }
 

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use hearth_sys::nft::{Nft, NodePolicy};
-use hearth_sys::traffic::{Change, Counts, Heard, PacketLog, TrafficTable, mark_as_own};
+use hearth_sys::traffic::{Change, Counts, Heard, Mended, PacketLog, TrafficTable, mark_as_own};
 use hearth_sys::{link, netns};
 
 use crate::support::{LONG, assert_root, instance};
@@ -197,12 +197,13 @@ fn a_table_that_somebody_has_flushed_is_made_anew_and_announces_again() {
     table.change(&arm).unwrap();
     nft.delete(&network.instance).unwrap();
     assert!(table.counts().is_err());
-    let counts = table.mended(log.group(), TrafficTable::counts).unwrap();
-    assert_eq!(counts, Counts::default(), "that it is not armed shows");
+    let counts = || table.mended(log.group(), TrafficTable::counts).unwrap();
+    let Mended { done, anew } = counts();
+    assert_eq!(done, Counts::default(), "that it is not armed shows");
+    assert!(anew && !counts().anew, "it is said once");
     nft.delete(&network.instance).unwrap();
-    table
-        .mended(log.group(), |table| table.change(&arm))
-        .unwrap();
+    let armed = table.mended(log.group(), |table| table.change(&arm));
+    assert!(armed.unwrap().anew);
     let answer = TcpStream::connect_timeout(&(network.pod, 1).into(), LONG);
     assert_eq!(answer.unwrap_err().kind(), ErrorKind::ConnectionRefused);
     assert_eq!(log.hear().unwrap(), Heard::Packets(vec![network.pod]));

@@ -205,3 +205,38 @@ async fn what_rests_and_is_armed_no_more_is_woken_by_the_resync() {
     scene.node.ready("a", Tier::Frozen).await;
     assert_eq!(scene.traffic.armed(), [scene.address("a")].into());
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_rests_is_woken_as_soon_as_it_shows_that_the_packet_filter_was_flushed() {
+    let scene = Scene::new();
+    scene.node.want(&idle("a"));
+    scene.node.ready("a", Tier::Frozen).await;
+    scene.traffic.flush();
+    // Another one is to be counted, by which it shows.
+    let start = Instant::now();
+    scene.node.want(&idle("b"));
+    scene.node.ready("a", Tier::Running).await;
+    let took = start.elapsed();
+    assert!(
+        took <= secs(5),
+        "the next resync was not waited for: {took:?}"
+    );
+    for name in ["a", "b"] {
+        scene.node.ready(name, Tier::Frozen).await;
+    }
+    let both = ["a", "b"].map(|name| scene.address(name));
+    assert_eq!(scene.traffic.armed(), both.into());
+}
+
+#[tokio::test(start_paused = true)]
+async fn notices_that_were_lost_with_the_packet_filter_wake_all_that_rest() {
+    let scene = Scene::new();
+    scene.node.want(&idle("a"));
+    scene.node.ready("a", Tier::Frozen).await;
+    scene.traffic.flush();
+    scene.traffic.state.lock().notices.push_back(Heard::Lost);
+    scene.traffic.news.notify_one();
+    let start = Instant::now();
+    scene.node.ready("a", Tier::Running).await;
+    assert!(start.elapsed() <= secs(5));
+}
