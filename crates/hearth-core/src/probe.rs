@@ -97,6 +97,12 @@ impl Probes {
         self.readiness = Track::begin(plan.readiness.as_ref(), self.since, now);
     }
 
+    /// When the container was started, by the time in which it has not stood still.
+    #[must_use]
+    pub fn since(&self) -> Duration {
+        self.since
+    }
+
     /// Whether the container has come up.
     #[must_use]
     pub fn has_come_up(&self) -> bool {

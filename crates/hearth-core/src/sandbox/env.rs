@@ -16,6 +16,11 @@ use super::op::Op;
 use super::state::{Container, Desired, HookState, Life, Pod, Predecessor, Residency, State};
 use crate::podspec::Role;
 
+/// A container that has run for so long without getting ready is not waited for with the removal of what was replaced.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What has failed so often in a row is tried so seldom that there is time for the removal between two tries.
+const PATIENT_TRIES: u32 = 5;
+
 impl State {
     /// Takes the variables of a bind into the plan of the pod that they are for. Of one that has ended nothing is made anew.
     pub(super) fn take_env(&mut self, desired: &Desired) {
@@ -28,15 +33,20 @@ impl State {
         }
     }
 
-    /// Removes what was replaced, when nothing else is to be done or tried again. Nothing is thawed for it: what has ended
-    /// does no harm until the pod runs again or goes.
+    /// Removes what was replaced, when nothing else is to be done or tried again soon, and nothing may be about to make the
+    /// pod ready. Nothing is thawed for it: what has ended does no harm until the pod runs again or goes.
     pub(super) fn choose_predecessor(&mut self, now: &Now<'_>) -> Option<Op> {
         let pod = self.pod.as_ref()?;
-        if self.blocked || now.residency != Residency::Running || pod.is_about_to_be_ready(now.time)
-        {
+        let (container, id) = pod.ended_predecessor()?;
+        let awaited = pod.is_awaited_until(now.time);
+        let failures = self.failure.as_ref().map_or(0, |failure| failure.attempts);
+        if now.residency != Residency::Running || (self.blocked && failures < PATIENT_TRIES) {
             return None;
         }
-        let (container, id) = pod.ended_predecessor()?;
+        if let Some(until) = awaited {
+            self.wake_at(until);
+            return None;
+        }
         self.ready_to(Op::RemovePredecessor { container, id }, now)
     }
 }
@@ -96,8 +106,12 @@ impl Pod {
         })
     }
 
-    /// Whether a hook or probe under way, or about to begin, may be the last before it is ready.
-    fn is_about_to_be_ready(&self, now: Duration) -> bool {
+    /// Until when the removal waits for a hook or probe under way, or about to begin, that may be the last before it is
+    /// ready: one that never is shall not keep for ever what was replaced.
+    fn is_awaited_until(&self, now: Duration) -> Option<Duration> {
+        if self.all_ready() {
+            return None;
+        }
         let may_tell = |container: &Container| {
             matches!(container.life, Life::Running(_))
                 && container.doomed.is_none()
@@ -105,7 +119,12 @@ impl Pod {
                     || container.probes.any_under_way()
                     || container.probes.due().any(|(_, due)| due <= now))
         };
-        !self.all_ready() && self.containers.iter().any(may_tell)
+        let awaited = self
+            .containers
+            .iter()
+            .filter(|container| may_tell(container));
+        let until = awaited.map(|container| container.probes.since() + PATIENCE);
+        until.max().filter(|until| *until > now)
     }
 }
 

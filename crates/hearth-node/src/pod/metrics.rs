@@ -27,6 +27,35 @@ struct ReasonLabel {
     reason: &'static str,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KillLabel {
+    by: &'static str,
+}
+
+/// How a container is killed whose place another takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kill {
+    /// By the kernel, which takes milliseconds.
+    Cgroup,
+    /// By the runtime: of this handler the processes are not the host's.
+    Handler,
+    /// By the runtime: nothing was found in the cgroup.
+    NotFound,
+    /// By the runtime: it could not be done by the cgroup.
+    Failed,
+}
+
+impl Kill {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Cgroup => "cgroup",
+            Self::Handler => "runtime_handler",
+            Self::NotFound => "runtime_not_found",
+            Self::Failed => "runtime_failed",
+        }
+    }
+}
+
 /// Why a pod is frozen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FreezeReason {
@@ -106,6 +135,7 @@ pub struct PodMetrics {
     evictions: Counter,
     rotations: Counter,
     replaced: Histogram,
+    kills: Family<KillLabel, Counter>,
     parallel: Gauge,
 }
 
@@ -123,6 +153,7 @@ impl Default for PodMetrics {
             evictions: Counter::default(),
             rotations: Counter::default(),
             replaced: Histogram::new(LATENCY_BUCKETS),
+            kills: Family::default(),
             parallel: Gauge::default(),
         }
     }
@@ -186,6 +217,11 @@ impl PodMetrics {
             self.replaced.clone(),
         );
         registry.register(
+            "pod_env_replacement_kills",
+            "Containers that were killed for others to take their places, by how: all but cgroup are slow",
+            self.kills.clone(),
+        );
+        registry.register(
             "pod_parallel_creates",
             "How many pods are made or torn down at once in the background, as the machine's state allows",
             self.parallel.clone(),
@@ -198,6 +234,11 @@ impl PodMetrics {
 
     pub(super) fn replaced(&self, after: Duration) {
         self.replaced.observe(after.as_secs_f64());
+    }
+
+    pub(super) fn killed(&self, kill: Kill) {
+        let by = kill.label();
+        self.kills.get_or_create(&KillLabel { by }).inc();
     }
 
     pub(super) fn parallel(&self, limit: usize) {
@@ -242,6 +283,13 @@ impl PodMetrics {
 
     pub(super) fn orphan(&self) {
         self.orphans.inc();
+    }
+
+    /// How many containers were killed like this, for tests.
+    #[cfg(test)]
+    pub(super) fn kills(&self, kill: Kill) -> u64 {
+        let by = kill.label();
+        self.kills.get_or_create(&KillLabel { by }).get()
     }
 
     /// How many resyncs found something, for tests.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use hearth_core::sandbox::{Container, Learned};
 use tokio::task::spawn_blocking;
 
+use super::metrics::Kill;
 use super::work::{NOTHING, Problem, Result, Subject, blocking, changed};
 use crate::host::Runtime;
 use crate::log_files;
@@ -18,7 +19,10 @@ impl Subject {
             return NOTHING;
         }
         self.cell.kills(id);
-        if !self.kill_by_cgroup(id).await? {
+        let kill = self.kill_by_cgroup(id).await?;
+        self.shared.metrics.killed(kill);
+        if kill != Kill::Cgroup {
+            tracing::debug!(sandbox = %self.key, container = id, why = ?kill, "the runtime is asked to kill a container");
             changed(self.shared.runtime.stop_container(id, Duration::ZERO).await)?;
         }
         self.cell.killed(id);
@@ -54,26 +58,29 @@ impl Subject {
         created.map_err(|problem| problem.about(&plan.name))
     }
 
-    /// `false` when that cannot be done, or there was nothing to kill.
-    async fn kill_by_cgroup(&self, id: &str) -> Result<bool> {
+    /// Kills it by its cgroup, if that can be done; else says how it is to be killed.
+    async fn kill_by_cgroup(&self, id: &str) -> Result<Kill> {
         if Runtime::of_handler(&self.handler.name) != Some(Runtime::Runc) {
-            return Ok(false);
+            return Ok(Kill::Handler);
         }
         let (pod, container) = (self.pod()?.uid.clone(), id.to_owned());
         let killed = blocking(&self.shared, move |host| {
             host.kill_container(&pod, &container)
         });
-        Ok(killed.await.unwrap_or_else(|problem| {
-            let (Problem::Failed(error) | Problem::Unknown(error)) = problem;
-            tracing::warn!(
-                sandbox = %self.key,
-                uid = %self.cell.uid,
-                container = id,
-                error,
-                "a container was not killed by its cgroup; the runtime is asked to stop it"
-            );
-            false
-        }))
+        Ok(match killed.await {
+            Ok(true) => Kill::Cgroup,
+            Ok(false) => Kill::NotFound,
+            Err(Problem::Failed(error) | Problem::Unknown(error)) => {
+                tracing::warn!(
+                    sandbox = %self.key,
+                    uid = %self.cell.uid,
+                    container = id,
+                    error,
+                    "a container was not killed by its cgroup; the runtime is asked to stop it"
+                );
+                Kill::Failed
+            }
+        })
     }
 
     /// Removes what is left of it, the log first: nobody shall take it for one that has crashed. To do it again does no

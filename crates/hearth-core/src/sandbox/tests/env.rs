@@ -326,3 +326,48 @@ fn another_incarnation_has_them_from_the_sandbox() {
     assert_eq!(world.state.phase, Phase::Ready(Residency::Running));
     assert_eq!(world.made(0), [(0, false)]);
 }
+
+#[test]
+fn a_pod_that_never_gets_ready_does_not_keep_what_was_replaced() {
+    // Its probe never comes back.
+    let mut world = member(&[], true, RestartPolicy::Always);
+    world.desired.goal = RUN;
+    world.bind(0);
+    until(&mut world, Step::Start);
+    world.end(Ending::Good);
+    assert_eq!(world.state.doing, None);
+    world.now += Duration::from_secs(10);
+    world.tick();
+    let turn = Some(Op::Admit(Priority::Background));
+    assert_eq!(world.state.doing, turn);
+    until(&mut world, Step::RemovePredecessor);
+    world.end(Ending::Good);
+    assert_eq!(world.leftovers(), 0);
+    assert!(!world.state.ready());
+}
+
+#[test]
+fn one_that_cannot_be_started_does_not_keep_what_was_replaced() {
+    let mut world = member(&[], true, RestartPolicy::Always);
+    world.desired.goal = RUN;
+    world.bind(0);
+    for _ in 0..8 {
+        while let Some(step) = world.state.doing.as_ref().map(Op::step) {
+            world.end(if step == Step::Start {
+                Ending::Bad
+            } else {
+                Ending::Good
+            });
+        }
+        world.now = world.state.wake.expect("nothing is tried again");
+        world.tick();
+    }
+    assert_eq!(world.leftovers(), 0);
+    assert!(!world.state.ready());
+    let starts = world.steps().into_iter();
+    let starts = starts.filter(|step| *step == Step::Start).count();
+    assert!(
+        (5..=9).contains(&starts),
+        "{starts}: it backs off all the same"
+    );
+}

@@ -12,6 +12,7 @@ use hearth_cri::{ContainerEvents, ErrorKind, Operation, PodRuntime, v1};
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
+use super::super::metrics::Kill;
 use super::super::testing::{IMAGE, Node, bare, member, sandbox};
 use super::super::*;
 use super::{is_another, uid};
@@ -202,6 +203,7 @@ async fn the_one_that_is_replaced_is_killed_while_the_next_is_made() {
     let stopped = next_of(&mut events, v1::ContainerEventType::ContainerStoppedEvent).await;
     assert_eq!(stopped, before[0]);
     assert!(begin.elapsed() < making, "{:?}", begin.elapsed());
+    assert_eq!(node.metrics.kills(Kill::Cgroup), 1);
     node.ready("a", Tier::Running).await;
     assert!(is_another(&node, &before));
     assert_eq!(node.runtime.calls(Operation::StopContainer), 0);
@@ -251,6 +253,8 @@ async fn the_runtime_stops_what_cannot_be_killed_by_its_cgroup() {
         bound(&node, &env(&view, "main")).await;
         assert!(is_another(&node, &before), "{gvisor}");
         assert_eq!(node.runtime.calls(Operation::StopContainer), 1, "{gvisor}");
+        let how = if gvisor { Kill::Handler } else { Kill::Failed };
+        assert_eq!(node.metrics.kills(how), 1, "{gvisor}");
     }
 }
 
