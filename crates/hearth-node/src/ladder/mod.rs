@@ -49,7 +49,7 @@ pub(crate) use doorman::{Bells, Doorman};
 pub(crate) use metrics::LadderMetrics;
 pub(crate) use reclaim::ReclaimSettings;
 use reclaim::{Job, Reclaimed, Trial};
-use seat::{Bell, Seat, standing};
+use seat::{Bell, Seat, Tally, standing};
 pub(crate) use traffic::{SysTraffic, Traffic};
 
 /// Of how many changes the ladder hears before it looks at the time again.
@@ -66,6 +66,7 @@ pub(crate) struct Ladder {
     settings: ReclaimSettings,
     metrics: LadderMetrics,
     seats: HashMap<SandboxUid, Seat>,
+    tally: Tally,
     timers: Timers<SandboxUid>,
     /// What the kernel has not been told yet.
     change: Change,
@@ -94,6 +95,7 @@ impl Ladder {
             settings,
             metrics,
             seats: HashMap::new(),
+            tally: Tally::default(),
             timers: Timers::default(),
             change: Change::default(),
             anew: Arc::default(),
@@ -147,8 +149,7 @@ impl Ladder {
 
     /// When to look at the latest.
     fn deadline(&self) -> Option<Instant> {
-        let any_armed = self.seats.values().any(|seat| seat.bell == Bell::Armed);
-        let resync = any_armed.then_some(self.resync_at);
+        let resync = (self.tally.armed > 0).then_some(self.resync_at);
         let at = self.timers.next().into_iter().chain(resync).min()?;
         Some(self.start + at)
     }
@@ -244,10 +245,10 @@ impl Ladder {
             }
             Standing::Resting => {
                 if let Some(seat) = self.seats.get_mut(uid)
-                    && seat.bell == Bell::Silent
+                    && seat.bell() == Bell::Silent
                 {
                     // Of an earlier daemon: what the kernel has of it is looked at in this turn.
-                    seat.bell = Bell::Unproven;
+                    seat.set_bell(Bell::Unproven, &mut self.tally);
                 }
             }
         }
@@ -287,11 +288,13 @@ impl Ladder {
 
     fn disarm(&mut self, uid: &SandboxUid) {
         if let Some(seat) = self.seats.get_mut(uid)
-            && let (true, Some(address)) = (seat.bell != Bell::Silent, seat.address)
+            && seat.bell() != Bell::Silent
         {
-            seat.bell = Bell::Silent;
-            self.bells.remove(address, uid);
-            self.change.disarm.insert(address);
+            seat.set_bell(Bell::Silent, &mut self.tally);
+            if let Some(address) = seat.address {
+                self.bells.remove(address, uid);
+                self.change.disarm.insert(address);
+            }
         }
     }
 
@@ -341,18 +344,24 @@ impl Ladder {
 
     /// What is armed has to be compared with what the kernel has.
     fn doubt(&mut self) {
-        let armed = |seat: &&mut Seat| seat.bell == Bell::Armed;
+        if self.tally.armed == 0 {
+            return;
+        }
+        let armed = |seat: &&mut Seat| seat.bell() == Bell::Armed;
         for seat in self.seats.values_mut().filter(armed) {
-            seat.bell = Bell::Unproven;
+            seat.set_bell(Bell::Unproven, &mut self.tally);
         }
     }
 
     /// Finds out of sandboxes that were found at rest whether anything came for them meanwhile.
     async fn prove(&mut self) {
+        if self.tally.unproven == 0 {
+            return;
+        }
         let unproven: Vec<(SandboxUid, Ipv4Addr)> = self
             .seats
             .iter()
-            .filter(|(_, seat)| seat.bell == Bell::Unproven)
+            .filter(|(_, seat)| seat.bell() == Bell::Unproven)
             .filter_map(|(uid, seat)| Some((uid.clone(), seat.address?)))
             .collect();
         if unproven.is_empty() {
@@ -374,7 +383,7 @@ impl Ladder {
             match counts.armed.get(&address) {
                 Some(0) => {
                     if let Some(seat) = self.seats.get_mut(&uid) {
-                        seat.bell = Bell::Armed;
+                        seat.set_bell(Bell::Armed, &mut self.tally);
                     }
                 }
                 Some(_) => drop(self.pods.rouse(&uid, ThawReason::Packet).await),
@@ -395,7 +404,7 @@ impl Ladder {
                 continue;
             };
             let now = self.now();
-            if seat.clock.rung(&seat.rules, now) == Rung::Suspended && seat.bell == Bell::Armed {
+            if seat.clock.rung(&seat.rules, now) == Rung::Suspended && seat.bell() == Bell::Armed {
                 self.pods.ask_suspension(uid, footing.uses, true);
             }
             if seat.counted && !seat.clock.stands_still() && !footing.held {
@@ -481,7 +490,7 @@ impl Ladder {
             if let Some(seat) = self.seats.get_mut(&uid)
                 && let Some(address) = seat.address
             {
-                seat.bell = Bell::Armed;
+                seat.set_bell(Bell::Armed, &mut self.tally);
                 self.bells.insert(address, uid.clone());
                 self.change.disarm.remove(&address);
                 self.change.arm.insert(address);

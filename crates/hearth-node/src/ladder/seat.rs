@@ -19,7 +19,7 @@ pub(super) struct Seat {
     pub(super) address: Option<Ipv4Addr>,
     /// Whether the kernel counts its packets, or is about to.
     pub(super) counted: bool,
-    pub(super) bell: Bell,
+    bell: Bell,
     pub(super) trial: Trial,
     /// How often it could not be frozen since somebody used it.
     failed_rests: u32,
@@ -38,7 +38,40 @@ pub(super) enum Bell {
     Armed,
 }
 
+/// How many seats have a bell that something is to be done about, so that none is looked for among all of them in vain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) armed: usize,
+    pub(super) unproven: usize,
+}
+
+impl Tally {
+    fn of(&mut self, bell: Bell) -> Option<&mut usize> {
+        match bell {
+            Bell::Silent => None,
+            Bell::Unproven => Some(&mut self.unproven),
+            Bell::Armed => Some(&mut self.armed),
+        }
+    }
+}
+
 impl Seat {
+    /// Whether its packets are announced.
+    pub(super) fn bell(&self) -> Bell {
+        self.bell
+    }
+
+    /// Sets that, and keeps the tally of all seats. One that goes is silent first.
+    pub(super) fn set_bell(&mut self, bell: Bell, tally: &mut Tally) {
+        if let Some(count) = tally.of(self.bell) {
+            *count -= 1;
+        }
+        if let Some(count) = tally.of(bell) {
+            *count += 1;
+        }
+        self.bell = bell;
+    }
+
     pub(super) fn new(pod: PodUid) -> Self {
         Self {
             pod,
@@ -116,6 +149,25 @@ pub(super) fn standing(footing: &Footing) -> Standing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bells_are_tallied() {
+        let mut tally = Tally::default();
+        let mut seats = [0, 1].map(|_| Seat::new(PodUid::from("p")));
+        for (seat, bell, armed, unproven) in [
+            (0, Bell::Armed, 1, 0),
+            (1, Bell::Armed, 2, 0),
+            (1, Bell::Armed, 2, 0),
+            (0, Bell::Unproven, 1, 1),
+            (0, Bell::Silent, 1, 0),
+            (0, Bell::Silent, 1, 0),
+            (1, Bell::Silent, 0, 0),
+        ] {
+            seats[seat].set_bell(bell, &mut tally);
+            assert_eq!(seats[seat].bell(), bell);
+            assert_eq!(tally, Tally { armed, unproven }, "{seat} {bell:?}");
+        }
+    }
 
     #[test]
     fn a_try_that_was_put_off_is_waited_for_only_while_its_rule_wants_it() {
