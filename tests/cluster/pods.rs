@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, Result, ensure};
 use hearth_api::Sandbox;
 use hearth_api::constants::{condition, message, reason};
 use hearth_tests::cgroups::Limits;
 use hearth_tests::fixtures::{self, IMAGE, PORT};
 use hearth_tests::http;
 use hearth_tests::process::comm;
-use hearth_tests::scene::{self, AWAY, COLD};
+use hearth_tests::scene::{self, AWAY, COLD, Scene};
 use hearth_tests::status::{self, pod_uid};
 use hearth_tests::wait::wait_for;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::LIMIT;
 
@@ -266,9 +266,6 @@ fn a_container_that_ends_says_why() {
         // On one stream: two have no order.
         let mut from_log = failing("echo begun >&2; echo the disk is full >&2; exit 4");
         from_log["containers"][0]["terminationMessagePolicy"] = json!("FallbackToLogsOnError");
-        // Keeps all that it reads.
-        let mut greedy = failing("exec tail -c 1000000000 /dev/zero");
-        greedy["containers"][0]["resources"] = json!({"limits": {"memory": "32Mi"}});
         for (name, pod, words) in [
             (
                 "plain",
@@ -282,23 +279,37 @@ fn a_container_that_ends_says_why() {
                 failing("echo said nothing; exit 5"),
                 "ended with code 5",
             ),
-            ("greedy", greedy, "code 137: OOMKilled"),
         ] {
-            scene.create(&fixtures::sandbox(name, &pod)).await?;
-            let wanted = format!("says {words:?}");
-            scene
-                .sandboxes
-                .until_one(name, &wanted, COLD, |sandbox| {
-                    let status = sandbox.status.clone().unwrap_or_default();
-                    let said = status.node.clone().unwrap_or_default().message;
-                    if said.ends_with(words) {
-                        Ok(())
-                    } else {
-                        Err(format!("its status is {}", status::to_json(&status)))
-                    }
-                })
-                .await?;
+            says_when_it_ends(scene, name, &pod, words).await?;
         }
         Ok(())
     });
+}
+
+#[test]
+fn a_container_that_runs_out_of_memory_says_so() {
+    scene::run(LIMIT, async |scene| {
+        // Keeps all that it reads.
+        let mut greedy = fixtures::script("Never", "exec tail -c 1000000000 /dev/zero");
+        greedy["containers"][0]["resources"] = json!({"limits": {"memory": "32Mi"}});
+        says_when_it_ends(scene, "greedy", &greedy, "code 137: OOMKilled").await
+    });
+}
+
+/// Creates a Sandbox and waits until its message ends with these words.
+async fn says_when_it_ends(scene: &Scene, name: &str, pod: &Value, words: &str) -> Result<()> {
+    scene.create(&fixtures::sandbox(name, pod)).await?;
+    let wanted = format!("says {words:?}");
+    scene
+        .sandboxes
+        .until_one(name, &wanted, COLD, |sandbox| {
+            let status = sandbox.status.clone().unwrap_or_default();
+            let said = status.node.clone().unwrap_or_default().message;
+            if said.ends_with(words) {
+                Ok(())
+            } else {
+                Err(format!("its status is {}", status::to_json(&status)))
+            }
+        })
+        .await
 }

@@ -122,9 +122,15 @@ fn settings(guest: &Layout, joining: &Joining, filters: &[String]) -> String {
     )
 }
 
+/// Puts a file into the tree, as a link where it can be one: the tree is only read, and programs are large.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     if let Some(parent) = to.parent() {
         system::create_dir(parent)?;
+    }
+    // What is a link itself would be one in the guest, to nothing.
+    let linked = fs::canonicalize(from).and_then(|file| fs::hard_link(file, to));
+    if linked.is_ok() {
+        return Ok(());
     }
     fs::copy(from, to)
         .map(drop)
