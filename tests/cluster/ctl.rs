@@ -79,6 +79,15 @@ fn logs_are_those_of_each_start_of_a_container() {
         .await?;
         let previous = succeeded(ctl(scene, &["logs", &name, "--previous"]).await?)?;
         ensure!(previous == "first\n", "{previous:?}");
+        for (since, expect) in [
+            (["--since", "1h"], "second\n"),
+            (["--since-time", "1970-01-01T00:00:00Z"], "second\n"),
+            (["--since-time", "2200-01-01T00:00:00Z"], ""),
+        ] {
+            let [flag, value] = since;
+            let said = succeeded(ctl(scene, &["logs", &name, flag, value]).await?)?;
+            ensure!(said == expect, "{since:?}: {said:?}");
+        }
         let mut follower = command(scene, &["logs", &name, "--follow", "--tail", "1"])
             .stdout(Stdio::piped())
             .spawn()?;

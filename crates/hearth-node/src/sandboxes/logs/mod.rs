@@ -11,7 +11,9 @@ use std::sync::Arc;
 use hearth_core::ids::PodUid;
 use hearth_cri::v1::ContainerState;
 use hearth_proto::sandboxes::v1::LogsRequest;
+use hearth_proto::sandboxes::v1::logs_request::Since;
 use hearth_telemetry::ErrorChain;
+use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status};
@@ -21,7 +23,7 @@ use super::look::choose;
 use super::{LOOK, LogStream, Shared};
 use crate::log_files;
 use crate::pod::PodView;
-use reader::{Followed, ReadError, Reader};
+use reader::{Begin, Followed, ReadError, Reader};
 
 /// Parts of a log that may wait for a slow reader before no more is read.
 const OUTGOING: usize = 16;
@@ -51,7 +53,11 @@ pub(super) async fn logs(
         } else {
             None
         };
-        let reader = Reader::open(place.directory, place.start, request.tail, sender.clone());
+        let begin = Begin {
+            lines: request.tail,
+            since: request.since.map(moment),
+        };
+        let reader = Reader::open(place.directory, place.start, begin, sender.clone());
         let reader = reader.await.map_err(|source| Refusal::Log {
             key: place.view.key.clone(),
             source: Box::new(source),
@@ -79,6 +85,14 @@ pub(super) async fn logs(
         }
     });
     Ok(Response::new(ReceiverStream::new(receiver)))
+}
+
+/// The moment that is meant, in nanoseconds since 1970.
+fn moment(since: Since) -> i128 {
+    match since {
+        Since::SinceUnixNs(nanos) => nanos.into(),
+        Since::SinceMs(ms) => Timestamp::now().as_nanosecond() - i128::from(ms) * 1_000_000,
+    }
 }
 
 fn told(error: &ReadError) -> Status {

@@ -43,6 +43,15 @@ pub(super) enum ReadError {
 
 pub(super) type Sender = mpsc::Sender<Result<LogsResponse, Status>>;
 
+/// Where in a log to begin: with the first of its last lines that was not written too early.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Begin {
+    /// How many of the last lines; `None`: all.
+    pub(super) lines: Option<u64>,
+    /// In nanoseconds since 1970; `None`: whenever it was written.
+    pub(super) since: Option<i128>,
+}
+
 /// The log of one start of a container, as it is read into a stream: one file after the other, when it was set aside
 /// meanwhile.
 #[derive(Debug)]
@@ -50,6 +59,7 @@ pub(super) struct Reader {
     /// The logs of all starts of the container.
     directory: PathBuf,
     start: u32,
+    since: Option<i128>,
     part: Part,
     /// The file before this one. What it was told to begin anew the runtime may have written there a moment longer.
     before: Option<Part>,
@@ -67,14 +77,14 @@ struct Part {
 }
 
 impl Part {
-    async fn open(path: &Path) -> Result<Self, ReadError> {
+    async fn open(path: &Path, since: Option<i128>) -> Result<Self, ReadError> {
         let file = File::open(path).await.map_err(failed("open", path))?;
         let found = file.metadata().await.map_err(failed("look at", path))?;
         Ok(Self {
             path: path.to_owned(),
             file,
             id: (found.dev(), found.ino()),
-            decoder: Decoder::default(),
+            decoder: Decoder::since(since),
         })
     }
 
@@ -119,20 +129,22 @@ impl Part {
 }
 
 impl Reader {
-    /// Opens the log of a start, at its beginning or with its last lines before it.
+    /// Opens the log of a start.
     pub(super) async fn open(
         directory: PathBuf,
         start: u32,
-        lines: Option<u64>,
+        begin: Begin,
         sender: Sender,
     ) -> Result<Self, ReadError> {
+        let Begin { lines, since } = begin;
         let part = match lines {
-            None => first_part(&directory, start).await?,
-            Some(lines) => last_lines(&directory, start, lines).await?,
+            None => first_part(&directory, start, since).await?,
+            Some(lines) => last_lines(&directory, start, lines, since).await?,
         };
         Ok(Self {
             directory,
             start,
+            since,
             part,
             before: None,
             sender,
@@ -167,7 +179,7 @@ impl Reader {
             None => parts.first(),
         };
         match next {
-            Some(path) => Part::open(path).await.map(Some),
+            Some(path) => Part::open(path, self.since).await.map(Some),
             None => Ok(None),
         }
     }
@@ -180,7 +192,8 @@ impl Reader {
             return Ok(false);
         };
         self.send_rest().await?;
-        (self.part, self.before) = (first_part(&self.directory, next).await?, None);
+        self.part = first_part(&self.directory, next, self.since).await?;
+        self.before = None;
         self.start = next;
         Ok(true)
     }
@@ -190,23 +203,28 @@ impl Reader {
     }
 }
 
-async fn first_part(directory: &Path, start: u32) -> Result<Part, ReadError> {
+async fn first_part(directory: &Path, start: u32, since: Option<i128>) -> Result<Part, ReadError> {
     let parts = log_files::parts(directory, start);
     let parts = parts.map_err(failed("list the logs in", directory))?;
     // Without any, the error of opening it says so.
     let first = parts.into_iter().next();
     let first = first.unwrap_or_else(|| directory.join(format!("{start}.log")));
-    Part::open(&first).await
+    Part::open(&first, since).await
 }
 
 /// The file in which the last `lines` lines begin, at the place where they do.
-async fn last_lines(directory: &Path, start: u32, lines: u64) -> Result<Part, ReadError> {
+async fn last_lines(
+    directory: &Path,
+    start: u32,
+    lines: u64,
+    since: Option<i128>,
+) -> Result<Part, ReadError> {
     let parts = log_files::parts(directory, start);
     let parts = parts.map_err(failed("list the logs in", directory))?;
     let mut lacking = lines;
     let mut part = None;
     for path in parts.iter().rev() {
-        let mut older = Part::open(path).await?;
+        let mut older = Part::open(path, since).await?;
         lacking = older.skip_to_last(lacking).await?;
         part = Some(older);
         if lacking == 0 {
@@ -215,7 +233,7 @@ async fn last_lines(directory: &Path, start: u32, lines: u64) -> Result<Part, Re
     }
     match part {
         Some(part) => Ok(part),
-        None => first_part(directory, start).await,
+        None => first_part(directory, start, since).await,
     }
 }
 

@@ -5,6 +5,8 @@ use std::io::Write;
 
 use hearth_api::Sandbox;
 use hearth_core::ids::Key;
+use jiff::{SignedDuration, Timestamp};
+use proto::logs_request::Since;
 use proto::{LogsRequest, LogsResponse};
 use serde_json::json;
 use tokio::time::timeout;
@@ -26,6 +28,11 @@ impl Served {
 
     /// Writes to a log of sandbox `a` as the runtime does.
     fn write(&self, file: &str, text: &str) {
+        self.write_at("2026-01-02T03:04:05Z", file, text);
+    }
+
+    /// The same at a certain time.
+    fn write_at(&self, time: &str, file: &str, text: &str) {
         let view = self.node.pods.view(&SandboxUid::from("a")).unwrap();
         let path = self.node.pods.log_directory(&view).join(file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -35,7 +42,7 @@ impl Served {
             .open(path)
             .unwrap();
         for line in text.lines() {
-            writeln!(log, "2026-01-02T03:04:05Z {line}").unwrap();
+            writeln!(log, "{time} {line}").unwrap();
         }
     }
 
@@ -97,6 +104,52 @@ async fn a_log_is_that_of_the_last_start_unless_the_one_before_is_asked_for() {
         ..LogsRequest::default()
     };
     assert_eq!(served.all_logs(previous).await.unwrap(), "before\n");
+}
+
+#[tokio::test]
+async fn a_log_begins_with_what_was_written_since() {
+    let mut served = Served::start().await;
+    served.runs(&bare("a")).await;
+    let now = Timestamp::now();
+    let ago = |minutes: i64| now - SignedDuration::from_mins(minutes);
+    served.write_at(&ago(120).to_string(), "main/0.log", "stdout F one");
+    served.set_aside("main/0.log", "main/0.log.1");
+    for (minutes, line) in [(60, "two"), (30, "three"), (0, "four")] {
+        let line = format!("stdout F {line}");
+        served.write_at(&ago(minutes).to_string(), "main/0.log", &line);
+    }
+    let at = |minutes| {
+        let nanos = i64::try_from(ago(minutes).as_nanosecond()).unwrap();
+        Since::SinceUnixNs(nanos)
+    };
+    let hour = 3_600_000;
+    for (since, tail, expect) in [
+        (at(200), None, "one\ntwo\nthree\nfour\n"),
+        (at(120), Some(3), "two\nthree\nfour\n"),
+        (at(60), None, "two\nthree\nfour\n"),
+        (at(59), Some(9), "three\nfour\n"),
+        (at(-1), None, ""),
+        (Since::SinceUnixNs(i64::MIN), Some(1), "four\n"),
+        (Since::SinceMs(3 * hour), None, "one\ntwo\nthree\nfour\n"),
+        (Since::SinceMs(hour / 4 * 3), None, "three\nfour\n"),
+        (Since::SinceMs(u64::MAX), None, "one\ntwo\nthree\nfour\n"),
+    ] {
+        let request = LogsRequest {
+            tail,
+            since: Some(since),
+            ..LogsRequest::default()
+        };
+        let all = served.all_logs(request).await.unwrap();
+        assert_eq!(all, expect, "{since:?} {tail:?}");
+    }
+    let follow = LogsRequest {
+        since: Some(at(59)),
+        ..followed()
+    };
+    let mut stream = served.logs(follow).await.unwrap();
+    until(&mut stream, "three\nfour\n").await;
+    served.write_at(&ago(-1).to_string(), "main/0.log", "stdout F five");
+    until(&mut stream, "five\n").await;
 }
 
 #[tokio::test]
