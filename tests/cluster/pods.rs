@@ -150,6 +150,37 @@ pub(crate) fn a_sandbox_is_not_ready_before_its_http_probe_says_so() {
 }
 
 #[test]
+pub(crate) fn a_variable_comes_from_a_file_that_an_init_container_has_written() {
+    scene::run(LIMIT, async |scene| {
+        let mut pod = fixtures::web_server();
+        let write =
+            "mkdir /shared/below && echo \"WORDS='two words' # of a file\" > /shared/below/vars";
+        pod["volumes"] = json!([{"name": "shared", "emptyDir": {}}]);
+        pod["initContainers"] = json!([{
+            "name": "writer", "image": IMAGE, "imagePullPolicy": "Never",
+            "command": ["/bin/sh", "-c", write],
+            "volumeMounts": [{"name": "shared", "mountPath": "/shared"}],
+        }]);
+        let from = |key: &str, optional: bool| {
+            let place = json!({"volumeName": "shared", "path": "below/vars", "key": key, "optional": optional});
+            json!({"name": key, "valueFrom": {"fileKeyRef": place}})
+        };
+        let serve = format!(
+            "mkdir -p /www && echo \"$WORDS ${{NONE-is unset}}\" > /www/said && exec httpd -f -p {PORT} -h /www"
+        );
+        let main = &mut pod["containers"][0];
+        main["command"] = json!(["/bin/sh", "-c", serve]);
+        main["env"] = json!([from("WORDS", false), from("NONE", true)]);
+        scene.create(&fixtures::sandbox("reader", &pod)).await?;
+        let sandbox = scene.until_ready("reader", COLD).await?;
+        let ip = status::address(&sandbox)?;
+        let said = http::get(&ip, PORT, "/said", COLD).await?;
+        ensure!(said.trim() == "two words is unset", "it says {said}");
+        Ok(())
+    });
+}
+
+#[test]
 pub(crate) fn processes_get_a_chance_to_end_by_themselves() {
     scene::run(LIMIT, async |scene| {
         // Ends at SIGTERM, long before the grace period does.

@@ -14,6 +14,7 @@ pub mod cgroup;
 pub mod check;
 pub mod disk;
 pub mod fake;
+pub mod file;
 pub mod freezer;
 pub mod host_path;
 pub mod link;

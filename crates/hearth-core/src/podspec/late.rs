@@ -60,6 +60,19 @@ pub enum EnvSource {
         /// In units of so many thousandths of a core, or bytes; rounded up.
         divisor: u64,
     },
+    /// A variable in a file that containers of the pod have written.
+    File {
+        /// The volume, an emptyDir.
+        volume: String,
+        /// The path in it.
+        path: String,
+        /// The variable's name there.
+        key: String,
+        /// Whether it may be absent: then there is no such variable.
+        optional: bool,
+    },
+    /// This text, as it is.
+    Text(String),
 }
 
 /// A field of the pod that a variable can have.
@@ -207,7 +220,11 @@ impl PodPlan {
         configs: &Configs,
     ) -> Result<Option<String>, CannotMake> {
         Ok(Some(match source {
-            EnvSource::Value(text) => text.clone(),
+            EnvSource::Value(text) | EnvSource::Text(text) => text.clone(),
+            EnvSource::File { volume, path, .. } => {
+                let what = format!("file {path} of volume {volume} was not read");
+                return Err(CannotMake(what));
+            }
             EnvSource::Field(field) => self.field(field, known),
             EnvSource::Key {
                 config,
@@ -366,7 +383,7 @@ impl Variables {
 }
 
 /// Whether a process can have a variable of this name, by Kubernetes' rule: printable ASCII without `=`.
-fn is_variable(name: &str) -> bool {
+pub(super) fn is_variable(name: &str) -> bool {
     !name.is_empty()
         && name
             .bytes()

@@ -12,6 +12,7 @@ mod claims;
 mod config;
 mod container;
 mod dns;
+mod env_file;
 mod expand;
 mod files;
 mod late;
@@ -40,6 +41,7 @@ pub use admission::{Account, Admission, account_in, admission_of, written_namesp
 pub use claims::{ClaimName, ClaimPlan, claims_in};
 pub use config::{CannotMake, Config, ConfigKind, ConfigRef, Configs, configs_in};
 pub use dns::{ClusterDns, Resolver};
+pub use env_file::EnvFiles;
 pub use expand::expand;
 pub use files::{File, FileSource, Files, FilesPlan, KeyFile};
 pub(crate) use late::quoted as go_quoted;

@@ -339,6 +339,21 @@ pub struct VolumePlan {
     pub host_path: Option<HostPathPlan>,
 }
 
+impl VolumePlan {
+    /// Whether it is empty at first, and goes with the pod.
+    #[must_use]
+    pub fn is_empty_dir(&self) -> bool {
+        let Self {
+            files,
+            image,
+            claim,
+            host_path,
+            ..
+        } = self;
+        files.is_none() && image.is_none() && claim.is_none() && host_path.is_none()
+    }
+}
+
 /// A file or directory of the node as a volume.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -260,6 +260,19 @@ fn check_references(pod: &At<'_>, plan: &PodPlan) {
                 "must be the name of a container of the pod",
             );
         }
+        let is_empty_dir = |name: &str| {
+            let mut volumes = plan.volumes.iter();
+            volumes.any(|volume| volume.name == name && volume.is_empty_dir())
+        };
+        if let EnvSource::File { volume, .. } = source
+            && !is_empty_dir(volume)
+        {
+            pod.problem(
+                "containers",
+                &format!("{volume:?} in fileKeyRef.volumeName of {what}"),
+                "must be the name of an emptyDir volume of the pod",
+            );
+        }
     }
 }
 

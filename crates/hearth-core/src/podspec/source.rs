@@ -1,7 +1,7 @@
 //! Where variables and files have their values from.
 
 use super::config::{ConfigKind, ConfigRef};
-use super::late::{Amount, EnvFrom, EnvSource, PodField};
+use super::late::{Amount, EnvFrom, EnvSource, PodField, is_variable};
 use super::read::At;
 use super::variables::Variable;
 use super::volume::quantity;
@@ -37,9 +37,9 @@ fn value_from(at: &At<'_>, container: &str) -> Option<EnvSource> {
         "resourceFieldRef" => source = resource(&at, Some(container)),
         "configMapKeyRef" => source = Some(key(&at, ConfigKind::ConfigMap)),
         "secretKeyRef" => source = Some(key(&at, ConfigKind::Secret)),
+        "fileKeyRef" => source = Some(file_key(&at)),
         _ => at.wrong(
-            "this node does not read files of other containers; use value, fieldRef, resourceFieldRef, configMapKeyRef or \
-             secretKeyRef",
+            "unknown; use value, fieldRef, resourceFieldRef, configMapKeyRef, secretKeyRef or fileKeyRef",
         ),
     });
     source
@@ -61,6 +61,40 @@ fn key(at: &At<'_>, kind: ConfigKind) -> EnvSource {
     EnvSource::Key {
         config: ConfigRef::new(kind, &object.unwrap_or_default()),
         key: key.unwrap_or_default(),
+        optional,
+    }
+}
+
+/// `fileKeyRef`. That there is such a volume is checked when all are known.
+fn file_key(at: &At<'_>) -> EnvSource {
+    let (mut volume, mut path, mut key) = (String::new(), String::new(), String::new());
+    let mut optional = false;
+    at.each_field(|name, at| match name {
+        "volumeName" => volume = at.string(),
+        "path" => {
+            path = at.string();
+            if path.split('/').any(|part| part == "..") {
+                at.wrong("must be a path in the volume, without ..");
+            }
+        }
+        "key" => {
+            key = at.string();
+            if !key.is_empty() && !is_variable(&key) {
+                at.wrong("must be the name of a variable");
+            }
+        }
+        "optional" => optional = at.bool(),
+        _ => at.refuse(NOT_YET),
+    });
+    for (name, value) in [("volumeName", &volume), ("path", &path), ("key", &key)] {
+        if value.is_empty() {
+            at.missing(name);
+        }
+    }
+    EnvSource::File {
+        volume,
+        path,
+        key,
         optional,
     }
 }

@@ -26,6 +26,7 @@ impl Subject {
                 "there is no sandbox to create it in".to_owned(),
             ));
         };
+        let container = &self.with_env_files(container).await?;
         let configs = self.shared.configs.of(&self.key, &pod.plan);
         let settled = pod.plan.settled(container, &self.known(pod), &configs);
         let container = &settled.map_err(|missing| Problem::Failed(missing.to_string()))?;

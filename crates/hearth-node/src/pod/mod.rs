@@ -26,6 +26,7 @@ mod cri_config;
 mod desired;
 mod disk;
 mod empty_dir;
+mod env_files;
 mod errand;
 mod follow;
 mod gate;

@@ -149,7 +149,7 @@ fn an_environment_may_name_what_only_the_pod_knows() {
         ),
         (
             json!({"fileKeyRef": {"path": "p", "key": "k", "volumeName": "v"}}),
-            "valueFrom.fileKeyRef",
+            "\"v\" in fileKeyRef.volumeName of X: must be the name of an emptyDir volume of the pod",
         ),
         (
             resource(json!({"resource": "requests.storage"})),

@@ -1,11 +1,12 @@
 //! Volumes that outlive pods, as pods on the runtime are made with them.
 
-use super::super::testing::{Node, sandbox};
+use super::super::testing::{IMAGE, Node, sandbox};
 use super::super::*;
 use super::{is_another, uid};
 use hearth_api::{OperatingMode, Sandbox, Tier};
 use hearth_core::ids::Key;
 use hearth_core::volumes::{Backing, Location};
+use hearth_cri::Operation;
 use serde_json::json;
 
 fn with_claim() -> Sandbox {
@@ -98,4 +99,20 @@ async fn the_time_of_each_phase_of_a_suspension_is_shown() {
         "{phases:?}"
     );
     assert!(phases.start.is_none(), "of the life before: {phases:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_is_not_made_without_the_file_that_a_variable_is_in() {
+    let node = Node::new();
+    let from = json!({"fileKeyRef": {"volumeName": "data", "path": "vars", "key": "A"}});
+    let main = json!({"name": "main", "image": IMAGE, "env": [{"name": "A", "valueFrom": from}]});
+    let volumes = json!([{"name": "data", "emptyDir": {}}]);
+    node.want(&sandbox(
+        "a",
+        &json!({"containers": [main], "volumes": volumes}),
+    ));
+    let view = node.told("a").await;
+    let expected = "container main: file vars of volume data: ";
+    assert!(view.message.contains(expected), "{}", view.message);
+    assert_eq!(node.runtime.calls(Operation::CreateContainer), 0);
 }
