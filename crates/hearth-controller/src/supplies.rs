@@ -2,9 +2,10 @@
 //! ServiceAccounts of these sandboxes say of pods.
 //!
 //! The index says which node needs which ([`Supplies::set`]). One task ([`reader`]) reads them, again whenever a watch of
-//! their metadata, or of those that the index needs itself, says that they changed; what they hold is kept here and taken by the nodes' sessions through their
-//! [`Outlet`]s. Tokens of ServiceAccounts go the same way; another task ([`minter`]) has them made. All of it is bounded by
-//! what the sandboxes name: what is due is a set of keys, not a queue.
+//! their metadata, or of what the index follows itself ([`Supplies::changed`]), says that they changed; what they hold is
+//! kept here and taken by the nodes' sessions through their [`Outlet`]s. Tokens of ServiceAccounts go the same way; another
+//! task ([`minter`]) has them made. All of it is bounded by what the sandboxes name: what is due is a set of keys, not a
+//! queue.
 
 mod minter;
 mod reader;

@@ -88,7 +88,12 @@ fn settle_binds(index: &Index, claim: &ClaimRecord) -> Option<Decision> {
         // As for a cold start: it is about to be ready, and saying that it is not yet would cost a write.
         let speak_at = claim.first_seen + index.settings.cold_silence;
         if index.now.mono < speak_at {
-            return Some(Decision::Replacing(speak_at));
+            let wait = if claim.spec.env.is_empty() {
+                Decision::Until
+            } else {
+                Decision::Replacing
+            };
+            return Some(wait(speak_at));
         }
         let status = Status::coming_up(claim, &sandbox.key.name, bind.pod_ips, index.now.wall);
         return Some(Decision::Write(Box::new(status)));

@@ -86,7 +86,8 @@ pub(super) fn hold(index: &mut Index, key: &Key) {
         return;
     };
     if stuck.members() == 0 {
-        if std::mem::take(&mut pool.held).told {
+        let told = std::mem::take(&mut pool.held).told;
+        if told && pool.forbidden.is_none() {
             progressing(index, key);
         }
         return;
