@@ -1,0 +1,294 @@
+//! What `v1beta1` says and `v1alpha1` has no field for, carried through `v1alpha1` in an annotation.
+
+use hearth_core::idle::parse_duration;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::object::{Object, annotation};
+use crate::{ConversionError, Kind};
+
+/// On an object of `v1alpha1`: fields that only `v1beta1` has, as JSON.
+pub const KEPT: &str = "hearth.dev/v1beta1-state";
+
+/// What the annotation says.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Kept {
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    spec: Map<String, Value>,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    status: Map<String, Value>,
+    /// The fields of `v1alpha1`'s spec that stand for some of the others, as they were shown. Whoever changes one means
+    /// what the old version can say, and not what was kept.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    shown: Map<String, Value>,
+}
+
+/// How a field is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// The old version has nothing like it.
+    Beside,
+    /// The old version has a field that says nearly the same.
+    InPlaceOf,
+}
+
+/// What a value must be, as the schema of `v1beta1` has it.
+#[derive(Clone, Copy, Debug)]
+enum Shape {
+    Text,
+    Object,
+    Integer { min: i64 },
+    OneOf(&'static [&'static str]),
+    Named,
+    Idle,
+    Volumes,
+    Rollout,
+}
+
+struct Field {
+    kind: Kind,
+    section: &'static str,
+    name: &'static str,
+    way: Way,
+    shape: Shape,
+}
+
+const fn field(
+    kind: Kind,
+    section: &'static str,
+    name: &'static str,
+    way: Way,
+    shape: Shape,
+) -> Field {
+    Field {
+        kind,
+        section,
+        name,
+        way,
+        shape,
+    }
+}
+
+const RECREATE: Shape = Shape::OneOf(&["Never", "OnFailure", "OnNodeLoss", "Always"]);
+const WARMTH: Shape = Shape::OneOf(&["Frozen", "Running", "Sandbox"]);
+
+/// All fields that are kept.
+static FIELDS: [Field; 13] = {
+    use Kind::{Claim, Pool, Sandbox, Template};
+    use Shape::{Idle, Integer, Named, Object, OneOf, Rollout, Text, Volumes};
+    use Way::{Beside, InPlaceOf};
+    [
+        field(
+            Sandbox,
+            "spec",
+            "operatingMode",
+            InPlaceOf,
+            OneOf(&["Frozen"]),
+        ),
+        field(Sandbox, "spec", "idle", Beside, Idle),
+        field(Sandbox, "spec", "recreate", Beside, RECREATE),
+        field(Sandbox, "status", "nodeName", Beside, Text),
+        field(Sandbox, "status", "node", Beside, Object),
+        field(Claim, "spec", "warmPoolRef", InPlaceOf, Named),
+        field(Claim, "spec", "volumeClaimTemplates", Beside, Volumes),
+        field(Template, "spec", "idle", Beside, Idle),
+        field(Template, "spec", "recreate", Beside, RECREATE),
+        field(Pool, "spec", "updateStrategy", InPlaceOf, Rollout),
+        field(
+            Pool,
+            "spec",
+            "readinessGracePeriodSeconds",
+            Beside,
+            Integer { min: 30 },
+        ),
+        field(Pool, "spec", "warmth", Beside, WARMTH),
+        field(
+            Pool,
+            "status",
+            "observedGeneration",
+            Beside,
+            Integer { min: 0 },
+        ),
+    ]
+};
+
+impl Kept {
+    /// Takes the annotation off an object of `v1alpha1`, and out of it what is no longer shown as it was.
+    ///
+    /// # Errors
+    /// When it does not say what may stand there.
+    pub(crate) fn take(object: &mut Object) -> Result<Self, ConversionError> {
+        let Some(text) = object.take_annotation(KEPT) else {
+            return Ok(Self::default());
+        };
+        let mut kept: Self = serde_json::from_str(&text).map_err(|error| {
+            let problem = format!("it must be what was read there, or nothing: {error}");
+            object.error(&annotation(KEPT), &text.as_str().into(), &problem)
+        })?;
+        kept.check(object)?;
+        let unchanged = kept
+            .shown
+            .iter()
+            .all(|(field, value)| object.spec(field).unwrap_or(&Value::Null) == value);
+        if !unchanged {
+            let standing = |field: &&Field| field.way == Way::InPlaceOf;
+            for field in fields(object.kind()).filter(standing) {
+                kept.spec.remove(field.name);
+            }
+        }
+        Ok(kept)
+    }
+
+    /// Whether it says this field of spec.
+    pub(crate) fn has(&self, field: &str) -> bool {
+        self.spec.contains_key(field)
+    }
+
+    /// Puts the fields into the object, which is of `v1beta1` by now.
+    pub(crate) fn restore(self, object: &mut Object) {
+        for (name, value) in self.spec {
+            object.set_spec(&name, value);
+        }
+        // Without a status there is nothing that this would be about.
+        if let Some(status) = object.section_mut("status") {
+            status.extend(self.status);
+        }
+    }
+
+    /// Takes out of an object of `v1beta1` what the old version has nothing like.
+    pub(crate) fn of(object: &mut Object) -> Self {
+        // Not ours here.
+        object.take_annotation(KEPT);
+        let mut kept = Self::default();
+        for field in fields(object.kind()).filter(|field| field.way == Way::Beside) {
+            let taken = object
+                .section_mut(field.section)
+                .and_then(|section| section.remove(field.name));
+            let into = match field.section {
+                "status" => &mut kept.status,
+                _ => &mut kept.spec,
+            };
+            into.extend(taken.map(|value| (field.name.to_owned(), value)));
+        }
+        kept
+    }
+
+    /// Keeps a field of spec for which the fields `shown` of the old version stand.
+    pub(crate) fn keep_behind(
+        &mut self,
+        field: &str,
+        value: Value,
+        shown: impl IntoIterator<Item = (&'static str, Value)>,
+    ) {
+        self.spec.insert(field.to_owned(), value);
+        let shown = shown
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value));
+        self.shown.extend(shown);
+    }
+
+    /// Writes the annotation, if there is anything to keep.
+    pub(crate) fn leave(&self, object: &mut Object) {
+        if *self == Self::default() {
+            return;
+        }
+        // A struct of maps of JSON is JSON.
+        if let Ok(text) = serde_json::to_string(self) {
+            object.annotate(KEPT, text);
+        }
+    }
+
+    fn check(&self, object: &Object) -> Result<(), ConversionError> {
+        let spec = self.spec.iter().map(|entry| ("spec", entry));
+        let status = self.status.iter().map(|entry| ("status", entry));
+        for (section, (name, value)) in spec.chain(status) {
+            let known =
+                fields(object.kind()).find(|field| field.section == section && field.name == name);
+            let problem = match known {
+                None => "there is no such field to be kept".to_owned(),
+                Some(field) => match field.shape.fault(value) {
+                    None => continue,
+                    Some(fault) => fault,
+                },
+            };
+            let field = format!("{}.{section}.{name}", annotation(KEPT));
+            return Err(object.error(&field, value, &problem));
+        }
+        Ok(())
+    }
+}
+
+fn fields(kind: Kind) -> impl Iterator<Item = &'static Field> {
+    FIELDS.iter().filter(move |field| field.kind == kind)
+}
+
+impl Shape {
+    /// What is wrong with a value of this shape.
+    fn fault(self, value: &Value) -> Option<String> {
+        let (right, must) = match self {
+            Self::Text => (value.is_string(), "be a text".to_owned()),
+            Self::Object => (value.is_object(), "be an object".to_owned()),
+            Self::Integer { min } => (
+                value.as_i64().is_some_and(|number| number >= min),
+                format!("be a whole number from {min} on"),
+            ),
+            Self::OneOf(choices) => (
+                value.as_str().is_some_and(|text| choices.contains(&text)),
+                format!("be one of {}", choices.join(", ")),
+            ),
+            Self::Named => (
+                value["name"].is_string() && value.as_object().is_some_and(|it| it.len() == 1),
+                "have a name and nothing else".to_owned(),
+            ),
+            Self::Idle => (
+                is_idle_policy(value),
+                "have durations such as 30s, 5m or 1h30m in freezeAfter, reclaimAfter and suspendAfter".to_owned(),
+            ),
+            Self::Volumes => (
+                is_list_of_volumes(value),
+                "be a list whose entries have a spec".to_owned(),
+            ),
+            Self::Rollout => (
+                is_rolling_update(value),
+                "have the type RollingUpdate, and a rollingUpdate.maxUnavailable, if any, of at least 1 or a percentage"
+                    .to_owned(),
+            ),
+        };
+        (!right).then(|| format!("it must {must}"))
+    }
+}
+
+fn is_idle_policy(value: &Value) -> bool {
+    let known = ["freezeAfter", "reclaimAfter", "suspendAfter"];
+    let fine = |(name, value): (&String, &Value)| {
+        known.contains(&name.as_str()) && value.as_str().and_then(parse_duration).is_some()
+    };
+    value
+        .as_object()
+        .is_some_and(|policy| policy.iter().all(fine))
+}
+
+fn is_list_of_volumes(value: &Value) -> bool {
+    let fine = |entry: &Value| {
+        let metadata = entry.get("metadata");
+        entry["spec"].is_object() && metadata.is_none_or(Value::is_object)
+    };
+    value.as_array().is_some_and(|list| list.iter().all(fine))
+}
+
+fn is_rolling_update(value: &Value) -> bool {
+    let percentage = |text: &str| {
+        let number = text
+            .strip_suffix('%')
+            .and_then(|digits| digits.parse().ok());
+        number.is_some_and(|number: u8| (1..=100).contains(&number))
+    };
+    let limit = match value.pointer("/rollingUpdate/maxUnavailable") {
+        None => true,
+        Some(Value::String(text)) => percentage(text),
+        Some(limit) => limit.as_i64().is_some_and(|number| number >= 1),
+    };
+    let details = value.get("rollingUpdate");
+    value["type"] == "RollingUpdate" && details.is_none_or(Value::is_object) && limit
+}
