@@ -7,7 +7,7 @@ use crate::kubectl::Kubectl;
 use crate::paths::Layout;
 use crate::system;
 
-/// Writes `deploy/crds` anew. A test of hearth-api fails when it is out of date.
+/// Writes `deploy/crds` and `deploy/v1alpha1/crds` anew. A test of hearth-api fails when it is out of date.
 pub(crate) fn crds() -> Result<()> {
     run("hearth-crdgen", &[])
 }

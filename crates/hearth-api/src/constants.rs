@@ -222,3 +222,9 @@ pub const CONTROLLER_NAMESPACE: &str = "agent-sandbox-system";
 pub const HEARTH_NAMESPACE: &str = "hearth-system";
 /// Namespace of the node Leases: one per node, named like the node.
 pub const NODE_LEASE_NAMESPACE: &str = "hearth-nodes";
+/// Service through which API servers reach the controller's webhook.
+pub const WEBHOOK_SERVICE: &str = "agent-sandbox-webhook-service";
+/// Secret with the webhook's certificate, its key, and what API servers are to trust.
+pub const WEBHOOK_SECRET: &str = "agent-sandbox-webhook-certs";
+/// Path of the webhook that converts objects between versions.
+pub const CONVERT_PATH: &str = "/convert";

@@ -15,6 +15,7 @@ mod podspec;
 mod sandbox;
 pub mod schema;
 mod template;
+mod v1alpha1;
 mod warmpool;
 
 pub use claim::{
@@ -37,6 +38,7 @@ pub use template::{
     InjectionPolicy, NetworkPolicyManagement, SandboxTemplate, SandboxTemplateSpec,
     TemplateNetworkPolicy,
 };
+pub use v1alpha1::crds_with_v1alpha1;
 pub use warmpool::{
     RollingUpdate, SandboxWarmPool, SandboxWarmPoolSpec, SandboxWarmPoolStatus, TemplateRef,
     UpdateStrategy, UpdateStrategyType, Warmth,
