@@ -1,12 +1,13 @@
 //! From flags to what the controller is started with.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use hearth_controller::sessions::SessionSettings;
 use hearth_controller::writer::{Rate, WriterSettings};
-use hearth_controller::{ControllerConfig, own_namespace};
+use hearth_controller::{CertificateSource, ControllerConfig, WebhookSettings, own_namespace};
 use hearth_core::index::Settings;
 use hearth_core::lease::LeaseTiming;
 use hearth_telemetry::LogFormat;
@@ -70,6 +71,18 @@ pub(crate) fn validate(flags: &Flags) -> Result<(), Invalid> {
         "webhook-key-name",
         NOT_EMPTY,
         &flags.webhook_key_name,
+    )?;
+    check(
+        host(flags).is_some(),
+        "webhook-host",
+        "must be an IP address",
+        &flags.webhook_host,
+    )?;
+    check(
+        port(flags).is_some(),
+        "webhook-port",
+        "must be a port",
+        &flags.webhook_port,
     )?;
     check(
         grace > zero,
@@ -189,6 +202,7 @@ pub(crate) fn build(
             .unwrap_or_else(|| format!("{}_{}", host_name(), uuid::Uuid::new_v4())),
         metrics_address: flags.metrics_bind_address.address(),
         health_address: flags.health_probe_bind_address.address(),
+        webhook: webhook(flags),
         settings: settings(flags, label_domains),
         follow_domains_in: None,
         sessions: SessionSettings::default(),
@@ -196,6 +210,46 @@ pub(crate) fn build(
             rate: Rate::new(flags.kube_api_qps, positive(flags.kube_api_burst)),
             ..WriterSettings::default()
         },
+    })
+}
+
+/// Where the webhook listens: on an address, or, without one, on all.
+fn host(flags: &Flags) -> Option<IpAddr> {
+    if flags.webhook_host.is_empty() {
+        return Some(Ipv4Addr::UNSPECIFIED.into());
+    }
+    flags.webhook_host.parse().ok()
+}
+
+fn port(flags: &Flags) -> Option<u16> {
+    let port = u16::try_from(flags.webhook_port).ok();
+    port.filter(|port| *port != 0)
+}
+
+/// The webhook, if there is to be one.
+fn webhook(flags: &Flags) -> Option<WebhookSettings> {
+    if !flags.enable_webhook {
+        return None;
+    }
+    let certificate = if flags.manage_webhook_certs {
+        CertificateSource::Managed {
+            namespace: flags.webhook_namespace.clone(),
+            service: flags.webhook_service_name.clone(),
+        }
+    } else {
+        let directory = match flags.webhook_cert_dir.as_str() {
+            "" => std::env::temp_dir().join("k8s-webhook-server/serving-certs"),
+            directory => PathBuf::from(directory),
+        };
+        CertificateSource::Files {
+            certificate: directory.join(&flags.webhook_cert_name),
+            key: directory.join(&flags.webhook_key_name),
+        }
+    };
+    Some(WebhookSettings {
+        // Both were found to be well.
+        address: SocketAddr::new(host(flags)?, port(flags)?),
+        certificate,
     })
 }
 
@@ -309,6 +363,36 @@ mod tests {
     }
 
     #[test]
+    fn there_is_a_webhook_only_if_asked_for() {
+        assert_eq!(built(&["--webhook-port=9444"]).unwrap().webhook, None);
+        let managed = built(&["--enable-webhook"]).unwrap().webhook;
+        let expected = WebhookSettings {
+            address: "0.0.0.0:9443".parse().unwrap(),
+            certificate: CertificateSource::Managed {
+                namespace: "agent-sandbox-system".to_owned(),
+                service: "agent-sandbox-webhook-service".to_owned(),
+            },
+        };
+        assert_eq!(managed, Some(expected));
+        let own = built(&[
+            "--enable-webhook",
+            "--webhook-host=127.0.0.1",
+            "--webhook-port=9444",
+            "--manage-webhook-certs=false",
+            "--webhook-cert-dir=/certs",
+            "--webhook-key-name=key.pem",
+        ]);
+        let expected = WebhookSettings {
+            address: "127.0.0.1:9444".parse().unwrap(),
+            certificate: CertificateSource::Files {
+                certificate: "/certs/tls.crt".into(),
+                key: "/certs/key.pem".into(),
+            },
+        };
+        assert_eq!(own.unwrap().webhook, Some(expected));
+    }
+
+    #[test]
     fn values_that_upstream_refuses_are_refused() {
         for (arg, expected) in [
             (
@@ -346,6 +430,15 @@ mod tests {
             (
                 "--webhook-cert-name= ",
                 "webhook-cert-name cannot be empty; it is  ",
+            ),
+            ("--webhook-port=0", "webhook-port must be a port; it is 0"),
+            (
+                "--webhook-port=65536",
+                "webhook-port must be a port; it is 65536",
+            ),
+            (
+                "--webhook-host=localhost",
+                "webhook-host must be an IP address; it is localhost",
             ),
             (
                 "--lease-duration-seconds=2",

@@ -159,11 +159,14 @@ flags! {
     /// Without effect: writes to one object are always made one out of those that wait.
     "sandbox-write-behind-window", sandbox_write_behind_window: GoDuration = GoDuration::ZERO;
 
-    /// Serve the conversion between v1alpha1 and v1beta1.
+    /// Convert objects between v1alpha1 and v1beta1, for clusters whose CRDs have both.
     "enable-webhook", enable_webhook: bool = false;
+    /// IP address of the webhook. Empty: all of the machine or Pod.
+    "webhook-host", webhook_host: String = String::new();
     /// Port of the webhook.
     "webhook-port", webhook_port: i64 = 9443;
-    /// Directory of the webhook's certificate. Empty: a temporary one.
+    /// Directory of the webhook's certificate, if manage-webhook-certs is false. Empty:
+    /// k8s-webhook-server/serving-certs in the directory for temporary files.
     "webhook-cert-dir", webhook_cert_dir: String = String::new();
     /// File of the webhook's certificate.
     "webhook-cert-name", webhook_cert_name: String = "tls.crt".to_owned();
@@ -173,7 +176,7 @@ flags! {
     "webhook-service-name", webhook_service_name: String = "agent-sandbox-webhook-service".to_owned();
     /// Namespace of the webhook's Service.
     "webhook-namespace", webhook_namespace: String = "agent-sandbox-system".to_owned();
-    /// Make the webhook's certificates and renew them.
+    /// Make the webhook's certificates, renew them, and have the CRDs trust them.
     "manage-webhook-certs", manage_webhook_certs: bool = true;
 
     /// Without effect: there is no Go runtime to profile.
@@ -238,7 +241,10 @@ const TUNABLE: [&str; 21] = [
 
 const ONE_LOOP: &str = "one loop decides about everything, and nothing waits for a worker";
 const NO_GO: &str = "there is no Go runtime to profile; use perf";
-const NO_WEBHOOK: &str = "v1alpha1 is not served, so there is no webhook; use v1beta1";
+const NO_WEBHOOK: &str = "enable-webhook is false, so there is no webhook";
+const MANAGED: &str =
+    "manage-webhook-certs is true, so the certificate is in a Secret and in no file";
+const UNMANAGED: &str = "manage-webhook-certs is false, so no certificate is made for this name";
 
 /// Flags that do nothing here, or less than elsewhere, and why.
 const WITHOUT_EFFECT: [(&str, &str); 26] = [
@@ -270,7 +276,7 @@ const WITHOUT_EFFECT: [(&str, &str); 26] = [
         "sandbox-write-behind-window",
         "what waits to be written to one object is always written at once",
     ),
-    ("enable-webhook", NO_WEBHOOK),
+    ("webhook-host", NO_WEBHOOK),
     ("webhook-port", NO_WEBHOOK),
     ("webhook-cert-dir", NO_WEBHOOK),
     ("webhook-cert-name", NO_WEBHOOK),
@@ -286,6 +292,18 @@ const WITHOUT_EFFECT: [(&str, &str); 26] = [
     ("zap-time-encoding", "times in logs are always RFC 3339"),
     ("zap-devel", "use zap-log-level and zap-encoder"),
     ("zap-encoder", "log-format says otherwise"),
+];
+
+/// Flags that are about the webhook.
+const WEBHOOK: [&str; 8] = [
+    "webhook-host",
+    "webhook-port",
+    "webhook-cert-dir",
+    "webhook-cert-name",
+    "webhook-key-name",
+    "webhook-service-name",
+    "webhook-namespace",
+    "manage-webhook-certs",
 ];
 
 /// A value in the ConfigMap that its flag cannot have.
@@ -409,7 +427,28 @@ impl Options {
         if self.flags.log_format.0.is_none() {
             found.retain(|(name, _)| *name != "zap-encoder");
         }
+        if self.flags.enable_webhook {
+            found.retain_mut(|(name, why)| match self.idle_in_the_webhook(name) {
+                Some(reason) => {
+                    *why = reason;
+                    true
+                }
+                None => !WEBHOOK.contains(name),
+            });
+        }
         found
+    }
+
+    /// Why a flag of the webhook does nothing though there is one.
+    fn idle_in_the_webhook(&self, name: &str) -> Option<&'static str> {
+        let managed = self.flags.manage_webhook_certs;
+        match name {
+            "webhook-cert-dir" | "webhook-cert-name" | "webhook-key-name" if managed => {
+                Some(MANAGED)
+            }
+            "webhook-service-name" | "webhook-namespace" if !managed => Some(UNMANAGED),
+            _ => None,
+        }
     }
 }
 

@@ -30,6 +30,7 @@ use crate::operator_config;
 use crate::sessions::{Leader, SessionSettings, Sessions};
 use crate::supplies::Supplies;
 use crate::watches;
+use crate::webhook::{Webhook, WebhookError, WebhookSettings};
 use crate::writer::{Writer, WriterSettings};
 
 /// Room in each channel into the loop. A full one holds its sender up, which is a watch or a stream: they wait.
@@ -56,6 +57,8 @@ pub struct ControllerConfig {
     pub metrics_address: Option<SocketAddr>,
     /// Where `/healthz` and `/readyz` are served; none: nowhere.
     pub health_address: Option<SocketAddr>,
+    /// How `v1alpha1` is converted; none: not at all.
+    pub webhook: Option<WebhookSettings>,
     /// The rules' settings.
     pub settings: Settings,
     /// Namespace of the ConfigMap whose domains of labels are followed; none: they stay as they are in the settings.
@@ -78,6 +81,9 @@ pub enum RunError {
     /// Metrics or health cannot be served.
     #[error("cannot serve metrics and health")]
     Admin(#[source] AdminError),
+    /// The webhook cannot be served.
+    #[error(transparent)]
+    Webhook(#[from] WebhookError),
     /// Leadership ended.
     #[error("this process must not lead any more")]
     Election(#[source] ElectionError),
@@ -143,6 +149,10 @@ async fn supervise(config: ControllerConfig, work: &Work, election: &Work) -> Re
     let identity = Identity::generate(&config.identity).map_err(RunError::Identity)?;
     let readiness = Readiness::new();
     let admin = bind(config.metrics_address, registry, &readiness).await?;
+    let webhook = match &config.webhook {
+        Some(settings) => Some(Webhook::bind(settings).await?),
+        None => None,
+    };
     let health = bind(config.health_address, Registry::default(), &readiness).await?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -165,6 +175,13 @@ async fn supervise(config: ControllerConfig, work: &Work, election: &Work) -> Re
         writing: client,
         watching,
     };
+    let webhook_task = work.tracker.spawn(convert(
+        webhook,
+        clients.writing.clone(),
+        clients.watching.clone(),
+        leadership.clone(),
+        work.token.clone(),
+    ));
     let (engine, inputs) = engine(&config, &clients, identity, metrics, leadership, work);
 
     let token = &work.token;
@@ -179,6 +196,10 @@ async fn supervise(config: ControllerConfig, work: &Work, election: &Work) -> Re
         ended = &mut election_task => Err(election_ended(ended)),
         ended = admin_task => server_ended(ended, "metrics server", token),
         ended = health_task => server_ended(ended, "health server", token),
+        ended = webhook_task => match ended {
+            Ok(()) if token.is_cancelled() => Ok(()),
+            _ => Err(RunError::Ended("webhook")),
+        },
         ended = engine_task => match ended {
             Ok(End::Cancelled) => Ok(()),
             // The election knows why, and has ended or is about to.
@@ -210,6 +231,20 @@ async fn serve(server: Option<AdminServer>, token: CancellationToken) -> Result<
             token.cancelled().await;
             Ok(())
         }
+    }
+}
+
+/// Converts until `token` is cancelled, or does nothing for as long.
+async fn convert(
+    webhook: Option<Webhook>,
+    writing: Client,
+    watching: Client,
+    leadership: watch::Receiver<Leadership>,
+    token: CancellationToken,
+) {
+    match webhook {
+        Some(webhook) => webhook.run(writing, watching, leadership, token).await,
+        None => token.cancelled().await,
     }
 }
 

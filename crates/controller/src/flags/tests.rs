@@ -35,7 +35,7 @@ fn upstream_s_flags_are_taken_in_both_forms() {
 #[test]
 fn all_of_upstream_s_flags_are_there_with_its_defaults() {
     // As the agent-sandbox controller's usage text has them. Of these three the default differs: pools and claims
-    // are always served, v1alpha1 is not, and the certificate's directory is not known before.
+    // are always served, v1alpha1 only if asked for, and the certificate's directory is not known before.
     let ours = ["extensions", "enable-webhook", "webhook-cert-dir"];
     let flags = Flags::default();
     for (name, default) in [
@@ -194,6 +194,24 @@ fn what_has_no_effect_is_said_only_when_it_was_asked_for() {
     assert_eq!(
         names(&["--zap-encoder=json", "--log-format=text"]),
         ["zap-encoder"]
+    );
+    assert_eq!(names(&["--enable-webhook"]), none);
+    let port = "--webhook-port=1";
+    assert_eq!(names(&[port]), ["webhook-port"]);
+    assert_eq!(names(&[port, "--enable-webhook"]), none);
+    let (files, service) = ("--webhook-cert-dir=/x", "--webhook-namespace=x");
+    assert_eq!(
+        names(&[files, service, "--enable-webhook"]),
+        ["webhook-cert-dir"]
+    );
+    assert_eq!(
+        names(&[
+            files,
+            service,
+            "--enable-webhook",
+            "--manage-webhook-certs=false"
+        ]),
+        ["webhook-namespace"]
     );
 }
 
