@@ -37,6 +37,7 @@ mod storage;
 mod templates;
 mod tokens;
 mod userns;
+mod v1alpha1;
 mod volumes;
 mod writes;
 

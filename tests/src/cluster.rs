@@ -34,6 +34,9 @@ struct Ports {
     node_api: u16,
     node_metrics: u16,
     controller_metrics: u16,
+    /// Of the controller's webhook.
+    #[serde(default)]
+    webhook: u16,
 }
 
 impl Cluster {
@@ -109,6 +112,12 @@ impl Cluster {
     #[must_use]
     pub fn node_api_port(&self) -> u16 {
         self.instance.ports.node_api
+    }
+
+    /// The port of the controller's webhook.
+    #[must_use]
+    pub fn webhook_port(&self) -> u16 {
+        self.instance.ports.webhook
     }
 
     /// hearthd's metrics as Prometheus text.

@@ -12,12 +12,18 @@ use crate::paths::{Layout, repository};
 use crate::services::CONTROLLER;
 use crate::system;
 use crate::ui;
+use crate::v1alpha1;
 
 /// The program that tries the rows.
 const PROGRAM: &str = "hearth-conformance";
 /// What a cluster of `up` has for the rows: a node whose sandboxes this machine reaches, Kubernetes' own controllers, and
 /// our controller's metrics and program. It has no kubelet and no core Pods behind Sandboxes.
 const HAVE: &str = "node,reach,controllers,metrics,program";
+
+/// What it has besides while v1alpha1 is served, and not before: a row says that nothing but v1beta1 is.
+const V1ALPHA1: &str = "v1alpha1";
+/// The rows that need it.
+const V1ALPHA1_ROWS: &str = "1-b,1-c,1.6-*";
 
 /// What to try.
 #[derive(Debug, Clone, Default, Args)]
@@ -28,6 +34,19 @@ pub(crate) struct Options {
     /// Only these rows; `3.1-*` are all of a section.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// The rows that need v1alpha1, with CRDs that have it, instead of the others.
+    #[arg(long)]
+    v1alpha1: bool,
+}
+
+impl Options {
+    /// The rows that need v1alpha1.
+    pub(crate) fn of_v1alpha1() -> Self {
+        Self {
+            v1alpha1: true,
+            ..Self::default()
+        }
+    }
 }
 
 /// Tries the rows on the cluster, and fails when they come out otherwise than recorded.
@@ -39,7 +58,6 @@ pub(crate) fn run(layout: &Layout, build: Build, options: &Options) -> Result<()
     command
         .arg("run")
         .arg(format!("--kubeconfig={}", layout.kubeconfig().display()))
-        .arg(format!("--have={HAVE}"))
         .arg(format!(
             "--metrics=127.0.0.1:{}",
             instance.ports.controller_metrics
@@ -52,10 +70,26 @@ pub(crate) fn run(layout: &Layout, build: Build, options: &Options) -> Result<()
     if options.write {
         command.arg("--write");
     }
-    if !options.only.is_empty() {
-        command.arg(format!("--only={}", options.only.join(",")));
+    let only = options.only.join(",");
+    if options.v1alpha1 {
+        let only = if only.is_empty() {
+            V1ALPHA1_ROWS
+        } else {
+            &only
+        };
+        command
+            .arg(format!("--have={HAVE},{V1ALPHA1}"))
+            .arg(format!("--only={only}"));
+        v1alpha1::while_served(layout, &instance, || system::run(&mut command))?;
+    } else {
+        command
+            .arg(format!("--have={HAVE}"))
+            .arg(format!("--elsewhere={V1ALPHA1}"));
+        if !only.is_empty() {
+            command.arg(format!("--only={only}"));
+        }
+        system::run(&mut command)?;
     }
-    system::run(&mut command)?;
     if options.write {
         write_document(&program)?;
     }

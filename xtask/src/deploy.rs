@@ -21,6 +21,9 @@ pub(crate) fn apply(layout: &Layout, instance: &Instance) -> Result<()> {
     let kubectl = Kubectl::new(layout);
     let deploy = repository().join("deploy");
     kubectl.capture(&["apply", "--kustomize", &path_argument(&deploy)])?;
+    // The controller's webhook is on here; the CRDs have v1alpha1 only while it is tried.
+    let webhook = deploy.join("v1alpha1/rbac.yaml");
+    kubectl.capture(&["apply", "--filename", &path_argument(&webhook)])?;
     let crds = deploy.join("crds");
     if crds.is_dir() {
         // A CRD is served a moment after it was accepted.

@@ -214,7 +214,7 @@ fn hearthd(layout: &Layout, instance: &Instance, kubeconfig: &Path) -> Result<Sp
 
 fn controller(layout: &Layout, instance: &Instance, kubeconfig: &Path) -> Result<Spec> {
     let ports = &instance.ports;
-    let args = vec![
+    let mut args = vec![
         format!("--kubeconfig={}", kubeconfig.display()),
         // One process at a time: its supervisor starts it again only when it has ended.
         format!("--leader-election-identity={}", instance.id),
@@ -227,6 +227,14 @@ fn controller(layout: &Layout, instance: &Instance, kubeconfig: &Path) -> Result
             ports.controller_health
         ),
     ];
+    // Nobody asks it anything until the CRDs have v1alpha1.
+    if ports.webhook != 0 {
+        args.extend([
+            "--enable-webhook".to_owned(),
+            "--webhook-host=127.0.0.1".to_owned(),
+            format!("--webhook-port={}", ports.webhook),
+        ]);
+    }
     let spec = Spec::new(layout, CONTROLLER, &layout.program(CONTROLLER), args)?;
     Ok(spec.with_health(Health::Http {
         port: ports.controller_health,

@@ -34,6 +34,9 @@ pub(crate) struct Ports {
     pub(crate) node_metrics: u16,
     pub(crate) controller_metrics: u16,
     pub(crate) controller_health: u16,
+    /// 0 in a cluster that was begun before there was a webhook.
+    #[serde(default)]
+    pub(crate) webhook: u16,
 }
 
 /// Below the range that the kernel gives to outgoing connections, so that none of these takes a
@@ -95,6 +98,7 @@ impl Ports {
             node_metrics: next()?,
             controller_metrics: next()?,
             controller_health: next()?,
+            webhook: next()?,
         })
     }
 }
@@ -156,6 +160,7 @@ mod tests {
             ports.node_metrics,
             ports.controller_metrics,
             ports.controller_health,
+            ports.webhook,
         ];
         for (i, port) in all.iter().enumerate() {
             assert!((FIRST_PORT..FIRST_PORT + PORT_RANGE).contains(port));

@@ -61,6 +61,14 @@ impl Kubectl {
         )
     }
 
+    /// Has the API server do all that a creation takes, but keep nothing.
+    pub(crate) fn create_for_show(&self, manifest: &str) -> Result<String> {
+        system::capture_with_input(
+            &mut self.command(&["create", "--dry-run=server", "--filename=-"]),
+            manifest.as_bytes(),
+        )
+    }
+
     /// Waits for `condition` (as in `kubectl wait --for`) on `object`, which need not exist yet.
     pub(crate) fn wait(&self, object: &[&str], condition: &str, limit: Duration) -> Result<()> {
         let condition = format!("--for={condition}");

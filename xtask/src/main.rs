@@ -36,6 +36,7 @@ mod sysctl;
 mod system;
 mod ui;
 mod up;
+mod v1alpha1;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

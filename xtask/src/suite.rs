@@ -112,6 +112,12 @@ fn test_phases(phases: &mut Phases, layout: &Layout, consent: Consent) -> Result
                 let rows = conformance::Options::default();
                 conformance::run(layout, Build::BesideTests, &rows)
             })
+        })
+        .and_then(|()| {
+            phases.run("conformance of v1alpha1", || {
+                let rows = conformance::Options::of_v1alpha1();
+                conformance::run(layout, Build::BesideTests, &rows)
+            })
         });
     if tested.is_err() {
         print_logs(layout);

@@ -64,14 +64,22 @@ pub(crate) fn sandbox_to_v1alpha1(
         kept.keep_behind("operatingMode", mode, [("replicas", json!(0))]);
     }
     if let Some(status) = object.section_mut("status") {
-        let replicas = match old.and_then(|old| old.get("status")) {
-            Some(old) => old.get("replicas").cloned(),
+        let said = old.and_then(|old| old.get("status")?.as_object());
+        let replicas = match said.filter(|said| is_but_for_replicas(said, status)) {
+            Some(said) => said.get("replicas").cloned(),
             // As upstream writes it: zero is left out.
             None => runs.then(|| json!(1)),
         };
         status.extend(replicas.map(|replicas| ("replicas".to_owned(), replicas)));
     }
     Ok(())
+}
+
+/// Whether nothing has happened to a Sandbox since it said that in `v1alpha1`.
+fn is_but_for_replicas(said: &Map<String, Value>, status: &Map<String, Value>) -> bool {
+    let mut said = said.clone();
+    said.remove("replicas");
+    said == *status
 }
 
 /// Whether a Sandbox of `v1alpha1` runs.

@@ -80,6 +80,17 @@ fn what_the_old_object_said_is_shown_only_while_it_means_the_same() {
     let mut new = up(Kind::Sandbox, old.clone());
     assert!(new["status"].get("replicas").is_none());
     assert_eq!(down(Kind::Sandbox, new.clone()), old);
+    // As it was said is how it is shown while nothing happens, and no longer.
+    let mut stopped = old.clone();
+    stopped["status"] = json!({});
+    let mut started = up(Kind::Sandbox, stopped.clone());
+    assert_eq!(down(Kind::Sandbox, started.clone()), stopped);
+    started["status"] = json!({"podIPs": ["10.0.0.1"]});
+    let started = down(Kind::Sandbox, started);
+    assert_eq!(
+        started["status"],
+        json!({"podIPs": ["10.0.0.1"], "replicas": 1})
+    );
     new["spec"]["operatingMode"] = "Suspended".into();
     let suspended = down(Kind::Sandbox, new);
     assert_eq!(suspended["spec"], json!({"replicas": 0}));

@@ -1,5 +1,6 @@
 //! `hearth-conformance`: tries the rows of the agent-sandbox API on any cluster that serves it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -60,6 +61,9 @@ struct Run {
     /// What the cluster has: node, reach, pods, controllers, metrics, program, v1alpha1
     #[arg(long, value_delimiter = ',')]
     have: Vec<Need>,
+    /// What another run on this cluster has: rows that need it are that run's, and not compared with the record
+    #[arg(long, value_delimiter = ',')]
+    elsewhere: Vec<Need>,
     /// Only these rows; `3.1-*` are all of a section
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
@@ -141,7 +145,12 @@ async fn try_rows(table: &Table, args: Run) -> Result<()> {
         metrics,
         program: args.program,
     };
-    let tried = run::run(table, &client, &options, |tried| {
+    let theirs: BTreeSet<_> = table
+        .rows()
+        .filter(|row| args.elsewhere.iter().any(|need| row.needs.contains(need)))
+        .map(|row| row.id.as_str())
+        .collect();
+    let mut tried = run::run(table, &client, &options, |tried| {
         println!("{}", report::line(tried));
     })
     .await;
@@ -151,14 +160,16 @@ async fn try_rows(table: &Table, args: Run) -> Result<()> {
         return Ok(());
     };
     let mut record = Record::load(&file)?;
+    let mut deviations = Vec::new();
+    if options.only.is_empty() {
+        deviations.extend(record.untouched(&tried));
+    }
+    tried.retain(|tried| !theirs.contains(tried.id.as_str()));
     if args.write {
         record.update(table, &options.implementation, &tried);
         return Ok(record.save(&file)?);
     }
-    let mut deviations = record.deviations(&tried);
-    if options.only.is_empty() {
-        deviations.extend(record.untouched(&tried));
-    }
+    deviations.extend(record.deviations(&tried));
     ensure!(
         deviations.is_empty(),
         "this is not what {} says; if it should, write it anew:\n  {}",
