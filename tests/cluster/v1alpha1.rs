@@ -460,7 +460,7 @@ fn the_controller_may_do_for_it_what_it_needs_and_nothing_else() {
         // By role it may create any, for the tokens of sandboxes.
         for (name, namespace) in [
             ("other", CONTROLLER_NAMESPACE),
-            (WEBHOOK_SECRET, &scene.namespace),
+            (WEBHOOK_SECRET, scene.namespace.as_str()),
         ] {
             let namespace = format!("--namespace={namespace}");
             let args = [

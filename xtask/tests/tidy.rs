@@ -13,18 +13,30 @@ use std::path::{Path, PathBuf};
 const LONGEST_FILE: usize = 700;
 
 /// What the pure crates may depend on: no runtime, no network, no kernel.
-const PURE: &[(&str, &[&str])] = &[(
-    "hearth-core",
-    &[
-        "base64",
-        "hearth-api",
-        "jiff",
-        "k8s-openapi",
-        "serde",
-        "serde_json",
-        "thiserror",
-    ],
-)];
+const PURE: &[(&str, &[&str])] = &[
+    (
+        "hearth-core",
+        &[
+            "base64",
+            "hearth-api",
+            "jiff",
+            "k8s-openapi",
+            "serde",
+            "serde_json",
+            "thiserror",
+        ],
+    ),
+    (
+        "hearth-convert",
+        &[
+            "hearth-api",
+            "hearth-core",
+            "serde",
+            "serde_json",
+            "thiserror",
+        ],
+    ),
+];
 
 /// What tries the API from outside.
 const CONFORMANCE: &str = "tests/conformance";

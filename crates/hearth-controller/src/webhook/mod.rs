@@ -5,8 +5,9 @@
 //! API servers whom to trust by the `caBundle` of the CRDs. Where the operator brings certificates, they are files, and
 //! the CRDs are his too.
 //!
-//! Nothing else depends on it: the controller reads and writes the stored version, so that it is ready, and leads,
-//! whether or not conversions work.
+//! Nothing else depends on it: the controller reads and writes the version that is stored, so that it is ready whether or
+//! not conversions work. Only what an earlier release has stored in `v1alpha1` is read through it, and that is why it asks
+//! for the Lease alone and not for a controller that knows all objects.
 
 mod authority;
 mod certificates;
