@@ -14,8 +14,10 @@ use hearth_tests::fixtures;
 use hearth_tests::scene::{self, COLD, Scene, WARM};
 use hearth_tests::wait::wait_for;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
-use kube::core::{ApiResource, GroupVersionKind};
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
+    PostParams,
+};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 

@@ -54,7 +54,7 @@ fn begin(layout: &Layout, instance: &Instance, kubectl: &Kubectl) -> Result<()> 
     }
     // Created for show, in both groups: that needs the webhook.
     services::wait_until(layout, CONTROLLER, WITHIN, || {
-        for object in [
+        for mut object in [
             json!({
                 "apiVersion": "agents.x-k8s.io/v1alpha1", "kind": "Sandbox",
                 "spec": {"podTemplate": {"spec": {"containers": []}}},
@@ -64,7 +64,6 @@ fn begin(layout: &Layout, instance: &Instance, kubectl: &Kubectl) -> Result<()> 
                 "spec": {"sandboxTemplateRef": {"name": "t"}},
             }),
         ] {
-            let mut object = object;
             object["metadata"] = json!({"name": "for-show", "namespace": "default"});
             kubectl
                 .create_for_show(&object.to_string())

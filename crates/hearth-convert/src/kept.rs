@@ -127,11 +127,9 @@ impl Kept {
             object.error(&annotation(KEPT), &text.as_str().into(), &problem)
         })?;
         kept.check(object)?;
-        let unchanged = kept
-            .shown
-            .iter()
-            .all(|(field, value)| object.spec(field).unwrap_or(&Value::Null) == value);
-        if !unchanged {
+        let as_shown =
+            |(field, value): (&String, &Value)| object.spec(field).unwrap_or(&Value::Null) == value;
+        if kept.shown.is_empty() || !kept.shown.iter().all(as_shown) {
             let standing = |field: &&Field| field.way == Way::InPlaceOf;
             for field in fields(object.kind()).filter(standing) {
                 kept.spec.remove(field.name);

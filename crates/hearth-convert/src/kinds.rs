@@ -130,7 +130,7 @@ pub(crate) fn claim_to_v1alpha1(
 
 /// What a pool is in `v1alpha1`: what the claim said there, if that is still this pool.
 fn template_and_warmpool(name: &str, state: &Value) -> (Value, Option<Value>) {
-    let alone = match name.strip_prefix(SHADOW) {
+    let alone: (Value, Option<Value>) = match name.strip_prefix(SHADOW) {
         Some(template) => (json!({"name": template}), Some(ANY_POOL.into())),
         None => (json!({"name": name}), Some(name.into())),
     };

@@ -132,6 +132,17 @@ fn a_frozen_sandbox_stays_frozen_until_the_old_client_says_otherwise() {
 }
 
 #[test]
+fn what_was_kept_without_what_was_shown_stands_for_nothing() {
+    let mut old = object(Kind::Sandbox, "v1alpha1", json!({"replicas": 1}));
+    let kept = json!({"spec": {"operatingMode": "Frozen"}}).to_string();
+    old["metadata"]["annotations"] = json!({KEPT: kept});
+    assert_eq!(
+        up(Kind::Sandbox, old)["spec"],
+        json!({"operatingMode": "Running"})
+    );
+}
+
+#[test]
 fn a_claim_means_the_pool_it_names_or_came_from_or_a_shadow() {
     for (warmpool, sandbox, pool) in [
         (json!("p"), json!(null), "p"),

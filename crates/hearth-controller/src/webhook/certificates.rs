@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use hearth_telemetry::ErrorChain;
@@ -121,9 +121,9 @@ impl Files {
     }
 }
 
-async fn read(path: &PathBuf) -> Result<Vec<u8>, CertificateError> {
+async fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {
     let error = |source| CertificateError::File {
-        path: path.clone(),
+        path: path.to_owned(),
         source,
     };
     tokio::fs::read(path).await.map_err(error)

@@ -60,7 +60,8 @@ enum KeepError {
         source: Box<kube::Error>,
     },
     #[error(
-        "cannot write the Secret {WEBHOOK_SECRET}; the manifests of deploy/v1alpha1 give the right to"
+        "cannot write the Secret {}; the manifests of deploy/v1alpha1 give the right to",
+        WEBHOOK_SECRET
     )]
     Store(#[source] Box<kube::Error>),
     #[error("no response within {:?}", DEADLINE)]
@@ -92,6 +93,9 @@ pub(super) struct Keeper {
     known: BTreeMap<&'static str, Conversion>,
     /// One that is trusted already, or by some, and not yet served.
     pending: Option<Pair>,
+    /// The resourceVersion, if any, of what our last write has taken the place of. While the watch shows that, it lags
+    /// behind, and what it shows asks for nothing.
+    replaced: Option<Option<String>>,
 }
 
 impl Keeper {
@@ -104,6 +108,7 @@ impl Keeper {
             names: names(service, namespace),
             known: BTreeMap::new(),
             pending: None,
+            replaced: None,
         }
     }
 
@@ -179,6 +184,10 @@ impl Keeper {
         let (Some(secret), true) = (seen, self.known.len() == CRDS.len()) else {
             return Ok(LOOK);
         };
+        if self.replaced == Some(version(secret.as_ref())) {
+            return Ok(LOOK);
+        }
+        self.replaced = None;
         match judge(secret.as_ref(), &self.names, now) {
             Verdict::Good { renew_in, bundle } => {
                 self.pending = None;
@@ -224,6 +233,7 @@ impl Keeper {
         };
         written?.map_err(|source| KeepError::Store(Box::new(source)))?;
         self.pending = None;
+        self.replaced = Some(version(secret));
         Ok(())
     }
 
@@ -255,6 +265,10 @@ impl Keeper {
         }
         Ok(())
     }
+}
+
+fn version(secret: Option<&Secret>) -> Option<String> {
+    secret.and_then(|secret| secret.metadata.resource_version.clone())
 }
 
 fn conversion(crd: &Value) -> Conversion {
@@ -352,6 +366,8 @@ mod tests {
         keeper.pending = Some(pair);
         assert_eq!(keeper.turn(Some(&None), now()).await.unwrap(), LOOK);
         assert!(keeper.pending.is_none());
+        // The CRDs' changes come back before the Secret's: no second one is made.
+        assert_eq!(keeper.turn(Some(&None), now()).await.unwrap(), LOOK);
         api.finish().await;
     }
 
@@ -376,7 +392,8 @@ mod tests {
         keeper.pending = Some(new);
         keeper.turn(Some(&Some(before)), later).await.unwrap();
         // The change of the Secret comes back by its watch, and asks for nothing.
-        let after: Secret = serde_json::from_value(after).unwrap();
+        let mut after: Secret = serde_json::from_value(after).unwrap();
+        after.metadata.resource_version = Some("8".into());
         let wait = keeper.turn(Some(&Some(after)), later).await.unwrap();
         assert_eq!(wait, LOOK);
         api.finish().await;
