@@ -3,13 +3,14 @@
 //! The controller of this cluster has its webhook on all the time; the CRDs have the second version only while a test here
 //! runs. Since v1alpha1 is never stored, the first version can be all there is again afterwards.
 
+use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use hearth_api::constants::{CONTROLLER_NAMESPACE, WEBHOOK_SECRET};
-use hearth_api::{OperatingMode, Sandbox, SandboxClaim, SandboxSpec};
+use hearth_api::{OperatingMode, Sandbox, SandboxClaim, SandboxSpec, ShutdownPolicy};
 use hearth_tests::fixtures;
 use hearth_tests::scene::{self, COLD, Scene, WARM};
 use hearth_tests::wait::wait_for;
@@ -82,9 +83,14 @@ async fn with_both(scene: &Scene, test: impl AsyncFnOnce() -> Result<()>) -> Res
 }
 
 async fn both(scene: &Scene) -> Result<()> {
+    let port = scene.cluster.webhook_port();
+    ensure!(
+        port != 0,
+        "this cluster was begun without a port for the webhook; take it down and up again"
+    );
     apply(scene, "v1alpha1/crds").await?;
     // No Service leads out of this cluster, whose API server is beside the controller.
-    let url = format!("https://127.0.0.1:{}/convert", scene.cluster.webhook_port());
+    let url = format!("https://127.0.0.1:{port}/convert");
     let patch = json!([{
         "op": "replace", "path": "/spec/conversion/webhook/clientConfig", "value": {"url": url},
     }]);
@@ -95,7 +101,7 @@ async fn both(scene: &Scene) -> Result<()> {
     until_converted(scene).await
 }
 
-/// Waits until the API server has objects of both groups converted, by creating some for show.
+/// Waits until the API server has objects of all kinds converted, by creating some for show.
 async fn until_converted(scene: &Scene) -> Result<()> {
     let show = PostParams {
         dry_run: true,
@@ -106,8 +112,14 @@ async fn until_converted(scene: &Scene) -> Result<()> {
         &json!({"podTemplate": {"spec": {"containers": []}}}),
     );
     let claim = claim("for-show", &json!({"sandboxTemplateRef": {"name": "t"}}));
+    let (template, pool) = (template("for-show"), pool("for-show", 0));
     wait_for("v1alpha1 is converted", TRUSTED, async || {
-        for (api, object) in [(sandboxes(scene), &sandbox), (claims(scene), &claim)] {
+        for (api, object) in [
+            (sandboxes(scene), &sandbox),
+            (claims(scene), &claim),
+            (templates(scene), &template),
+            (pools(scene), &pool),
+        ] {
             let created = api.create(&show, object).await;
             created.map_err(|error| error.to_string())?;
         }
@@ -184,6 +196,12 @@ async fn create(api: &Api<DynamicObject>, object: &DynamicObject) -> Result<Dyna
     created.with_context(|| format!("cannot create {} in v1alpha1", object.name_any()))
 }
 
+/// An assertion that leaves time to put the CRDs back.
+fn same<A: Debug + PartialEq<B>, B: Debug>(found: A, expected: B) -> Result<()> {
+    ensure!(found == expected, "it is {found:?} and not {expected:?}");
+    Ok(())
+}
+
 /// Reads the object in v1alpha1 and checks that it says what it said when it was written.
 async fn check_unchanged(
     api: &Api<DynamicObject>,
@@ -231,18 +249,16 @@ async fn works(scene: &Scene) -> Result<()> {
     let claimed = scene.until_answered("mine", WARM).await?;
     scene.check_answers(&claimed).await?;
     let new: SandboxClaim = scene.api().get("mine").await?;
-    assert_eq!(new.spec.warm_pool_ref.name, "pool");
+    same(new.spec.warm_pool_ref.name.as_str(), "pool")?;
     let state = new
         .annotations()
         .get("api.agents.x-k8s.io/v1alpha1-sandboxclaim-state")
         .context("it does not keep its old self")?;
     let state: Value = serde_json::from_str(state)?;
-    assert_eq!(state["spec"], written.data["spec"]);
+    same(&state["spec"], &written.data["spec"])?;
     let read = check_unchanged(&claims(scene), &written).await?;
-    assert_eq!(
-        read.data["status"]["sandbox"]["name"],
-        claimed.sandbox.as_str()
-    );
+    let name = &read.data["status"]["sandbox"]["name"];
+    same(name.as_str(), Some(claimed.sandbox.as_str()))?;
 
     // What was made in v1beta1 is there for old clients as well.
     let listed = sandboxes(scene).list(&ListParams::default()).await?;
@@ -251,8 +267,8 @@ async fn works(scene: &Scene) -> Result<()> {
         .iter()
         .find(|sandbox| sandbox.name_any() == claimed.sandbox);
     let mine = mine.context("the claim's Sandbox is not in the list")?;
-    assert_eq!(mine.data["spec"]["replicas"], 1);
-    assert_eq!(mine.data["status"]["replicas"], 1);
+    same(&mine.data["spec"]["replicas"], &json!(1))?;
+    same(&mine.data["status"]["replicas"], &json!(1))?;
     ensure!(
         mine.data["status"].get("nodeName").is_none(),
         "{}",
@@ -273,7 +289,7 @@ async fn scales(scene: &Scene) -> Result<()> {
     let spec = json!({"podTemplate": {"spec": fixtures::web_server()}, "replicas": 0});
     let written = create(&old, &sandbox("old", &spec)).await?;
     let new: Sandbox = scene.api().get("old").await?;
-    assert_eq!(new.spec.operating_mode, OperatingMode::Suspended);
+    same(new.spec.operating_mode, OperatingMode::Suspended)?;
     scene
         .until_condition("old", "Suspended", "True", "PodTerminated", SUSPENDED)
         .await?;
@@ -284,8 +300,8 @@ async fn scales(scene: &Scene) -> Result<()> {
     old.patch_scale("old", &PatchParams::default(), &up).await?;
     scene.until_ready("old", COLD).await?;
     let scale = old.get_scale("old").await?;
-    assert_eq!(scale.spec.and_then(|spec| spec.replicas), Some(1));
-    assert_eq!(scale.status.map(|status| status.replicas), Some(1));
+    same(scale.spec.and_then(|spec| spec.replicas), Some(1))?;
+    same(scale.status.map(|status| status.replicas), Some(1))?;
 
     // A field of Hearth's, set in v1beta1, and an old client that writes all that it knows.
     let idle = json!({"spec": {"idle": {"suspendAfter": "2h"}, "recreate": "OnFailure"}});
@@ -303,12 +319,9 @@ async fn scales(scene: &Scene) -> Result<()> {
     })
     .await?;
     let kept: SandboxSpec = scene.api::<Sandbox>().get("old").await?.spec;
-    assert_eq!(
-        (&kept.idle, kept.recreate),
-        (&new.spec.idle, new.spec.recreate)
-    );
-    assert_eq!(serde_json::to_value(&kept)?["shutdownPolicy"], "Delete");
-    Ok(())
+    same(&kept.idle, &new.spec.idle)?;
+    same(kept.recreate, new.spec.recreate)?;
+    same(kept.shutdown_policy, ShutdownPolicy::Delete)
 }
 
 #[test]
@@ -393,7 +406,7 @@ async fn outlives(scene: &Scene) -> Result<()> {
         .flatten()
         .map(|(key, _)| key.as_str())
         .collect();
-    assert_eq!(keys, ["ca.crt", "tls.crt", "tls.key"]);
+    same(keys, ["ca.crt", "tls.crt", "tls.key"])?;
 
     // Its time is over: the next one is made, trusted and served, and nobody restarts anything.
     let over =
@@ -403,7 +416,7 @@ async fn outlives(scene: &Scene) -> Result<()> {
         .patch(WEBHOOK_SECRET, &PatchParams::default(), &over)
         .await?;
     let renewed = until_other_certificate(&secrets, &before).await?;
-    assert_eq!(renewed.uid(), expired.uid(), "it is the same Secret");
+    same(renewed.uid(), expired.uid())?;
     until_converted(scene).await?;
 
     secrets

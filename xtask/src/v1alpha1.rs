@@ -52,7 +52,7 @@ fn begin(layout: &Layout, instance: &Instance, kubectl: &Kubectl) -> Result<()> 
         let patch = format!("--patch={patch}");
         kubectl.capture(&["patch", "crd", crd, "--type=json", &patch])?;
     }
-    // Created for show, in both groups: that needs the webhook.
+    // Created for show, of all kinds: that needs the webhook.
     services::wait_until(layout, CONTROLLER, WITHIN, || {
         for mut object in [
             json!({
@@ -62,6 +62,14 @@ fn begin(layout: &Layout, instance: &Instance, kubectl: &Kubectl) -> Result<()> 
             json!({
                 "apiVersion": "extensions.agents.x-k8s.io/v1alpha1", "kind": "SandboxClaim",
                 "spec": {"sandboxTemplateRef": {"name": "t"}},
+            }),
+            json!({
+                "apiVersion": "extensions.agents.x-k8s.io/v1alpha1", "kind": "SandboxTemplate",
+                "spec": {"podTemplate": {"spec": {"containers": []}}},
+            }),
+            json!({
+                "apiVersion": "extensions.agents.x-k8s.io/v1alpha1", "kind": "SandboxWarmPool",
+                "spec": {"sandboxTemplateRef": {"name": "t"}, "replicas": 0},
             }),
         ] {
             object["metadata"] = json!({"name": "for-show", "namespace": "default"});

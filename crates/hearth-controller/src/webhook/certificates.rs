@@ -39,7 +39,7 @@ pub(super) enum CertificateError {
     Unusable(#[source] rustls::Error),
 }
 
-/// The cryptography, passed explicitly everywhere: the process-wide default belongs to nobody.
+/// The cryptography, passed explicitly: the process-wide default belongs to the binary.
 pub(super) fn provider() -> &'static Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> =
         LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
