@@ -1,5 +1,10 @@
 //! That nothing is lost on the way there and back, whichever version an object begins in.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a failure of a helper is a failure of its test"
+)]
+
 use hearth_convert::{KEPT, Kind, convert};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};

@@ -1,5 +1,10 @@
 //! What becomes of single objects, field by field.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a failure of a helper is a failure of its test"
+)]
+
 use hearth_convert::{KEPT, Kind, VOLUMES_POLICY, convert, review};
 use serde_json::{Value, json};
 
