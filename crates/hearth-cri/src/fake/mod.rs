@@ -38,6 +38,8 @@ pub struct FakeOptions {
     pub handlers: Vec<String>,
     /// Images in its store.
     pub images: Vec<String>,
+    /// Whether every other image is in its store as well, once it is asked for.
+    pub every_image: bool,
     /// Network of the pods: address and prefix length.
     pub pod_network: (Ipv4Addr, u8),
     /// Deadlines of calls that come through the traits (a served fake leaves them to its client).
@@ -52,6 +54,7 @@ impl Default for FakeOptions {
                 "localhost/hearth-pause:dev".to_owned(),
                 "localhost/hearth-busybox:dev".to_owned(),
             ],
+            every_image: false,
             pod_network: (Ipv4Addr::new(10, 88, 0, 0), 16),
             deadlines: Deadlines::default(),
         }

@@ -414,7 +414,7 @@ impl PodRuntime for FakeRuntime {
 impl ImageStore for FakeRuntime {
     async fn image_status(&self, image: &str) -> Result<Option<v1::Image>, CriError> {
         let op = Operation::ImageStatus;
-        let call = self.change(op, |state| Ok(state.images.find(image).cloned()));
+        let call = self.change(op, |state| Ok(state.images.ask(image).cloned()));
         answered(op, image, self.inner.deadlines.look, call).await
     }
 

@@ -325,7 +325,7 @@ impl ImageService for FakeRuntime {
         let reference = required(request.into_inner().image, "image")?.image;
         let image = self
             .change(Operation::ImageStatus, |state| {
-                Ok(state.images.find(&reference).cloned())
+                Ok(state.images.ask(&reference).cloned())
             })
             .await?;
         Ok(Response::new(v1::ImageStatusResponse {

@@ -36,6 +36,8 @@ struct Sandbox {
     ready: bool,
     created_at: i64,
     address: Option<Ipv4Addr>,
+    /// Ids of its containers.
+    containers: Vec<String>,
 }
 
 struct Container {
@@ -64,10 +66,7 @@ pub(super) enum Liveness {
 
 impl State {
     pub(super) fn new(options: FakeOptions) -> Self {
-        let mut images = Images::default();
-        for image in &options.images {
-            images.add(image);
-        }
+        let images = Images::new(&options.images, options.every_image);
         Self {
             handlers: options.handlers,
             sandboxes: BTreeMap::new(),
@@ -138,6 +137,7 @@ impl State {
             ready: true,
             created_at: now_nanos(),
             address: Some(address),
+            containers: Vec::new(),
         };
         self.sandboxes.insert(id.to_owned(), sandbox);
         self.emit(id, id, ContainerEventType::ContainerCreatedEvent);
@@ -245,7 +245,7 @@ impl State {
             .image
             .as_ref()
             .map_or("", |image| image.image.as_str());
-        let image = self.images.find(reference).ok_or_else(|| {
+        let image = self.images.ask(reference).ok_or_else(|| {
             Status::not_found(format!("failed to resolve image {reference:?}: not found"))
         })?;
         let container = Container {
@@ -262,6 +262,9 @@ impl State {
             reason: String::new(),
         };
         self.containers.insert(id.to_owned(), container);
+        if let Some(sandbox) = self.sandboxes.get_mut(sandbox_id) {
+            sandbox.containers.push(id.to_owned());
+        }
         self.emit(sandbox_id, id, ContainerEventType::ContainerCreatedEvent);
         Ok(())
     }
@@ -324,6 +327,9 @@ impl State {
         self.exit_container(id, 137, "");
         if let Some(container) = self.containers.remove(id) {
             self.names.remove(&container.name);
+            if let Some(sandbox) = self.sandboxes.get_mut(&container.sandbox_id) {
+                sandbox.containers.retain(|other| other != id);
+            }
             self.emit(
                 &container.sandbox_id,
                 id,
@@ -450,11 +456,8 @@ impl State {
     }
 
     fn containers_of(&self, sandbox_id: &str) -> Vec<String> {
-        self.containers
-            .iter()
-            .filter(|(_, c)| c.sandbox_id == sandbox_id)
-            .map(|(id, _)| id.clone())
-            .collect()
+        let sandbox = self.sandboxes.get(sandbox_id);
+        sandbox.map_or_else(Vec::new, |sandbox| sandbox.containers.clone())
     }
 
     fn container_name(
