@@ -6,9 +6,9 @@
 
 mod error;
 mod ladder;
+mod tasks;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use hearth_api::{HandlerStatus, NodeCapacity};
 use hearth_core::ids::Fence;
@@ -20,8 +20,6 @@ use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -47,9 +45,8 @@ use crate::server::{KubeLease, LeaderGate, LeaderRecord, NodeApi};
 use crate::volumes::{self, OwnVolumes};
 
 pub use error::DaemonError;
+pub(crate) use tasks::Tasks;
 
-/// How long tasks may take to end.
-const SHUTDOWN: Duration = Duration::from_secs(10);
 /// The journal's key of the leader that was known last.
 const META_LEADER: &str = "leader";
 
@@ -70,7 +67,7 @@ struct Parts {
     metrics: Metrics,
     tracker: TaskTracker,
     token: CancellationToken,
-    tasks: JoinSet<Result<(), DaemonError>>,
+    tasks: Tasks,
 }
 
 /// Runs the daemon until `token` is cancelled. Sandboxes and their containerd go on without it.
@@ -108,6 +105,7 @@ pub async fn run(
         notes: Some(host.paths().image_notes()),
     };
     let images = Images::new(runtime.clone(), &image_config, metrics.images.clone());
+    let stop = token.child_token();
     let mut parts = Parts {
         runtime,
         images,
@@ -116,23 +114,14 @@ pub async fn run(
         host,
         metrics,
         tracker: TaskTracker::new(),
-        token: token.child_token(),
-        tasks: JoinSet::new(),
+        token: stop.clone(),
+        tasks: Tasks::new(stop.clone()),
     };
-    let stop = parts.token.clone();
     parts.never_ends("metrics server", async move {
         admin.run(stop).await.map_err(DaemonError::Admin)
     });
     let result = parts.serve(&readiness, starting, &token).await;
-    parts.token.cancel();
-    parts.tracker.close();
-    let ended = async {
-        parts.tracker.wait().await;
-        while parts.tasks.join_next().await.is_some() {}
-    };
-    if timeout(SHUTDOWN, ended).await.is_err() {
-        tracing::warn!("some tasks did not end in time");
-    }
+    parts.tasks.shut_down(&parts.tracker).await;
     result
 }
 
@@ -143,15 +132,7 @@ impl Parts {
         name: &'static str,
         part: impl Future<Output = Result<(), DaemonError>> + Send + 'static,
     ) {
-        let stop = self.token.clone();
-        self.tasks.spawn(async move {
-            part.await?;
-            if stop.is_cancelled() {
-                Ok(())
-            } else {
-                Err(DaemonError::Ended(name))
-            }
-        });
+        self.tasks.never_ends(name, part);
     }
 
     async fn serve(
@@ -167,15 +148,7 @@ impl Parts {
         }
         drop(starting);
         tracing::info!(node = %self.config.node_name, "serving");
-        // Cancel-safe: `join_next` keeps what it has not returned.
-        tokio::select! {
-            () = token.cancelled() => Ok(()),
-            ended = self.tasks.join_next() => match ended {
-                Some(Ok(Err(error))) => Err(error),
-                Some(Err(source)) => Err(DaemonError::Abandoned { what: "a part of the daemon", source }),
-                Some(Ok(Ok(()))) | None => Ok(()),
-            },
-        }
+        self.tasks.until(token).await
     }
 
     /// Brings everything up.
@@ -628,7 +601,7 @@ async fn import(host: &Host, store: &dyn ImageStore, images: &Images, config: &C
 
 /// The pods of the journal. A record that cannot be read is left out: its pod, if there is one, is destroyed, for nobody
 /// can tell whose it is.
-fn adopted(contents: &Contents) -> Vec<Adopted> {
+pub(crate) fn adopted(contents: &Contents) -> Vec<Adopted> {
     let read = |(uid, bytes): (&hearth_core::ids::SandboxUid, &Vec<u8>)| {
         match serde_json::from_slice::<PodRecord>(bytes) {
             Ok(record) => {
@@ -648,7 +621,7 @@ fn adopted(contents: &Contents) -> Vec<Adopted> {
     contents.sandboxes.iter().filter_map(read).collect()
 }
 
-fn known_leader(contents: &Contents) -> Option<LeaderRecord> {
+pub(crate) fn known_leader(contents: &Contents) -> Option<LeaderRecord> {
     let kept: KeptLeader = serde_json::from_slice(contents.meta.get(META_LEADER)?).ok()?;
     Some(LeaderRecord {
         fingerprint: kept.fingerprint.parse().ok()?,
@@ -658,7 +631,7 @@ fn known_leader(contents: &Contents) -> Option<LeaderRecord> {
 
 /// Keeps the leader for the next daemon, which may start while the API server is away. Losing it costs a read of the
 /// Lease.
-fn keep_leader(journal: &Journal, leader: &LeaderRecord) {
+pub(crate) fn keep_leader(journal: &Journal, leader: &LeaderRecord) {
     let kept = KeptLeader {
         fingerprint: leader.fingerprint.to_string(),
         version: leader.version.0,
