@@ -490,6 +490,7 @@ impl Parts {
                 memory_bytes: i64::try_from(memory).unwrap_or(i64::MAX),
                 storage_bytes: i64::try_from(allocatable).unwrap_or(i64::MAX),
             },
+            fake: None,
         })
     }
 

@@ -7,8 +7,9 @@ use hearth_telemetry::ErrorChain;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::{Client, Error};
+use rand::Rng as _;
 use serde_json::json;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// How long one renewal may take.
@@ -16,18 +17,15 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// How many renewals a Lease outlasts.
 const LASTS: u32 = 4;
 
-/// Renews the Lease of `node` every `period` until `stop` is cancelled.
+/// Renews the Lease of `node` at once, and then every `period` until `stop` is cancelled.
 pub(crate) async fn run(client: Client, node: String, period: Duration, stop: CancellationToken) {
     let leases: Api<Lease> = Api::namespaced(client, NODE_LEASE_NAMESPACE);
-    let mut ticks = interval(period);
+    // Nodes that were started together do not renew together.
+    let second = Instant::now() + period.mul_f64(rand::rng().random_range(0.5..1.0));
+    let mut ticks = interval_at(second, period);
     // A late renewal is not made up for by more of them.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        // Cancel-safe: both arms only wait.
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
         match timeout(DEADLINE, renew(&leases, &node, period)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
@@ -36,6 +34,11 @@ pub(crate) async fn run(client: Client, node: String, period: Duration, stop: Ca
             Err(_) => {
                 tracing::warn!(deadline = ?DEADLINE, "renewing the node's Lease took too long")
             }
+        }
+        // Cancel-safe: both arms only wait.
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
         }
     }
 }

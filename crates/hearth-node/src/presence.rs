@@ -16,7 +16,7 @@ use hearth_core::conditions::{ConditionStatus, find_condition, set_condition};
 use hearth_cri::ImageStore;
 use hearth_sys::machine::{Resource, pressure};
 use hearth_telemetry::ErrorChain;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Taint};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::{Client, Error};
 use serde_json::json;
@@ -47,6 +47,15 @@ pub(crate) struct Facts {
     pub(crate) fingerprint: String,
     pub(crate) boot_id: String,
     pub(crate) capacity: NodeCapacity,
+    /// Of a fake node, which is no Node of the cluster and has no machine that could be under pressure.
+    pub(crate) fake: Option<Marks>,
+}
+
+/// By what a node is chosen or avoided.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Marks {
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) taints: Vec<NodeTaint>,
 }
 
 /// What does.
@@ -72,9 +81,8 @@ pub(crate) struct Presence {
     /// Status as the API server has it.
     written: Option<SandboxNodeStatus>,
     images: Vec<String>,
-    /// Labels as last copied.
-    labels: Option<BTreeMap<String, String>>,
-    taints: Option<Vec<NodeTaint>>,
+    /// Labels and taints as last copied.
+    marks: Option<Marks>,
 }
 
 impl Presence {
@@ -92,8 +100,7 @@ impl Presence {
             confirmations,
             written: None,
             images: Vec::new(),
-            labels: None,
-            taints: None,
+            marks: None,
         }
     }
 
@@ -146,17 +153,24 @@ impl Presence {
                 .collect();
             self.images.sort();
         }
+        match self.facts.fake.clone() {
+            Some(marks) => self.copy(marks).await,
+            None => self.look_at_node().await,
+        }
+        if self.sources.assignment.mass.borrow().is_some() {
+            self.look_for_confirmation().await;
+        }
+    }
+
+    async fn look_at_node(&mut self) {
         match timeout(DEADLINE, self.nodes.get_opt(&self.facts.node_name)).await {
-            Ok(Ok(Some(node))) => self.copy_node(node).await,
+            Ok(Ok(Some(node))) => self.copy(marks_of(node)).await,
             // A machine that is no Node of the cluster has no labels or taints to copy.
             Ok(Ok(None)) => {}
             Ok(Err(error)) => {
                 tracing::warn!(error = %ErrorChain(&error), "cannot read the Node");
             }
             Err(_) => tracing::warn!(deadline = ?DEADLINE, "reading the Node took too long"),
-        }
-        if self.sources.assignment.mass.borrow().is_some() {
-            self.look_for_confirmation().await;
         }
     }
 
@@ -176,27 +190,14 @@ impl Presence {
         }
     }
 
-    /// Copies the Node's labels and taints.
-    async fn copy_node(&mut self, node: Node) {
-        let labels = node.metadata.labels.unwrap_or_default();
-        let taints: Vec<_> = node
-            .spec
-            .and_then(|spec| spec.taints)
-            .unwrap_or_default()
-            .into_iter()
-            .map(|taint| NodeTaint {
-                key: taint.key,
-                value: taint.value.unwrap_or_default(),
-                effect: taint.effect,
-            })
-            .collect();
-        if self.labels.as_ref() == Some(&labels) && self.taints.as_ref() == Some(&taints) {
+    /// Copies labels and taints.
+    async fn copy(&mut self, marks: Marks) {
+        if self.marks.as_ref() == Some(&marks) {
             return;
         }
-        let patch = json!({"metadata": {"labels": labels}, "spec": {"taints": taints}});
+        let patch = json!({"metadata": {"labels": marks.labels}, "spec": {"taints": marks.taints}});
         if self.patch_or_create(&patch).await.is_some() {
-            self.labels = Some(labels);
-            self.taints = Some(taints);
+            self.marks = Some(marks);
         }
     }
 
@@ -281,7 +282,7 @@ impl Presence {
             usage: self.usage(),
             handlers: self.sources.handlers.clone(),
             images: self.images.clone(),
-            pressure: pressures(self.written.as_ref().map(|written| &written.pressure)),
+            pressure: self.pressures(),
             conditions: self
                 .written
                 .as_ref()
@@ -297,6 +298,13 @@ impl Presence {
         let pressure = self.sources.pressure.borrow().clone();
         set_disk_condition(&mut status.conditions, pressure.as_deref());
         status
+    }
+
+    fn pressures(&self) -> BTreeMap<String, f64> {
+        if self.facts.fake.is_some() {
+            return BTreeMap::new();
+        }
+        pressures(self.written.as_ref().map(|written| &written.pressure))
     }
 
     fn usage(&self) -> NodeUsage {
@@ -319,6 +327,19 @@ impl Presence {
             usage.storage_bytes += i64::try_from(view.requests.storage_bytes).unwrap_or(i64::MAX);
         }
         usage
+    }
+}
+
+fn marks_of(node: Node) -> Marks {
+    let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
+    let taint = |taint: Taint| NodeTaint {
+        key: taint.key,
+        value: taint.value.unwrap_or_default(),
+        effect: taint.effect,
+    };
+    Marks {
+        labels: node.metadata.labels.unwrap_or_default(),
+        taints: taints.into_iter().map(taint).collect(),
     }
 }
 
