@@ -61,6 +61,8 @@ pub struct PodConfig {
     pub freeze_within: Duration,
     /// How long a thaw may take until it is confirmed.
     pub thaw_within: Duration,
+    /// Whether pods answer at their addresses.
+    pub reach: Reach,
     /// Why packets to frozen pods are not seen, where they are not: pods are not frozen for being idle then.
     pub no_packets: Option<String>,
     /// How often, about, everything is compared with what the runtime has, in case an event was missed.
@@ -105,12 +107,22 @@ impl PodConfig {
             claim_yield_spacing: Duration::from_secs(1),
             freeze_within: Duration::from_millis(250),
             thaw_within: Duration::from_secs(2),
+            reach: Reach::Network,
             no_packets: None,
             resync: Duration::from_secs(300),
             measure: Duration::from_secs(10),
             logs: LogLimits::default(),
         }
     }
+}
+
+/// Whether pods answer at their addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// They do.
+    Network,
+    /// The pods of a fake node do not: there is nobody at their addresses. Probes and hooks that would ask there succeed.
+    Nobody,
 }
 
 /// A runtime handler.

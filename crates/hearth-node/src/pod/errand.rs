@@ -15,6 +15,7 @@ use hearth_cri::PodRuntime;
 use hearth_telemetry::ErrorChain;
 use tokio::time::sleep;
 
+use super::config::Reach;
 use super::prober::{self, ProbeError, Target};
 
 /// How long the hook after a start may take. Kubernetes sets no bound; a hook that hangs would hold up its pod for ever.
@@ -38,6 +39,16 @@ pub(super) struct Place<'a> {
     pub(super) runtime: &'a Arc<dyn PodRuntime>,
     pub(super) key: &'a Key,
     pub(super) pod: &'a Pod,
+    pub(super) reach: Reach,
+}
+
+/// Where what is asked over the network is asked.
+#[derive(Clone, Copy, Debug)]
+enum Peer {
+    /// At the pod's address, if it has one.
+    Pod(Option<IpAddr>),
+    /// Nowhere.
+    Nobody,
 }
 
 impl Place<'_> {
@@ -46,8 +57,11 @@ impl Place<'_> {
         Some((self.pod.plan.containers.get(index)?, id.to_owned()))
     }
 
-    fn ip(&self) -> Option<IpAddr> {
-        self.pod.ips.first().and_then(|ip| ip.parse().ok())
+    fn peer(&self) -> Peer {
+        match self.reach {
+            Reach::Network => Peer::Pod(self.pod.ips.first().and_then(|ip| ip.parse().ok())),
+            Reach::Nobody => Peer::Nobody,
+        }
     }
 }
 
@@ -62,10 +76,10 @@ impl Errand {
         let (plan, id) = place.container(container)?;
         let probe = kind.plan(plan)?;
         let deadline = Duration::from_secs(u64::from(probe.timeout_seconds));
-        let (action, ip) = (probe.action.clone(), place.ip());
+        let (action, peer) = (probe.action.clone(), place.peer());
         let (runtime, key) = (Arc::clone(place.runtime), place.key.clone());
         let work = async move {
-            let result = act(runtime.as_ref(), &id, ip, &action, deadline).await;
+            let result = act(runtime.as_ref(), &id, peer, &action, deadline).await;
             if let Err(error) = &result {
                 let error = ErrorChain(error);
                 tracing::debug!(sandbox = %key, container, probe = kind.name(), %error, "probe failed");
@@ -89,9 +103,9 @@ impl Errand {
     pub(super) fn post_start(place: &Place<'_>, container: usize, attempt: u32) -> Option<Self> {
         let (plan, id) = place.container(container)?;
         let hook = plan.post_start.clone()?;
-        let (runtime, ip) = (Arc::clone(place.runtime), place.ip());
+        let (runtime, peer) = (Arc::clone(place.runtime), place.peer());
         let work = async move {
-            let result = run_hook(runtime.as_ref(), &id, ip, &hook, POST_START_WITHIN).await;
+            let result = run_hook(runtime.as_ref(), &id, peer, &hook, POST_START_WITHIN).await;
             Event::Hooked {
                 container,
                 attempt,
@@ -126,7 +140,7 @@ pub(super) async fn pre_stop(place: &Place<'_>, container: usize, within: Durati
         return;
     };
     let Some(hook) = &plan.pre_stop else { return };
-    let done = run_hook(place.runtime.as_ref(), &id, place.ip(), hook, within).await;
+    let done = run_hook(place.runtime.as_ref(), &id, place.peer(), hook, within).await;
     if let Err(error) = done {
         tracing::warn!(
             sandbox = %place.key,
@@ -140,7 +154,7 @@ pub(super) async fn pre_stop(place: &Place<'_>, container: usize, within: Durati
 async fn run_hook(
     runtime: &dyn PodRuntime,
     container_id: &str,
-    ip: Option<IpAddr>,
+    peer: Peer,
     hook: &Hook,
     within: Duration,
 ) -> Result<(), ProbeError> {
@@ -149,7 +163,7 @@ async fn run_hook(
             sleep(Duration::from_secs(u64::from(*seconds)).min(within)).await;
             Ok(())
         }
-        Hook::Action(action) => match act(runtime, container_id, ip, action, within).await {
+        Hook::Action(action) => match act(runtime, container_id, peer, action, within).await {
             // Kubernetes asks only that the request is answered.
             Err(ProbeError::Status { .. }) => Ok(()),
             result => result,
@@ -160,15 +174,18 @@ async fn run_hook(
 async fn act(
     runtime: &dyn PodRuntime,
     container_id: &str,
-    ip: Option<IpAddr>,
+    peer: Peer,
     action: &ProbeAction,
     within: Duration,
 ) -> Result<(), ProbeError> {
-    let ip = match action {
+    let ip = match (action, peer) {
         // A command needs no address.
-        ProbeAction::Exec { .. } => ip.unwrap_or_else(|| IpAddr::from([0, 0, 0, 0])),
-        ProbeAction::Http { .. } | ProbeAction::Tcp { .. } | ProbeAction::Grpc { .. } => {
-            ip.ok_or(ProbeError::NoAddress)?
+        (ProbeAction::Exec { .. }, _) => IpAddr::from([0, 0, 0, 0]),
+        (ProbeAction::Http { .. } | ProbeAction::Tcp { .. } | ProbeAction::Grpc { .. }, peer) => {
+            match peer {
+                Peer::Pod(ip) => ip.ok_or(ProbeError::NoAddress)?,
+                Peer::Nobody => return Ok(()),
+            }
         }
     };
     let target = Target {

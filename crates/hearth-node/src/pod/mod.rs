@@ -68,7 +68,7 @@ pub use activity::ClaimActivity;
 pub use changes::Changes;
 pub use classes::NodeClass;
 pub use clock::WallClock;
-pub use config::{Handler, PodConfig};
+pub use config::{Handler, PodConfig, Reach};
 pub use desired::{DesiredSandbox, NoPlan};
 pub use disk::DiskUsage;
 pub use gate::BoundPod;

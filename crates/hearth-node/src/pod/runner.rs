@@ -594,6 +594,7 @@ impl Runner {
             runtime: &self.shared.runtime,
             key: &self.key,
             pod,
+            reach: self.shared.config.reach,
         };
         self.errands.extend(errand(&place));
     }

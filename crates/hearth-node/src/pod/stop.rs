@@ -86,6 +86,7 @@ impl Subject {
                 runtime: &self.shared.runtime,
                 key: &self.key,
                 pod,
+                reach: self.shared.config.reach,
             };
             errand::pre_stop(&place, index, grace.left()).await;
         }
