@@ -14,10 +14,10 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::pod::{PodManager, PodPhase, PodView};
 
-/// Counts the sandboxes of a pod manager that comes later than the registry.
+/// Counts the sandboxes of pod managers that come later than the registry: one, or one for each fake node.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Census {
-    pods: Arc<Mutex<Option<PodManager>>>,
+    pods: Arc<Mutex<Vec<PodManager>>>,
 }
 
 /// What sandboxes are told apart by.
@@ -34,26 +34,28 @@ impl Census {
     }
 
     pub(crate) fn of(&self, pods: PodManager) {
-        *self.pods.lock() = Some(pods);
+        self.pods.lock().push(pods);
     }
 }
 
 impl Collector for Census {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let Some(pods) = self.pods.lock().clone() else {
+        let nodes = self.pods.lock().clone();
+        if nodes.is_empty() {
             return Ok(());
-        };
+        }
         let mut groups: BTreeMap<Group, i64> = BTreeMap::new();
-        let views = pods.views();
         let mut memory: BTreeMap<&'static str, Held> = BTreeMap::new();
-        for view in &views {
-            *groups.entry(group(view)).or_default() += 1;
-            // Two small files of the kernel's for each; a pod that is just going has none.
-            let held = view.pod_uid.as_ref().map(|pod| pods.held_memory(pod));
-            if let Some(Ok(held)) = held {
-                let sum = memory.entry(tier(view)).or_default();
-                sum.resident += held.resident;
-                sum.swapped += held.swapped;
+        for pods in &nodes {
+            for view in pods.views() {
+                *groups.entry(group(&view)).or_default() += 1;
+                // Two small files of the kernel's for each; a pod that is just going has none.
+                let held = view.pod_uid.as_ref().map(|pod| pods.held_memory(pod));
+                if let Some(Ok(held)) = held {
+                    let sum = memory.entry(tier(&view)).or_default();
+                    sum.resident += held.resident;
+                    sum.swapped += held.swapped;
+                }
             }
         }
         let help = "Sandboxes by phase, tier, and whether they are unclaimed members of a pool";

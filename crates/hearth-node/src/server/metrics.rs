@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use hearth_tls::HandshakeMonitor;
+use hearth_tls::{HandshakeCounts, HandshakeMonitor};
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -14,7 +14,8 @@ pub struct ServerMetrics {
     pub(super) sessions: Counter,
     pub(super) live: Gauge,
     pub(super) requests: Counter,
-    handshakes: Arc<Mutex<Option<HandshakeMonitor>>>,
+    /// One, or one for each fake node.
+    handshakes: Arc<Mutex<Vec<HandshakeMonitor>>>,
 }
 
 impl ServerMetrics {
@@ -35,29 +36,31 @@ impl ServerMetrics {
     }
 
     pub(super) fn watch_handshakes(&self, monitor: HandshakeMonitor) {
-        *self.handshakes.lock() = Some(monitor);
+        self.handshakes.lock().push(monitor);
     }
 }
 
 /// The counts that the TLS listener keeps by itself.
 #[derive(Debug)]
-struct Handshakes(Arc<Mutex<Option<HandshakeMonitor>>>);
+struct Handshakes(Arc<Mutex<Vec<HandshakeMonitor>>>);
 
 impl Collector for Handshakes {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let Some(counts) = self.0.lock().as_ref().map(HandshakeMonitor::counts) else {
+        let counts: Vec<_> = self.0.lock().iter().map(HandshakeMonitor::counts).collect();
+        if counts.is_empty() {
             return Ok(());
-        };
+        }
+        let sum = |of: fn(&HandshakeCounts) -> u64| counts.iter().map(of).sum::<u64>();
         let help = "Connections to the node API, by what became of them";
         let counter = ConstCounter::<u64>::new(0);
         let mut family =
             encoder.encode_descriptor("connections", help, None, counter.metric_type())?;
         for (result, count) in [
-            ("accepted", counts.accepted),
-            ("refused", counts.refused),
-            ("failed", counts.failed),
-            ("expired", counts.expired),
-            ("displaced", counts.displaced),
+            ("accepted", sum(|counts| counts.accepted)),
+            ("refused", sum(|counts| counts.refused)),
+            ("failed", sum(|counts| counts.failed)),
+            ("expired", sum(|counts| counts.expired)),
+            ("displaced", sum(|counts| counts.displaced)),
         ] {
             ConstCounter::new(count).encode(family.encode_family(&[("result", result)])?)?;
         }
