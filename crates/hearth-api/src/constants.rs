@@ -34,6 +34,8 @@ pub mod label {
     pub const CLAIM_UID: &str = "agents.x-k8s.io/claim-uid";
     /// The node that runs the Sandbox (a name over 63 characters is hashed). Written by the controller only.
     pub const NODE: &str = "hearth.dev/node";
+    /// `true` on the SandboxNode of a node without a machine, as `hearthd --fake-nodes` serves them.
+    pub const FAKE_NODE: &str = "hearth.dev/fake-node";
 }
 
 /// Annotations.

@@ -212,16 +212,7 @@ impl Config {
                 "must be a multiple of 65536, and not 0",
             );
         }
-        if self.max_parallel_creates == 0 {
-            return error("max-parallel-creates", "0", "must be at least 1");
-        }
-        if !(1..=self.max_parallel_creates).contains(&self.min_parallel_creates) {
-            return error(
-                "min-parallel-creates",
-                &self.min_parallel_creates.to_string(),
-                "must be at least 1 and at most max-parallel-creates",
-            );
-        }
+        self.check_parallel()?;
         if self.advertise_address.is_none() && self.listen.ip().is_unspecified() {
             return error(
                 "advertise-address",
@@ -230,6 +221,29 @@ impl Config {
             );
         }
         self.storage.check()
+    }
+
+    /// Checks how many pods may be made at once.
+    pub(crate) fn check_parallel(&self) -> Result<(), ConfigError> {
+        let error = |flag, value: usize, problem| {
+            Err(ConfigError {
+                flag,
+                value: value.to_string(),
+                problem,
+            })
+        };
+        let (least, most) = (self.min_parallel_creates, self.max_parallel_creates);
+        if most == 0 {
+            return error("max-parallel-creates", most, "must be at least 1");
+        }
+        if !(1..=most).contains(&least) {
+            return error(
+                "min-parallel-creates",
+                least,
+                "must be at least 1 and at most max-parallel-creates",
+            );
+        }
+        Ok(())
     }
 
     /// The instance's paths.
@@ -285,10 +299,10 @@ fn addresses(cidr: &str) -> Option<u32> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn good() -> Config {
+    pub(crate) fn good() -> Config {
         Config {
             node_name: "n".to_owned(),
             instance: "node".to_owned(),

@@ -10,6 +10,7 @@ pub mod config;
 mod configs;
 mod cri_log;
 pub mod daemon;
+pub mod fake;
 pub mod freezers;
 mod heartbeat;
 pub mod host;

@@ -14,7 +14,7 @@ use hearth_core::podspec::PodPlan;
 use hearth_cri::fake::{FakeOptions, FakeRuntime, Program};
 use hearth_sys::fake::FakeFreezer;
 use hearth_sys::reclaim::ReclaimError;
-use hearth_sys::{FreezeError, Freezer, HeldMemory, Limits, Method, Usage};
+use hearth_sys::{Freezer, HeldMemory, Limits, Usage};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::configs::testing::open_namespace;
+use crate::fake::{FakePodFreezer, FreezerDelays};
 use crate::freezers::FreezeTarget;
 use crate::images::{ImageConfig, ImageMetrics, Images};
 use crate::volumes::{Locations, OwnVolumes};
@@ -79,42 +80,6 @@ impl Reclaim for FakeReclaim {
         held.resident_bytes -= moved;
         held.swapped_bytes += moved;
         Ok(moved == bytes)
-    }
-}
-
-#[derive(Debug)]
-struct TestFreezer {
-    inner: FakeFreezer,
-    runtime: FakeRuntime,
-    cgroup: String,
-}
-
-impl TestFreezer {
-    fn tell(&self) {
-        self.runtime
-            .set_frozen(&self.cgroup, self.inner.is_frozen().unwrap());
-    }
-}
-
-impl Freezer for TestFreezer {
-    fn freeze(&self, within: Duration) -> Result<(), FreezeError> {
-        let result = self.inner.freeze(within);
-        self.tell();
-        result
-    }
-
-    fn thaw(&self, within: Duration) -> Result<(), FreezeError> {
-        let result = self.inner.thaw(within);
-        self.tell();
-        result
-    }
-
-    fn is_frozen(&self) -> Result<bool, FreezeError> {
-        self.inner.is_frozen()
-    }
-
-    fn method(&self) -> Method {
-        self.inner.method()
     }
 }
 
@@ -303,12 +268,12 @@ impl PodHost for FakeHost {
 
     fn freezer(&self, target: &FreezeTarget) -> Result<Arc<dyn Freezer>, HostError> {
         self.state.lock().last_target = Some(target.clone());
-        let inner = self.fake_freezer(&target.pod);
-        Ok(Arc::new(TestFreezer {
-            inner,
-            runtime: self.runtime.clone(),
-            cgroup: cgroup_of(&target.pod),
-        }))
+        Ok(Arc::new(FakePodFreezer::new(
+            self.fake_freezer(&target.pod),
+            self.runtime.clone(),
+            cgroup_of(&target.pod),
+            FreezerDelays::default(),
+        )))
     }
 
     fn cpu_time(&self, pod: &PodUid) -> Result<Option<Duration>, HostError> {
@@ -366,7 +331,7 @@ impl PodHost for FakeHost {
 
 /// A journal in memory.
 #[derive(Debug, Default)]
-pub(super) struct FakeRecords {
+pub(crate) struct FakeRecords {
     records: Mutex<HashMap<SandboxUid, PodRecord>>,
     fail: Mutex<u32>,
 }
