@@ -5,19 +5,18 @@
 //! there should be, the runtime and the cgroups what there is, the API what is wanted.
 
 mod error;
+mod kept;
 mod ladder;
 mod tasks;
 
 use std::sync::Arc;
 
 use hearth_api::{HandlerStatus, NodeCapacity};
-use hearth_core::ids::Fence;
 use hearth_cri::{CriClient, Deadlines, ImageStore, PodRuntime};
 use hearth_telemetry::{AdminServer, Blocker, ErrorChain, Readiness};
 use hearth_tls::Identity;
 use kube::Client;
 use prometheus_client::registry::Registry;
-use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -30,7 +29,7 @@ use crate::config::Config;
 use crate::heartbeat;
 use crate::host::{ContainerdHost, ContainerdState, Host, import_images, probe_all, wait_up};
 use crate::images::{DiskKeeper, ImageConfig, Images, disk_of};
-use crate::journal::{Batch, Contents, Found, Journal};
+use crate::journal::Journal;
 use crate::metered::Metered;
 use crate::metrics::Metrics;
 use crate::pod::{
@@ -45,17 +44,8 @@ use crate::server::{KubeLease, LeaderGate, LeaderRecord, NodeApi};
 use crate::volumes::{self, OwnVolumes};
 
 pub use error::DaemonError;
+pub(crate) use kept::{adopted, keep_leader, known_leader, open_journal};
 pub(crate) use tasks::Tasks;
-
-/// The journal's key of the leader that was known last.
-const META_LEADER: &str = "leader";
-
-/// The leader as the journal keeps it.
-#[derive(Debug, Serialize, Deserialize)]
-struct KeptLeader {
-    fingerprint: String,
-    version: u64,
-}
 
 /// What the parts share.
 struct Parts {
@@ -155,7 +145,8 @@ impl Parts {
     async fn start(&mut self, readiness: &Readiness) -> Result<(), DaemonError> {
         self.start_heartbeat();
         let containerd = self.start_containerd(readiness);
-        let opened = self.open_journal().await?;
+        let root = self.host.paths().root().to_owned();
+        let opened = open_journal(root, self.metrics.journal.clone()).await?;
         let journal = opened.journal;
         let writer = opened.writer;
         self.never_ends("journal", async move {
@@ -271,33 +262,6 @@ impl Parts {
             }
         });
         state
-    }
-
-    async fn open_journal(&self) -> Result<crate::journal::Opened, DaemonError> {
-        let root = self.host.paths().root().to_owned();
-        let metrics = self.metrics.journal.clone();
-        let opened = tokio::task::spawn_blocking(move || Journal::open(&root, metrics))
-            .await
-            .map_err(|source| DaemonError::Abandoned {
-                what: "opening the journal",
-                source,
-            })?
-            .map_err(DaemonError::Journal)?;
-        match &opened.found {
-            Found::New => tracing::info!("a new journal"),
-            Found::Whole => tracing::info!(
-                sandboxes = opened.contents.sandboxes.len(),
-                binds = opened.contents.bindings.binds.len(),
-                "the journal is whole"
-            ),
-            Found::Rebuilt { aside, reason } => tracing::error!(
-                aside = %aside.display(),
-                reason,
-                binds = opened.contents.bindings.binds.len(),
-                "the journal was damaged and is rebuilt from the bind files; members that nobody is known to hold are destroyed"
-            ),
-        }
-        Ok(opened)
     }
 
     async fn import_images(&self) {
@@ -597,47 +561,5 @@ async fn import(host: &Host, store: &dyn ImageStore, images: &Images, config: &C
         Err(error) => {
             tracing::error!(error = %ErrorChain(&error), "cannot import image archives");
         }
-    }
-}
-
-/// The pods of the journal. A record that cannot be read is left out: its pod, if there is one, is destroyed, for nobody
-/// can tell whose it is.
-pub(crate) fn adopted(contents: &Contents) -> Vec<Adopted> {
-    let read = |(uid, bytes): (&hearth_core::ids::SandboxUid, &Vec<u8>)| {
-        match serde_json::from_slice::<PodRecord>(bytes) {
-            Ok(record) => {
-                let bindings = &contents.bindings;
-                Some(Adopted {
-                    record,
-                    bound: bindings.binds.contains_key(uid),
-                    env: bindings.envs.get(uid).cloned(),
-                })
-            }
-            Err(error) => {
-                tracing::error!(sandbox = %uid, %error, "a record of the journal cannot be read; its pod is destroyed");
-                None
-            }
-        }
-    };
-    contents.sandboxes.iter().filter_map(read).collect()
-}
-
-pub(crate) fn known_leader(contents: &Contents) -> Option<LeaderRecord> {
-    let kept: KeptLeader = serde_json::from_slice(contents.meta.get(META_LEADER)?).ok()?;
-    Some(LeaderRecord {
-        fingerprint: kept.fingerprint.parse().ok()?,
-        version: Fence(kept.version),
-    })
-}
-
-/// Keeps the leader for the next daemon, which may start while the API server is away. Losing it costs a read of the
-/// Lease.
-pub(crate) fn keep_leader(journal: &Journal, leader: &LeaderRecord) {
-    let kept = KeptLeader {
-        fingerprint: leader.fingerprint.to_string(),
-        version: leader.version.0,
-    };
-    if let Ok(bytes) = serde_json::to_vec(&kept) {
-        let _ = journal.submit(Batch::new().put_meta(META_LEADER, bytes));
     }
 }

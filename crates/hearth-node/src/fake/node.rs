@@ -26,7 +26,7 @@ use super::network::Blocks;
 use crate::adapters::PodStatus;
 use crate::assignment::{Assignment, AssignmentStatus, Board};
 use crate::binder::Binder;
-use crate::daemon::{DaemonError, Tasks, adopted, keep_leader, known_leader};
+use crate::daemon::{DaemonError, Tasks, adopted, keep_leader, known_leader, open_journal};
 use crate::heartbeat;
 use crate::host::ContainerdState;
 use crate::images::{ImageConfig, Images};
@@ -200,7 +200,7 @@ impl Parts<'_> {
             contents,
             found: _,
             writer,
-        } = self.open_journal().await?;
+        } = open_journal(self.dir.clone(), self.common.metrics.journal.clone()).await?;
         self.tasks.never_ends("journal", async move {
             writer.await;
             Ok(())
@@ -235,17 +235,6 @@ impl Parts<'_> {
 
     fn stop(&self) -> CancellationToken {
         self.common.stop.clone()
-    }
-
-    async fn open_journal(&self) -> Result<Opened, DaemonError> {
-        let (dir, metrics) = (self.dir.clone(), self.common.metrics.journal.clone());
-        let opened = tokio::task::spawn_blocking(move || Journal::open(&dir, metrics)).await;
-        opened
-            .map_err(|source| DaemonError::Abandoned {
-                what: "opening the journal",
-                source,
-            })?
-            .map_err(DaemonError::Journal)
     }
 
     /// Starts what makes, runs and ends pods.
