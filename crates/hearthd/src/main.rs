@@ -1,6 +1,7 @@
 //! `hearthd`: arguments to configuration to run.
 
 mod ctl;
+mod fake;
 mod storage;
 
 use std::net::{IpAddr, SocketAddr};
@@ -13,6 +14,7 @@ use clap::{Args, Parser, Subcommand};
 use hearth_node::cleanup::{CleanupConfig, cleanup};
 use hearth_node::config::{Config, Grant};
 use hearth_node::daemon;
+use hearth_node::fake::{Connections, FakeConfig};
 use hearth_telemetry::{ErrorChain, LogFormat, init_logging, shutdown_on_signal};
 use tokio_util::sync::CancellationToken;
 
@@ -151,13 +153,15 @@ struct RunArgs {
     heartbeat_seconds: u32,
     #[command(flatten)]
     storage: storage::StorageArgs,
+    #[command(flatten)]
+    fake: fake::FakeArgs,
     /// `text` or `json`.
     #[arg(long, env = "HEARTH_LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
 }
 
 impl RunArgs {
-    fn into_config(self) -> Config {
+    fn into_work(self) -> Work {
         // Taken apart completely: a flag that nobody uses does not compile.
         let Self {
             node_name,
@@ -187,12 +191,13 @@ impl RunArgs {
             leader_lease,
             heartbeat_seconds,
             storage,
+            fake,
             log_format: _,
         } = self;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let first_user_id =
             userns_first_id.unwrap_or_else(|| hearth_node::config::first_user_id(&instance));
-        Config {
+        let config = Config {
             node_name,
             root_dir: root_dir.unwrap_or_else(|| default_dir("/var/lib/hearth", &instance)),
             run_dir: run_dir.unwrap_or_else(|| default_dir("/run/hearth", &instance)),
@@ -220,8 +225,20 @@ impl RunArgs {
             leader_lease,
             heartbeat: Duration::from_secs(u64::from(heartbeat_seconds)),
             storage: storage.into_config(),
+        };
+        match fake.into_config(&config) {
+            Some(fake) => Work::FakeNodes(Box::new(fake)),
+            None => Work::Node(Box::new(config)),
         }
     }
+}
+
+/// What this process is to be.
+enum Work {
+    /// The daemon of this machine.
+    Node(Box<Config>),
+    /// Nodes without machines.
+    FakeNodes(Box<FakeConfig>),
 }
 
 /// `host:port`; an IPv6 address in brackets.
@@ -299,25 +316,37 @@ fn clean_up(args: CleanupArgs) -> ExitCode {
 }
 
 fn serve(args: RunArgs) -> Result<()> {
-    // Few threads: the daemon waits more than it computes, and each one costs memory next to the sandboxes.
+    // Few threads: the daemon waits more than it computes, and each one costs memory next to the sandboxes. Freezes of fake
+    // nodes may have to wait on threads, all of them at once.
+    let blocking = if args.fake.are_wanted() { 256 } else { 32 };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        .max_blocking_threads(32)
+        .max_blocking_threads(blocking)
         .enable_all()
         .build()
         .context("start the async runtime")?;
     runtime.block_on(async {
-        let client = hearth_kube::client(&hearth_kube::config(args.kubeconfig.as_deref()).await?)?;
+        let api_server = hearth_kube::config(args.kubeconfig.as_deref()).await?;
+        let connect = || hearth_kube::client(&api_server);
         let token = CancellationToken::new();
-        let config = args.into_config();
-        let daemon = async {
-            let result = daemon::run(config, client, token.clone()).await;
+        let served = async {
+            match args.into_work() {
+                Work::Node(config) => daemon::run(*config, connect()?, token.clone()).await?,
+                Work::FakeNodes(config) => {
+                    let connections = Connections::open(config.nodes, connect)?;
+                    hearth_node::fake::run(*config, connections, token.clone()).await?;
+                }
+            }
+            anyhow::Ok(())
+        };
+        let work = async {
+            let result = served.await;
             token.cancel();
             result
         };
-        let (result, signals) = tokio::join!(daemon, shutdown_on_signal(token.clone()));
+        let (result, signals) = tokio::join!(work, shutdown_on_signal(token.clone()));
         signals.context("listen for signals")?;
-        result.map_err(anyhow::Error::from)
+        result
     })
 }
 
