@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::cargo::{self, Build};
 use crate::images;
@@ -13,7 +13,7 @@ use crate::kubeconfig::{self, Server, User};
 use crate::kubectl::Kubectl;
 use crate::paths::{Layout, repository};
 use crate::services::{self, CONTROLLER, HEARTHD};
-use crate::supervise::{Health, Spec};
+use crate::supervise::{self, Health, Spec};
 use crate::sysctl;
 use crate::system;
 use crate::ui;
@@ -44,24 +44,86 @@ const TOKEN_LIFETIME: &str = "--duration=8760h";
 /// For everything that waits for our own programs, on a machine that may be compiling as well.
 const READY_WITHIN: Duration = Duration::from_secs(120);
 
+/// Which nodes a cluster has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Nodes<'a> {
+    /// This machine.
+    Machine,
+    /// So many without machines, with further flags for hearthd.
+    Fake { count: u16, flags: &'a [String] },
+}
+
+/// What the names of nodes without machines begin with.
+const FAKE: &str = "fake";
+/// The flag that makes them.
+const FAKE_NODES: &str = "--fake-nodes=";
+
+impl Nodes<'_> {
+    /// The name of the one that is there last.
+    fn last(self, instance: &Instance) -> String {
+        match self {
+            Self::Machine => instance.node_name.clone(),
+            Self::Fake { count, .. } => format!("{FAKE}-{}", count.saturating_sub(1)),
+        }
+    }
+
+    fn args(self, layout: &Layout, instance: &Instance, kubeconfig: &Path) -> Vec<String> {
+        match self {
+            Self::Machine => node_args(layout, instance, kubeconfig),
+            Self::Fake { count, flags } => {
+                let mut args = vec![
+                    format!("{FAKE_NODES}{count}"),
+                    format!("--node-name={FAKE}"),
+                    format!("--instance={}", instance.id),
+                    format!("--kubeconfig={}", kubeconfig.display()),
+                    format!("--root-dir={}", layout.node().display()),
+                    "--listen=127.0.0.1:0".to_owned(),
+                    format!("--metrics-listen=127.0.0.1:{}", instance.ports.node_metrics),
+                ];
+                args.extend_from_slice(flags);
+                args
+            }
+        }
+    }
+
+    /// Refuses to take the place of the other kind, whose pods nobody would end.
+    fn check(self, layout: &Layout) -> Result<()> {
+        let is_fake = |argv: &[String]| argv.iter().any(|arg| arg.starts_with(FAKE_NODES));
+        let before = supervise::spec(layout, HEARTHD)?.map(|spec| is_fake(&spec.argv));
+        let now = matches!(self, Self::Fake { .. });
+        ensure!(
+            before.is_none_or(|before| before == now),
+            "{} runs {} --fake-nodes; take it down first",
+            layout.root().display(),
+            if now { "without" } else { "with" },
+        );
+        Ok(())
+    }
+}
+
 /// Builds, starts and waits for hearthd and the controller.
 pub(crate) fn start(
     layout: &Layout,
     instance: &Instance,
     server: &Server,
+    nodes: Nodes<'_>,
     how: Build,
 ) -> Result<()> {
+    nodes.check(layout)?;
     build(layout, how)?;
-    images::write_all(&layout.images())?;
-    sysctl::raise(layout)?;
+    if matches!(nodes, Nodes::Machine) {
+        images::write_all(&layout.images())?;
+        sysctl::raise(layout)?;
+    }
     let kubectl = Kubectl::new(layout);
     let node_config = credentials(layout, &kubectl, server, &NODE)?;
     let leader_config = credentials(layout, &kubectl, server, &LEADER)?;
-    services::start(layout, &hearthd(layout, instance, &node_config)?)?;
+    let node_args = nodes.args(layout, instance, &node_config);
+    services::start(layout, &hearthd(layout, instance, node_args)?)?;
     services::start(layout, &controller(layout, instance, &leader_config)?)?;
     ui::step("waiting for the node and the controller", || {
         services::wait_healthy(layout, CONTROLLER, READY_WITHIN)?;
-        wait_for_node(layout, instance, &kubectl)
+        wait_for_node(layout, &nodes.last(instance), &kubectl)
     })
 }
 
@@ -203,8 +265,7 @@ pub(crate) fn node_args(layout: &Layout, instance: &Instance, kubeconfig: &Path)
     ]
 }
 
-fn hearthd(layout: &Layout, instance: &Instance, kubeconfig: &Path) -> Result<Spec> {
-    let args = node_args(layout, instance, kubeconfig);
+fn hearthd(layout: &Layout, instance: &Instance, args: Vec<String>) -> Result<Spec> {
     let spec = Spec::new(layout, HEARTHD, &layout.program(HEARTHD), args)?;
     Ok(spec.with_health(Health::Http {
         port: instance.ports.node_metrics,
@@ -243,8 +304,8 @@ fn controller(layout: &Layout, instance: &Instance, kubeconfig: &Path) -> Result
 }
 
 /// Waits until the node reports itself ready to the cluster.
-fn wait_for_node(layout: &Layout, instance: &Instance, kubectl: &Kubectl) -> Result<()> {
-    let node = format!("sandboxnode/{}", instance.node_name);
+fn wait_for_node(layout: &Layout, name: &str, kubectl: &Kubectl) -> Result<()> {
+    let node = format!("sandboxnode/{name}");
     services::wait_until(layout, HEARTHD, READY_WITHIN, || {
         // Short, so that a daemon that keeps ending is noticed meanwhile.
         kubectl

@@ -12,7 +12,7 @@ use crate::components;
 use crate::control_plane;
 use crate::deploy;
 use crate::existing;
-use crate::hearth;
+use crate::hearth::{self, Nodes};
 use crate::install::install_self;
 use crate::instance::Instance;
 use crate::paths::{Layout, repository};
@@ -34,6 +34,17 @@ pub(crate) struct Options {
     /// Do not apply the example template and pool.
     #[arg(long)]
     pub(crate) no_examples: bool,
+    /// Run so many nodes without machines in place of this one, for measuring.
+    #[arg(long, value_name = "N", conflicts_with = "existing", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) fake_nodes: Option<u16>,
+    /// A flag for the hearthd that serves them, such as --node-flag=--heartbeat-seconds=40. May be given several times.
+    #[arg(
+        long,
+        value_name = "FLAG",
+        requires = "fake_nodes",
+        allow_hyphen_values = true
+    )]
+    pub(crate) node_flag: Vec<String>,
     /// How our programs are built.
     #[arg(skip)]
     pub(crate) build: Build,
@@ -57,7 +68,14 @@ pub(crate) fn up(layout: &Layout, options: &Options) -> Result<()> {
     };
     deploy::apply(layout, &instance)?;
     if !options.no_hearth {
-        hearth::start(layout, &instance, &server, options.build)?;
+        let nodes = match options.fake_nodes {
+            None => Nodes::Machine,
+            Some(count) => Nodes::Fake {
+                count,
+                flags: &options.node_flag,
+            },
+        };
+        hearth::start(layout, &instance, &server, nodes, options.build)?;
         if !options.no_examples {
             hearth::start_examples(layout)?;
         }

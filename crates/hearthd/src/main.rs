@@ -153,11 +153,11 @@ struct RunArgs {
     heartbeat_seconds: u32,
     #[command(flatten)]
     storage: storage::StorageArgs,
-    #[command(flatten)]
-    fake: fake::FakeArgs,
     /// `text` or `json`.
     #[arg(long, env = "HEARTH_LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
+    #[command(flatten)]
+    fake: fake::FakeArgs,
 }
 
 impl RunArgs {
@@ -191,8 +191,8 @@ impl RunArgs {
             leader_lease,
             heartbeat_seconds,
             storage,
-            fake,
             log_format: _,
+            fake,
         } = self;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let first_user_id =
