@@ -12,6 +12,7 @@ mod deadline;
 mod env;
 mod events;
 mod examples;
+mod fake_nodes;
 mod faults;
 mod freezing;
 mod frozen;
