@@ -3,13 +3,15 @@
 //!
 //! In memory only. After a start of the daemon the controller sends all of it again.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use hearth_core::effects::ConfigKey;
 use hearth_core::ids::Key;
-use hearth_core::podspec::{Config, ConfigKind, ConfigRef, Configs, PodPlan};
+use hearth_core::podspec::{
+    Account, Config, ConfigKind, ConfigRef, Configs, PodPlan, written_namespace,
+};
 use hearth_core::sandbox::Contents;
 use parking_lot::RwLock;
 
@@ -106,34 +108,32 @@ pub(crate) fn contents(
     Contents::Known(hasher.finish())
 }
 
+/// What a controller sends of namespaces that ask for nothing, with an account that gives nothing.
+pub(crate) fn open_namespace(namespace: &str) -> Vec<(ConfigKey, Option<Arc<Config>>)> {
+    let key = |kind, name| ConfigKey {
+        namespace: namespace.to_owned(),
+        config: ConfigRef::new(kind, name),
+    };
+    let holds = |data| {
+        Some(Arc::new(Config {
+            version: "1".to_owned(),
+            data,
+        }))
+    };
+    vec![
+        (key(ConfigKind::Namespace, ""), holds(written_namespace([]))),
+        (key(ConfigKind::LimitRanges, ""), holds(BTreeMap::new())),
+        (
+            key(ConfigKind::ServiceAccount, "default"),
+            holds(Account::written(Some(false), &[])),
+        ),
+    ]
+}
+
 #[cfg(test)]
 pub(crate) mod testing {
-    use std::collections::BTreeMap;
-
+    pub(crate) use super::open_namespace;
     use super::*;
-    use hearth_core::podspec::{Account, written_namespace};
-
-    /// What a controller sends of namespaces that ask for nothing, with an account that gives nothing.
-    pub(crate) fn open_namespace(namespace: &str) -> Vec<(ConfigKey, Option<Arc<Config>>)> {
-        let key = |kind, name| ConfigKey {
-            namespace: namespace.to_owned(),
-            config: ConfigRef::new(kind, name),
-        };
-        let holds = |data| {
-            Some(Arc::new(Config {
-                version: "1".to_owned(),
-                data,
-            }))
-        };
-        vec![
-            (key(ConfigKind::Namespace, ""), holds(written_namespace([]))),
-            (key(ConfigKind::LimitRanges, ""), holds(BTreeMap::new())),
-            (
-                key(ConfigKind::ServiceAccount, "default"),
-                holds(Account::written(Some(false), &[])),
-            ),
-        ]
-    }
 
     impl ConfigStore {
         pub(crate) fn open(namespaces: &[&str]) -> Self {

@@ -11,6 +11,7 @@
 //!
 //! The nodes of a process share its metrics, one watch of RuntimeClasses, and connections to the API server.
 
+mod alone;
 mod config;
 mod delays;
 mod freezer;
@@ -35,6 +36,7 @@ use crate::metrics::Metrics;
 use crate::pod::NodeClass;
 use crate::runtime_classes;
 
+pub use alone::{Alone, AloneConfig};
 pub use config::FakeConfig;
 pub(crate) use delays::FreezerDelays;
 pub use delays::{Delay, DelayError, Delays, Step};

@@ -4,11 +4,18 @@ use std::path::Path;
 use std::time::Duration;
 
 use hearth_api::constants::label;
-use hearth_api::{Sandbox, Tier};
+use hearth_api::{PodSpecJson, Sandbox, Tier};
 use hearth_core::ids::SandboxUid;
+use hearth_proto::node::v1 as proto;
+use hearth_proto::node::v1::node_client::NodeClient;
+use hearth_proto::node::v1::session_event::Event;
+use hearth_proto::node::v1::session_request::Request;
+use hearth_tls::{ConnectOptions, Identity};
 use serde_json::json;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
+use tokio_stream::wrappers::ReceiverStream;
 
 use super::node::{fake_runtime, pod_config, pod_manager};
 use super::*;
@@ -176,4 +183,61 @@ fn what_cannot_be_is_refused_by_the_name_of_its_flag() {
         change(&mut config);
         assert_eq!(config.check().unwrap_err().flag, flag);
     }
+}
+
+/// Longer than anything real takes here.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn a_node_by_itself_binds_its_members_for_its_leader() {
+    let dir = tempfile::tempdir().unwrap();
+    let leader = Identity::generate("leader").unwrap();
+    let config = AloneConfig {
+        dir: dir.path().to_owned(),
+        sandboxes: 3,
+        parallel: 2,
+        delays: Delays::default(),
+    };
+    let node = Alone::start(config, leader.fingerprint()).await.unwrap();
+    let pod = PodSpecJson::from_value(&json!({"containers": [{"name": "main", "image": "a"}]}));
+    let uids = timeout(PATIENCE, node.fill(3, &pod.unwrap()))
+        .await
+        .unwrap();
+
+    let (address, pin) = (node.address().to_string(), node.fingerprint());
+    let channel = hearth_tls::connect(&address, &leader, pin, ConnectOptions::default())
+        .await
+        .unwrap();
+    let (requests, outgoing) = mpsc::channel(2);
+    let hello = proto::Hello {
+        fence: Alone::FENCE,
+        holder: "leader".to_owned(),
+    };
+    let bind = proto::BindRequest {
+        owner_key: "claim".to_owned(),
+        sandbox_uid: uids[1].clone(),
+        env: Vec::new(),
+    };
+    for (id, request) in [(0, Request::Hello(hello)), (1, Request::Bind(bind))] {
+        let request = Some(request);
+        requests
+            .send(proto::SessionRequest { id, request })
+            .await
+            .unwrap();
+    }
+    let session = NodeClient::new(channel).session(ReceiverStream::new(outgoing));
+    let mut events = session.await.unwrap().into_inner();
+    let bound = async {
+        loop {
+            match events.message().await.unwrap().unwrap().event.unwrap() {
+                Event::Inventory(inventory) => assert_eq!(inventory.members.len(), 3),
+                Event::Bind(reply) => return reply,
+                _ => {}
+            }
+        }
+    };
+    let reply = timeout(PATIENCE, bound).await.unwrap();
+    assert_eq!(reply.outcome(), proto::bind_reply::Outcome::Bound);
+    assert_eq!(reply.member.unwrap().sandbox_uid, uids[1]);
+    node.stop().await;
 }
