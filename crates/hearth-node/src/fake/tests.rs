@@ -225,8 +225,9 @@ async fn a_node_by_itself_binds_its_members_for_its_leader() {
             .await
             .unwrap();
     }
-    let session = NodeClient::new(channel).session(ReceiverStream::new(outgoing));
-    let mut events = session.await.unwrap().into_inner();
+    let mut client = NodeClient::new(channel);
+    let session = client.session(ReceiverStream::new(outgoing)).await;
+    let mut events = session.unwrap().into_inner();
     let bound = async {
         loop {
             match events.message().await.unwrap().unwrap().event.unwrap() {
