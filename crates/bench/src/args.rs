@@ -54,6 +54,11 @@ pub(crate) enum Command {
     Compare(Compare),
     /// Filling a pool, against the same pods by bare CRI calls; on the node, as root, with no other pods on it
     Fill(FillArgs),
+    /// Members by the thousand: what the controller takes, what a claim costs, and how long it is without a controller that
+    /// was killed; with fake nodes, on the machine of the controller
+    Scale(ScaleArgs),
+    /// Binds on one fake node in this process, over its stream as a controller asks for them; needs no cluster
+    Binds(BindsArgs),
     /// API writes per claim, counted in the API server's audit log
     Writes(Writes),
     /// Renders results files as Markdown
@@ -244,6 +249,71 @@ pub(crate) struct FillArgs {
     /// Command of the bare pods
     #[arg(last = true, default_values = ["httpd", "-f", "-p", "8888", "-h", "/www"])]
     pub(crate) command: Vec<String>,
+}
+
+/// A cluster that grows.
+#[derive(Debug, Args)]
+pub(crate) struct ScaleArgs {
+    /// Members of all pools at which it is measured, rising
+    #[arg(long, value_delimiter = ',', default_values_t = [100, 1_000, 10_000])]
+    pub(crate) members: Vec<usize>,
+    /// Pools that they are in, equal parts; called scale-0 and so on, made and deleted
+    #[arg(long, default_value_t = 4)]
+    pub(crate) pools: usize,
+    /// Least size of a PodSpec, in bytes
+    #[arg(long, default_value_t = 2048)]
+    pub(crate) spec_bytes: usize,
+    /// Claims at each size, one at a time
+    #[arg(long, default_value_t = 200)]
+    pub(crate) claims: usize,
+    /// How often the controller is killed at each size
+    #[arg(long, default_value_t = 3)]
+    pub(crate) restarts: usize,
+    /// How long CPU time is taken while nothing is asked for
+    #[arg(long, default_value = "30s", value_parser = duration)]
+    pub(crate) rest: Duration,
+    /// Name of the controller's process, of which the kernel keeps 15 bytes
+    #[arg(long, default_value = "agent-sandbox-c")]
+    pub(crate) controller: String,
+    /// How long one claim may take before it counts as lost
+    #[arg(long, default_value = "120s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    /// How long one change of the size may take
+    #[arg(long, default_value = "60m", value_parser = duration)]
+    pub(crate) fill_timeout: Duration,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// Binds on one node.
+#[derive(Debug, Args)]
+pub(crate) struct BindsArgs {
+    /// How many members, each of which is bound
+    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) count: u16,
+    /// Binds sent in a second; 0: all at once
+    #[arg(long, default_value_t = 1_000.0)]
+    pub(crate) rate: f64,
+    /// Binds a second that were promised
+    #[arg(long)]
+    pub(crate) budget: Option<f64>,
+    /// How long a step of the runtime takes, as hearthd's --fake-delay has it. May be given several times
+    #[arg(long, value_name = "STEP=DURATION")]
+    pub(crate) delay: Vec<hearth_node::fake::Delay>,
+    /// Pods that are made at once
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) parallel: u16,
+    /// Least size of a PodSpec, in bytes
+    #[arg(long, default_value_t = 2048)]
+    pub(crate) spec_bytes: usize,
+    /// Where the journal is made; its disk is part of what is measured [default: the directory for temporary files]
+    #[arg(long)]
+    pub(crate) dir: Option<PathBuf>,
+    /// How long each part may take: making the members, binding them
+    #[arg(long, default_value = "10m", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 /// The audit log and what to count in it.

@@ -9,8 +9,8 @@ use serde::Deserialize;
 
 use crate::api::{Connections, fetch};
 use crate::args::{
-    Claims, Cli, Cluster, Command, Compare, Compared, FillArgs, Floor, Output, Paced, Plain,
-    PoolArgs, Report, RunArgs, Writes,
+    BindsArgs, Claims, Cli, Cluster, Command, Compare, Compared, FillArgs, Floor, Output, Paced,
+    Plain, PoolArgs, Report, RunArgs, ScaleArgs, Writes,
 };
 use crate::audit::{self, Scope};
 use crate::compare::compare;
@@ -19,7 +19,7 @@ use crate::load::{Options, Pacing, Probe};
 use crate::machine::Machine;
 use crate::measure::{Bench, PoolWait};
 use crate::results::{self, Content, ResultsFile, Run, SCHEMA};
-use crate::{fill, report, text};
+use crate::{binds, fill, report, scale, text};
 
 /// Not measured: the API server delays the first creations of a new kind by two seconds.
 const WARM_UP: Pacing = Pacing::One { count: 10 };
@@ -48,6 +48,8 @@ pub(crate) async fn execute(cli: Cli) -> Result<Outcome> {
         Command::Compare(Compare::Rate(args)) => comparison(cluster, &args).await,
         Command::Compare(Compare::Burst(args)) => comparison(cluster, &args).await,
         Command::Fill(args) => filled(cluster, &args).await,
+        Command::Scale(args) => scaled(cluster, &args).await,
+        Command::Binds(args) => bound(&args).await,
         Command::Writes(args) => writes(&args),
         Command::Report(args) => render(&args),
     }
@@ -122,20 +124,29 @@ impl<'a> Session<'a> {
     }
 
     fn finish(self, content: Content) -> Result<ResultsFile> {
-        let title = self.output.title.clone();
-        let file = ResultsFile {
-            schema: SCHEMA,
-            title,
-            machine: self.machine,
-            server: self.server,
-            content,
-        };
-        print!("{}", text::results(&file));
-        if let Some(path) = &self.output.json {
-            results::write(path, &file)?;
-        }
-        Ok(file)
+        finish(self.output, self.machine, self.server, content)
     }
+}
+
+/// Shows results and keeps them.
+fn finish(
+    output: &Output,
+    machine: Machine,
+    server: String,
+    content: Content,
+) -> Result<ResultsFile> {
+    let file = ResultsFile {
+        schema: SCHEMA,
+        title: output.title.clone(),
+        machine,
+        server,
+        content,
+    };
+    print!("{}", text::results(&file));
+    if let Some(path) = &output.json {
+        results::write(path, &file)?;
+    }
+    Ok(file)
 }
 
 async fn claims<P: Args + Paced>(cluster: &Cluster, args: &Claims<P>) -> Result<Outcome> {
@@ -184,6 +195,35 @@ async fn filled(cluster: &Cluster, args: &FillArgs) -> Result<Outcome> {
     let fill = fill::measure(&session.connections, &cluster.namespace, args).await?;
     session.finish(Content::Fill(fill))?;
     Ok(Outcome::Complete)
+}
+
+async fn scaled(cluster: &Cluster, args: &ScaleArgs) -> Result<Outcome> {
+    let session = Session::open(cluster, &args.output, args.timeout).await?;
+    let (connections, namespace) = (&session.connections, &cluster.namespace);
+    let scale = scale::measure(connections, cluster.connections, namespace, args).await?;
+    let outcome = match scale.steps.iter().find(|step| !step.complete()) {
+        None => Outcome::Complete,
+        Some(step) => Outcome::Incomplete(format!("claims lost with {} members", step.members)),
+    };
+    session.finish(Content::Scale(scale))?;
+    Ok(outcome)
+}
+
+async fn bound(args: &BindsArgs) -> Result<Outcome> {
+    let machine = Machine::describe(args.output.commit.as_deref());
+    let binds = binds::measure(args).await?;
+    let outcome = match (binds.refused, binds.met()) {
+        (0, None | Some(true)) => Outcome::Complete,
+        (0, Some(false)) => Outcome::Incomplete("fewer binds a second than promised".to_owned()),
+        (refused, _) => Outcome::Incomplete(format!("{refused} binds refused")),
+    };
+    finish(
+        &args.output,
+        machine,
+        String::new(),
+        Content::Binds(Box::new(binds)),
+    )?;
+    Ok(outcome)
 }
 
 async fn serve(cluster: &Cluster, with_stdin: bool) -> Result<Outcome> {

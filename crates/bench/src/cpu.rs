@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use procfs::CurrentSI as _;
-use procfs::process::all_processes;
+use procfs::process::{Process, all_processes};
 use tokio::time::sleep;
 
 /// Processes whose CPU time tells where a claim's time goes. The kernel keeps 15 bytes of a name.
@@ -56,6 +56,46 @@ impl CpuSnapshot {
             .map(|(name, ticks)| (name, seconds(ticks)))
             .collect()
     }
+}
+
+/// Resident memory of the watched processes by name, in bytes. What cannot be read is left out.
+pub(crate) fn resident_bytes() -> BTreeMap<String, u64> {
+    let mut bytes: BTreeMap<String, u64> = BTreeMap::new();
+    for process in all_processes().into_iter().flatten().flatten() {
+        let Ok(name) = process.stat().map(|stat| stat.comm) else {
+            continue;
+        };
+        if WATCHED.contains(&name.as_str()) {
+            *bytes.entry(name).or_default() += resident(&process).unwrap_or(0);
+        }
+    }
+    bytes
+}
+
+fn resident(process: &Process) -> Option<u64> {
+    let kib = process.status().ok()?.vmrss?;
+    Some(kib * 1024)
+}
+
+/// Resident memory of this process in bytes.
+pub(crate) fn own_resident_bytes() -> Option<u64> {
+    Process::myself().ok().as_ref().and_then(resident)
+}
+
+/// CPU time of this process so far, in seconds.
+pub(crate) fn own_seconds() -> f64 {
+    let stat = Process::myself().and_then(|process| process.stat());
+    let ticks = stat.map_or(0, |stat| stat.utime + stat.stime);
+    ticks as f64 / procfs::ticks_per_second() as f64
+}
+
+/// The pids of the processes of this name.
+pub(crate) fn pids_of(name: &str) -> Vec<i32> {
+    let processes = all_processes().into_iter().flatten().flatten();
+    processes
+        .filter(|process| process.stat().is_ok_and(|stat| stat.comm == name))
+        .map(|process| process.pid())
+        .collect()
 }
 
 const REST_INTERVAL: Duration = Duration::from_millis(500);

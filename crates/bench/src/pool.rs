@@ -26,6 +26,7 @@ struct PoolSpec {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct PoolStatus {
+    replicas: usize,
     ready_replicas: usize,
     selector: String,
 }
@@ -65,11 +66,49 @@ pub(crate) async fn wait_whole(
     })
 }
 
+/// Waits until the status of pool `name` counts exactly so many members, all of them ready. Cheaper than
+/// [`wait_whole`] for pools of thousands, and as good for one whose size was just changed: no earlier status says so.
+///
+/// # Errors
+/// When it does not exist, or that does not happen within `limit`.
+pub(crate) async fn wait_counted(
+    connections: &Connections,
+    namespace: &str,
+    name: &str,
+    members: usize,
+    limit: Duration,
+) -> Result<()> {
+    let counts = |pool: &Pool| {
+        let status = pool.status.as_ref()?;
+        let counted = (status.replicas, status.ready_replicas);
+        (counted == (members, members)).then_some(())
+    };
+    let wait = wait_pool(connections, namespace, name, counts);
+    timeout(limit, wait)
+        .await
+        .map_err(|_| {
+            anyhow::anyhow!(
+                "pool {namespace}/{name} has not {members} ready members after {limit:?}"
+            )
+        })
+        .flatten()
+}
+
 async fn wait_status(
     connections: &Connections,
     namespace: &str,
     name: &str,
 ) -> Result<(usize, String)> {
+    wait_pool(connections, namespace, name, whole_by_status).await
+}
+
+/// Waits until `is` gives a value for the pool.
+async fn wait_pool<T>(
+    connections: &Connections,
+    namespace: &str,
+    name: &str,
+    is: impl Fn(&Pool) -> Option<T>,
+) -> Result<T> {
     let path = format!(
         "/apis/{}/namespaces/{namespace}/sandboxwarmpools",
         hearth_api::constants::EXTENSIONS_API_VERSION
@@ -82,8 +121,8 @@ async fn wait_status(
         .next()
         .with_context(|| format!("there is no pool {namespace}/{name}"))?;
     loop {
-        if let Some(whole) = whole_by_status(&pool) {
-            return Ok(whole);
+        if let Some(value) = is(&pool) {
+            return Ok(value);
         }
         let event = watch.next().await?;
         if event.change == Change::Deleted {

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 
 use crate::results::{Comparison, Content, Fill, FillRound, FillRun, ResultsFile, Round, Run};
 use crate::stats::{Summary, median};
-use crate::text::{filled, load};
+use crate::text::{filled, load, server};
 use crate::verdict::{ALL_READY, P50, P99};
 
 const BEGIN: &str = "<!-- results: written by `hearth-bench report` -->";
@@ -50,6 +50,8 @@ fn title(file: &ResultsFile) -> String {
             first.map(|round| load(&round.ours.load))
         }
         Content::Fill(fill) => Some(filled(fill)),
+        Content::Scale(scale) => Some(scale.title()),
+        Content::Binds(binds) => Some(binds.title()),
     };
     file.title
         .clone()
@@ -107,14 +109,14 @@ fn overview(files: &[ResultsFile]) -> String {
 fn section(file: &ResultsFile) -> String {
     let machine = &file.machine;
     let mut text = format!(
-        "### {}\n\n{}: {}, {} cores, {} GiB, Linux {}, Kubernetes {}, commit `{}`.\n\n",
+        "### {}\n\n{}: {}, {} cores, {} GiB, Linux {}{}, commit `{}`.\n\n",
         title(file),
         machine.date.strftime("%Y-%m-%d"),
         machine.cpu,
         machine.cores,
         machine.memory_gib,
         machine.kernel,
-        file.server,
+        server(file),
         machine.commit,
     );
     match &file.content {
@@ -128,6 +130,8 @@ fn section(file: &ResultsFile) -> String {
             run_tables(&mut text, &ours);
         }
         Content::Fill(fill) => fill_tables(&mut text, fill),
+        Content::Scale(scale) => scale.markdown(&mut text),
+        Content::Binds(binds) => binds.markdown(&mut text),
     }
     text
 }

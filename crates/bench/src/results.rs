@@ -8,8 +8,10 @@ use anyhow::{Context as _, Result, ensure};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::binds::Binds;
 use crate::figures::Figures;
 use crate::machine::Machine;
+use crate::scale::Scale;
 use crate::stats::{Ratio, Summary};
 use crate::verdict::Verdict;
 
@@ -24,7 +26,7 @@ pub(crate) struct ResultsFile {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) title: Option<String>,
     pub(crate) machine: Machine,
-    /// Version of the API server.
+    /// Version of the API server; empty where none took part.
     pub(crate) server: String,
     #[serde(flatten)]
     pub(crate) content: Content,
@@ -40,6 +42,10 @@ pub(crate) enum Content {
     Comparison(Comparison),
     /// A pool filled, and the same pods by bare CRI calls, in turn.
     Fill(Fill),
+    /// A cluster that grows.
+    Scale(Scale),
+    /// Binds on one node.
+    Binds(Box<Binds>),
 }
 
 /// A pool filled, and the same pods by bare CRI calls, in turn.
@@ -203,7 +209,10 @@ pub(crate) fn write(path: &Path, results: &ResultsFile) -> Result<()> {
 }
 
 /// Thousands of samples, pretty-printed, would be tens of thousands of lines.
-fn one_line_each<S: Serializer>(samples: &[Sample], serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn one_line_each<T: Serialize, S: Serializer>(
+    samples: &[T],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     let lines = samples
         .iter()
         .map(serde_json::value::to_raw_value)

@@ -10,20 +10,30 @@ use crate::stats::Summary;
 pub(crate) fn results(file: &ResultsFile) -> String {
     let machine = &file.machine;
     let mut text = format!(
-        "{}, {} cores, {} GiB, Linux {}, Kubernetes {}, load {:.2} before\n",
+        "{}, {} cores, {} GiB, Linux {}{}, load {:.2} before\n",
         machine.cpu,
         machine.cores,
         machine.memory_gib,
         machine.kernel,
-        file.server,
+        server(file),
         machine.load_before
     );
     match &file.content {
         Content::Run(run) => text.push_str(&self::run(run)),
         Content::Comparison(comparison) => text.push_str(&self::comparison(comparison)),
         Content::Fill(fill) => text.push_str(&self::fill(fill)),
+        Content::Scale(scale) => text.push_str(&scale.text()),
+        Content::Binds(binds) => text.push_str(&binds.text()),
     }
     text
+}
+
+/// Which API server took part, if any.
+pub(crate) fn server(file: &ResultsFile) -> String {
+    match file.server.as_str() {
+        "" => String::new(),
+        version => format!(", Kubernetes {version}"),
+    }
 }
 
 fn run(run: &Run) -> String {

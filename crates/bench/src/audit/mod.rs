@@ -34,7 +34,7 @@ impl Scope {
                 .into_iter()
                 .map(|round| Self::of_run(round.ours))
                 .collect(),
-            Content::Fill(_) => Vec::new(),
+            Content::Fill(_) | Content::Scale(_) | Content::Binds(_) => Vec::new(),
         }
     }
 
