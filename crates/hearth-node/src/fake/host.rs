@@ -10,7 +10,7 @@ use hearth_core::podspec::PodPlan;
 use hearth_cri::fake::FakeRuntime;
 use hearth_sys::fake::FakeFreezer;
 use hearth_sys::reclaim::ReclaimError;
-use hearth_sys::{FreezeError, Freezer, HeldMemory, Limits, Usage};
+use hearth_sys::{Freezer, HeldMemory, Limits, Usage};
 use parking_lot::Mutex;
 
 use super::{FakePodFreezer, FreezerDelays};
@@ -121,12 +121,12 @@ impl PodHost for FakeNodeHost {
     fn freezer(&self, target: &FreezeTarget) -> Result<Arc<dyn Freezer>, HostError> {
         let cgroup = cgroup_of(&target.pod);
         let inner = self.made.lock().cgroups.get(&target.pod).cloned();
-        let inner = inner.ok_or_else(|| HostError::Freezer {
-            pod: target.pod.clone(),
-            source: FreezeError::Gone {
-                path: cgroup.clone().into(),
-            },
-        })?;
+        let inner = inner.unwrap_or_else(|| {
+            // As on a real node after a reboot: what is not there stands still no more, and cannot be frozen.
+            let gone = FakeFreezer::new();
+            gone.vanish();
+            gone
+        });
         let runtime = self.runtime.clone();
         Ok(Arc::new(FakePodFreezer::new(
             inner,

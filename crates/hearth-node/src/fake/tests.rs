@@ -23,8 +23,10 @@ use crate::config::Config;
 use crate::config::tests::good;
 use crate::configs::testing::open_namespace;
 use crate::metered::Metered;
-use crate::pod::testing::{FakeRecords, bare, sandbox};
-use crate::pod::{ClaimActivity, PodManager, PodPhase, PodView, RemoveReason, RunnerPanicked};
+use crate::pod::testing::{FakeRecords, bare, member, sandbox};
+use crate::pod::{
+    Adopted, ClaimActivity, PodManager, PodPhase, PodView, RemoveReason, RunnerPanicked,
+};
 
 /// Far beyond what anything here takes, by a clock that stands still while something can be done.
 const LIMIT: Duration = Duration::from_secs(3600);
@@ -54,6 +56,10 @@ struct Node {
 
 impl Node {
     fn start(config: FakeConfig) -> Self {
+        Self::with(config, Arc::default())
+    }
+
+    fn with(config: FakeConfig, records: Arc<FakeRecords>) -> Self {
         let stop = CancellationToken::new();
         let common = Common {
             blocks: config.check().unwrap(),
@@ -69,7 +75,7 @@ impl Node {
             &common,
             &fake,
             Arc::new(Metered::new(fake.clone(), common.metrics.cri.clone())),
-            Arc::new(FakeRecords::default()),
+            records,
             ClaimActivity::default(),
             pod_config(&common.config, &common.config.name(1), dir),
             dir,
@@ -130,7 +136,7 @@ async fn a_pod_takes_as_long_as_the_delays_say() {
 #[tokio::test(start_paused = true)]
 async fn a_member_of_any_image_with_a_probe_over_the_network_lives_as_on_a_real_node() {
     let node = Node::start(config(&[]));
-    let mut member = sandbox(
+    let mut wanted = sandbox(
         "a",
         &json!({"containers": [{
             "name": "main",
@@ -139,8 +145,8 @@ async fn a_member_of_any_image_with_a_probe_over_the_network_lives_as_on_a_real_
             "readinessProbe": {"httpGet": {"port": 8888}},
         }]}),
     );
-    member.metadata.labels = Some([(label::WARM_POOL.to_owned(), "hash".to_owned())].into());
-    let uid = node.want(&member);
+    wanted.metadata.labels = Some([(label::WARM_POOL.to_owned(), "hash".to_owned())].into());
+    let uid = node.want(&wanted);
     let view = node.ready(&uid, Tier::Frozen).await;
     assert_eq!(view.freeze_method, "fake");
     assert_eq!(
@@ -155,6 +161,27 @@ async fn a_member_of_any_image_with_a_probe_over_the_network_lives_as_on_a_real_
 
     node.pods.remove(&uid, RemoveReason::Released);
     node.until(&uid, "gone", |view| view.is_none()).await;
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_journal_has_is_made_anew_by_the_next_process() {
+    let records: Arc<FakeRecords> = Arc::default();
+    let node = Node::with(config(&[]), Arc::clone(&records));
+    let uid = node.want(&member("a"));
+    node.ready(&uid, Tier::Frozen).await;
+    node.end().await;
+
+    let record = records.get("a").unwrap();
+    let node = Node::with(config(&[]), records);
+    let adopted = Adopted {
+        record,
+        bound: true,
+        env: None,
+    };
+    node.pods.adopt(vec![adopted]).await;
+    node.want(&member("a"));
+    node.ready(&uid, Tier::Running).await;
     node.end().await;
 }
 

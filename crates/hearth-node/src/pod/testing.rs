@@ -337,7 +337,7 @@ pub(crate) struct FakeRecords {
 }
 
 impl FakeRecords {
-    pub(super) fn get(&self, uid: &str) -> Option<PodRecord> {
+    pub(crate) fn get(&self, uid: &str) -> Option<PodRecord> {
         self.records.lock().get(&SandboxUid::from(uid)).cloned()
     }
 
