@@ -6,6 +6,7 @@ use clap::Args;
 use hearth_api::NodeTaint;
 use hearth_node::config::Config;
 use hearth_node::fake::{Delay, FakeConfig};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Nodes without machines, for measuring")]
@@ -119,6 +120,18 @@ impl FakeArgs {
                 .collect(),
             taints: fake_taint.into_iter().map(|Taint(taint)| taint).collect(),
         })
+    }
+}
+
+/// Lets this process have as many files open as it may at most: each node has its journal, its port and its session.
+pub(crate) fn raise_open_files() {
+    let before = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: before.maximum,
+        ..before
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, limit = ?before.current, "the limit of open files stays as it is");
     }
 }
 

@@ -333,6 +333,7 @@ fn serve(args: RunArgs) -> Result<()> {
             match args.into_work() {
                 Work::Node(config) => daemon::run(*config, connect()?, token.clone()).await?,
                 Work::FakeNodes(config) => {
+                    fake::raise_open_files();
                     let connections = Connections::open(config.nodes, connect)?;
                     hearth_node::fake::run(*config, connections, token.clone()).await?;
                 }
