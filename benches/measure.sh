@@ -40,6 +40,4 @@ echo "== first answer"
 
 cp "$taken"/*.json "$results"/
 rm -r "$taken"
-"$bench" report --into docs/benchmarks.md \
-    "$results/one.json" "$results/rate-10.json" "$results/rate-45.json" \
-    "$results/burst-100.json" "$results/burst-300.json" "$results/first-answer.json"
+benches/report.sh
