@@ -24,8 +24,8 @@ use tokio::process::{Child, Command};
 const LIMIT: Duration = Duration::from_secs(240);
 /// How long it may take until a node that says nothing is lost.
 const LOST: Duration = Duration::from_secs(75);
-/// How long the process may take to end.
-const END: Duration = Duration::from_secs(20);
+/// How long the process may take to end: less than what it waits for tasks that do not.
+const END: Duration = Duration::from_secs(8);
 
 #[test]
 fn a_fake_node_fills_pools_answers_claims_and_is_lost_and_found_like_a_real_one() {

@@ -36,6 +36,11 @@ impl Census {
     pub(crate) fn of(&self, pods: PodManager) {
         self.pods.lock().push(pods);
     }
+
+    /// Lets go of them: what pods hold, the journal first of all, ends only when nobody holds them.
+    pub(crate) fn forget(&self) {
+        self.pods.lock().clear();
+    }
 }
 
 impl Collector for Census {

@@ -111,6 +111,7 @@ pub async fn run(
         admin.run(stop).await.map_err(DaemonError::Admin)
     });
     let result = parts.serve(&readiness, starting, &token).await;
+    parts.metrics.census.forget();
     parts.tasks.shut_down(&parts.tracker).await;
     result
 }

@@ -238,8 +238,16 @@ impl Alone {
     }
 
     /// Ends it.
-    pub async fn stop(mut self) {
-        self.tasks.shut_down(&self.tracker).await;
+    pub async fn stop(self) {
+        let Self {
+            pods,
+            mut tasks,
+            tracker,
+            ..
+        } = self;
+        // The journal ends with the last who could write to it.
+        drop(pods);
+        tasks.shut_down(&tracker).await;
     }
 }
 

@@ -135,6 +135,7 @@ pub async fn run(
         }
         Err(error) => Err(error),
     };
+    common.metrics.census.forget();
     tasks.shut_down(&tracker).await;
     result
 }

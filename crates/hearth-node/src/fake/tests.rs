@@ -267,5 +267,7 @@ async fn a_node_by_itself_binds_its_members_for_its_leader() {
     let reply = timeout(PATIENCE, bound).await.unwrap();
     assert_eq!(reply.outcome(), proto::bind_reply::Outcome::Bound);
     assert_eq!(reply.member.unwrap().sandbox_uid, uids[1]);
-    node.stop().await;
+    drop((client, events, requests));
+    let stopping = timeout(Duration::from_secs(8), node.stop());
+    assert!(stopping.await.is_ok(), "something goes on");
 }
