@@ -66,6 +66,7 @@ pub(crate) async fn measure(args: &BindsArgs) -> Result<Binds> {
     let bound = timeout(args.timeout, session.bind_all(rate)).await;
     let samples = bound.context("the binds took too long")??;
     let cpu_seconds = cpu::own_seconds() - cpu_before;
+    drop(session);
     threads.run(args.timeout, "stop", node.stop()).await?;
 
     let (reply, lateness, phases) = results::figures(&samples);
