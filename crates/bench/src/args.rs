@@ -255,7 +255,7 @@ pub(crate) struct FillArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ScaleArgs {
     /// Members of all pools at which it is measured, rising
-    #[arg(long, value_delimiter = ',', default_values_t = [100, 1_000, 10_000])]
+    #[arg(long, value_delimiter = ',', default_values_t = [100_usize, 1_000, 10_000])]
     pub(crate) members: Vec<usize>,
     /// Pools that they are in, equal parts; called scale-0 and so on, made and deleted
     #[arg(long, default_value_t = 4)]

@@ -142,8 +142,8 @@ mod tests {
     #[test]
     fn a_label_has_a_name_and_a_value() {
         let label = |name: &str, value: &str| Label(name.to_owned(), value.to_owned());
-        assert_eq!("a=b=c".parse(), Ok(label("a", "b=c")));
-        assert_eq!("a=".parse(), Ok(label("a", "")));
+        assert_eq!("a=b=c".parse::<Label>(), Ok(label("a", "b=c")));
+        assert_eq!("a=".parse::<Label>(), Ok(label("a", "")));
         assert!("a".parse::<Label>().is_err() && "=b".parse::<Label>().is_err());
     }
 
@@ -157,10 +157,13 @@ mod tests {
             })
         };
         assert_eq!(
-            "example.com/a=b:NoExecute".parse(),
+            "example.com/a=b:NoExecute".parse::<Taint>(),
             Ok(taint("example.com/a", "b", "NoExecute"))
         );
-        assert_eq!("a:NoSchedule".parse(), Ok(taint("a", "", "NoSchedule")));
+        assert_eq!(
+            "a:NoSchedule".parse::<Taint>(),
+            Ok(taint("a", "", "NoSchedule"))
+        );
         for text in ["a", "a=b", ":NoSchedule", "a:Never"] {
             assert!(text.parse::<Taint>().is_err(), "{text}");
         }

@@ -25,7 +25,7 @@ pub enum Step {
 }
 
 impl Step {
-    const ALL: [(Self, &str); 5] = [
+    const ALL: [(Self, &'static str); 5] = [
         (Self::RunSandbox, "run-sandbox"),
         (Self::Create, "create"),
         (Self::Start, "start"),
