@@ -40,6 +40,10 @@ const PACKAGES: &[Package] = &[
         purpose: "the contents of the example image",
     },
     Package {
+        name: "ca-certificates",
+        purpose: "the authorities that a node's image trusts",
+    },
+    Package {
         name: "docker-registry",
         purpose: "the registry that tests pull from",
     },

@@ -64,6 +64,70 @@ pub(crate) fn build_programs(build: Build) -> Result<Vec<PathBuf>> {
     Ok(programs(&messages(&args)?))
 }
 
+/// Builds programs for other machines: optimised, linked with everything they need, without a path of this machine in them.
+/// Returns where they are, in the order of `programs`, which are pairs of package and program.
+pub(crate) fn build_static(programs: &[(&str, &str)]) -> Result<Vec<PathBuf>> {
+    let target = target();
+    let mut args = vec![
+        "build",
+        "--release",
+        // With a target named, build scripts and macros are not linked like this.
+        "--target",
+        target.as_str(),
+        "--message-format=json-render-diagnostics",
+    ];
+    for (package, program) in programs {
+        args.extend(["--package", package, "--bin", program]);
+    }
+    let places = [(repository(), "/hearth"), (cargo_home()?, "/cargo")];
+    let remap = |option: &str| -> Vec<String> {
+        let places = places.iter();
+        places
+            .map(|(from, to)| format!("{option}={}={to}", from.display()))
+            .collect()
+    };
+    let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
+    flags.extend(remap("--remap-path-prefix"));
+    let mut command = cargo(&args);
+    command
+        // Before RUSTFLAGS and all configuration. Its parts are between these characters.
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        // The same for what build scripts compile.
+        .env("CFLAGS", remap("-ffile-prefix-map").join(" "))
+        .env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
+    let messages = output(&mut command)?;
+    programs
+        .iter()
+        .map(|(_, name)| {
+            artifacts(&messages)
+                .find(|artifact| !artifact.is_test && artifact.name == *name)
+                .map(|artifact| artifact.file)
+                .with_context(|| format!("cargo built no program {name}"))
+        })
+        .collect()
+}
+
+/// This machine's target. Static programs of the GNU target need no other one to be installed.
+pub(crate) fn target() -> String {
+    format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
+}
+
+/// Where the sources of dependencies are.
+pub(crate) fn cargo_home() -> Result<PathBuf> {
+    if let Some(dir) = std::env::var_os("CARGO_HOME").filter(|dir| !dir.is_empty()) {
+        return Ok(PathBuf::from(dir));
+    }
+    let home = std::env::var_os("HOME").context("neither CARGO_HOME nor HOME is set")?;
+    Ok(PathBuf::from(home).join(".cargo"))
+}
+
+/// What cargo knows of the workspace and all that it is made of.
+pub(crate) fn metadata() -> Result<Value> {
+    let platform = format!("--filter-platform={}", target());
+    let text = system::capture(&mut cargo(&["metadata", "--format-version=1", &platform]))?;
+    serde_json::from_str(&text).context("cargo metadata printed no JSON")
+}
+
 /// A program that holds the tests of one target.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TestProgram {
@@ -102,7 +166,11 @@ pub(crate) fn build_tests(names: &[&str]) -> Result<Vec<TestProgram>> {
 
 /// Runs cargo with its progress shown, and returns its messages.
 fn messages(args: &[&str]) -> Result<String> {
-    let output = cargo(args)
+    output(&mut cargo(args))
+}
+
+fn output(command: &mut Command) -> Result<String> {
+    let output = command
         .stdin(Stdio::null())
         // Its progress is the user's.
         .stderr(Stdio::inherit())
@@ -111,7 +179,7 @@ fn messages(args: &[&str]) -> Result<String> {
     ensure!(
         output.status.success(),
         "cargo {} failed",
-        args.first().unwrap_or(&"")
+        command.get_args().next().unwrap_or_default().display()
     );
     String::from_utf8(output.stdout).context("cargo printed no UTF-8")
 }

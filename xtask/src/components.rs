@@ -62,8 +62,9 @@ const RECIPES: &[Recipe] = &[
         name: "runc",
         version: "v1.5.1",
         cgo: true,
-        tags: "seccomp",
-        ldflags: "-s -w",
+        tags: "seccomp netgo osusergo",
+        // Static: it runs on machines that have another C library, or none that it can reach.
+        ldflags: "-s -w -linkmode external -extldflags -static",
         programs: &[program("runc", "github.com/opencontainers/runc")],
         takes: "half a minute",
     },
@@ -155,6 +156,17 @@ const RECIPES: &[Recipe] = &[
     },
 ];
 
+/// What no cluster has: tools that look at what we hand out.
+const TOOLS: &[Recipe] = &[Recipe {
+    name: "helm",
+    version: "v4.3.2",
+    cgo: false,
+    tags: "",
+    ldflags: "-s -w -X helm.sh/helm/v4/internal/version.version=v4.3.2",
+    programs: &[program("helm", "helm.sh/helm/v4/cmd/helm")],
+    takes: "three minutes",
+}];
+
 /// The control plane, which somebody else runs in a cluster that exists already.
 const CONTROL_PLANE: [&str; 3] = ["etcd", "kube-apiserver", "kube-controller-manager"];
 
@@ -170,7 +182,32 @@ pub(crate) fn provide(layout: &Layout, control_plane: bool) -> Result<()> {
     Ok(())
 }
 
-/// Builds everything into the cache without making a cluster.
+/// A component that is in the cache.
+#[derive(Debug)]
+pub(crate) struct Built {
+    /// Its name, that of its directory in `xtask/components`.
+    pub(crate) name: &'static str,
+    /// The version of its main module.
+    pub(crate) version: &'static str,
+    /// Its programs: their names, and where they are.
+    pub(crate) programs: Vec<(&'static str, PathBuf)>,
+}
+
+/// Builds one component into the cache.
+pub(crate) fn build(name: &str) -> Result<Built> {
+    let recipe = RECIPES
+        .iter()
+        .chain(TOOLS)
+        .find(|recipe| recipe.name == name)
+        .with_context(|| format!("there is no component {name}"))?;
+    Ok(Built {
+        name: recipe.name,
+        version: recipe.version,
+        programs: provide_one(recipe, true)?,
+    })
+}
+
+/// Builds everything that a cluster has into the cache, without making one.
 pub(crate) fn build_all() -> Result<()> {
     for recipe in RECIPES {
         for (name, file) in provide_one(recipe, true)? {
@@ -382,7 +419,7 @@ mod tests {
 
     #[test]
     fn recipes_agree_with_their_modules() {
-        for recipe in RECIPES {
+        for recipe in RECIPES.iter().chain(TOOLS) {
             let module = paths::repository()
                 .join("xtask/components")
                 .join(recipe.name);

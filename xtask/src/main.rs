@@ -157,10 +157,12 @@ enum Command {
         #[command(flatten)]
         packages: Packages,
     },
-    /// Writes the images of the examples and tests as OCI archives.
+    /// Writes images as OCI archives: those of the examples and tests, or those that are handed out.
     Images {
         #[command(flatten)]
         place: Where,
+        #[command(subcommand)]
+        what: Option<images::What>,
     },
     /// Prints what is on the machine of the kinds of things that a cluster makes, as JSON.
     Inventory {
@@ -230,7 +232,11 @@ fn run(command: Command) -> Result<()> {
             apt::ensure_packages(packages.consent())?;
             components::build_all()
         }
-        Command::Images { place } => images::write_all(&place.layout()?.images()),
+        Command::Images { place, what: None } => images::write_all(&place.layout()?.images()),
+        Command::Images {
+            what: Some(images::What::Release(options)),
+            ..
+        } => images::release::write(&options),
         Command::Inventory { place } => inventory::print(&place.layout()?),
         Command::Supervise { spec } => supervise::supervise(&spec),
     }

@@ -1,7 +1,7 @@
 //! Small services of the operating system that several commands need.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -205,6 +205,31 @@ pub(crate) fn capture_with_input(command: &mut Command, input: &[u8]) -> Result<
         );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs a command with `input` on its standard input and returns what it printed, byte by byte. The
+/// input is in memory as a file, so that nobody has to write and read at the same time.
+pub(crate) fn filter(command: &mut Command, input: &[u8]) -> Result<Vec<u8>> {
+    let stdin = || -> std::io::Result<fs::File> {
+        let memory = rustix::fs::memfd_create("input", rustix::fs::MemfdFlags::CLOEXEC)?;
+        let mut file = fs::File::from(memory);
+        file.write_all(input)?;
+        file.seek(SeekFrom::Start(0))?;
+        Ok(file)
+    };
+    let stdin = stdin().with_context(|| format!("cannot prepare {}", describe(command)))?;
+    let output = command
+        .stdin(stdin)
+        .output()
+        .with_context(|| format!("cannot run {}", describe(command)))?;
+    ensure!(
+        output.status.success(),
+        "{} failed: {}: {}",
+        describe(command),
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(output.stdout)
 }
 
 /// A command as it would be typed, shortened when it is long.

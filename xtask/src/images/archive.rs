@@ -1,10 +1,14 @@
-//! OCI images: a layer, its configuration, its manifest, all of it in one archive. Nothing in
+//! OCI images: layers, their configuration, their manifest, all of it in one archive. Nothing in
 //! them depends on when and where they are made, so the same contents give the same digests.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::system;
 
@@ -51,8 +55,26 @@ impl Layer {
         }
     }
 
-    fn tar(&self) -> Result<Vec<u8>> {
-        let mut tar = Tar::default();
+    /// Writes it as files below `root`, for tools that make images out of directories.
+    pub(super) fn unpack(&self, root: &Path) -> Result<()> {
+        // A directory sorts before what is in it.
+        for (path, entry) in &self.entries {
+            let place = root.join(path);
+            match entry {
+                Entry::Directory { mode } => {
+                    system::create_dir(&place)?;
+                    fs::set_permissions(&place, fs::Permissions::from_mode(*mode))
+                        .with_context(|| format!("cannot give {} its mode", place.display()))?;
+                }
+                Entry::File { mode, contents } => system::write_atomic(&place, contents, *mode)?,
+                Entry::Link { target } => system::link(Path::new(target), &place)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn tar(&self, time: u64) -> Result<Vec<u8>> {
+        let mut tar = Tar::at(time);
         // A directory sorts before what is in it.
         for (path, entry) in &self.entries {
             match entry {
@@ -65,19 +87,62 @@ impl Layer {
     }
 }
 
-/// An image of one layer.
-#[derive(Debug)]
+/// How layers are stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Compression {
+    /// As they are: the fastest for what never leaves the machine.
+    #[default]
+    None,
+    /// By gzip, without a name and a time in it.
+    Gzip,
+}
+
+impl Compression {
+    fn media_type(self) -> &'static str {
+        match self {
+            Self::None => "application/vnd.oci.image.layer.v1.tar",
+            Self::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
+        }
+    }
+
+    fn apply(self, tar: Vec<u8>) -> Result<Vec<u8>> {
+        match self {
+            Self::None => Ok(tar),
+            Self::Gzip => system::filter(Command::new("gzip").args(["-n", "-6", "-c"]), &tar),
+        }
+    }
+}
+
+/// A moment that an image dates from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Moment {
+    /// Seconds since 1970, UTC.
+    pub(super) seconds: u64,
+    /// The same in RFC 3339.
+    pub(super) text: String,
+}
+
+/// An image.
+#[derive(Debug, Default)]
 pub(super) struct Image {
     /// The name it is imported under, with tag.
-    pub(super) reference: &'static str,
-    /// Its file system.
-    pub(super) layer: Layer,
+    pub(super) reference: String,
+    /// Its file system, the lowest layer first.
+    pub(super) layers: Vec<Layer>,
+    /// How those are stored.
+    pub(super) compression: Compression,
     /// `Entrypoint`.
     pub(super) entrypoint: &'static [&'static str],
     /// `Cmd`.
     pub(super) command: &'static [&'static str],
     /// `Env`.
     pub(super) env: &'static [&'static str],
+    /// `User`; empty: root.
+    pub(super) user: &'static str,
+    /// `Labels`.
+    pub(super) labels: BTreeMap<&'static str, String>,
+    /// What its files date from, and when it says that it was made. Absent: 1970, and it says nothing.
+    pub(super) made: Option<Moment>,
 }
 
 /// A finished archive.
@@ -117,31 +182,48 @@ impl Blob {
 impl Image {
     /// The image as an OCI archive.
     pub(super) fn archive(&self) -> Result<Archive> {
-        let layer = Blob::new(self.layer.tar()?);
-        let config = Blob::json(&json!({
-            "architecture": architecture(),
-            "os": "linux",
-            "config": { "Env": self.env, "Entrypoint": self.entrypoint, "Cmd": self.command },
-            // Not compressed, so the digest of the contents is the digest of the blob.
-            "rootfs": { "type": "layers", "diff_ids": [layer.digest] },
-        }));
+        let time = self.made.as_ref().map_or(0, |made| made.seconds);
+        let mut layers = Vec::new();
+        let mut diff_ids = Vec::new();
+        for layer in &self.layers {
+            let tar = Blob::new(layer.tar(time)?);
+            diff_ids.push(tar.digest.clone());
+            layers.push(match self.compression {
+                // The digest of the contents is the digest of the blob.
+                Compression::None => tar,
+                Compression::Gzip => Blob::new(self.compression.apply(tar.bytes)?),
+            });
+        }
+        let config = Blob::json(&self.configuration(&diff_ids));
+        let media_type = self.compression.media_type();
+        let described: Vec<_> = layers
+            .iter()
+            .map(|layer| layer.descriptor(media_type))
+            .collect();
         let manifest = Blob::json(&json!({
             "schemaVersion": 2,
             "mediaType": MANIFEST,
-            "config": config.descriptor("application/vnd.oci.image.config.v1+json"),
-            "layers": [layer.descriptor("application/vnd.oci.image.layer.v1.tar")],
+            "config": config.descriptor(CONFIG),
+            "layers": described,
         }));
         let mut descriptor = manifest.descriptor(MANIFEST);
         descriptor["annotations"] = json!({
             "io.containerd.image.name": self.reference,
-            "org.opencontainers.image.ref.name": tag(self.reference),
+            "org.opencontainers.image.ref.name": tag(&self.reference),
         });
         let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [descriptor] });
 
-        let mut tar = Tar::default();
+        let mut tar = Tar::at(time);
         tar.file("oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         tar.file("index.json", 0o644, index.to_string().as_bytes())?;
-        for blob in [&manifest, &config, &layer] {
+        let mut blobs = vec![&manifest, &config];
+        for layer in &layers {
+            // Two layers may be the same.
+            if !blobs.iter().any(|blob| blob.digest == layer.digest) {
+                blobs.push(layer);
+            }
+        }
+        for blob in blobs {
             tar.file(&blob.path(), 0o644, &blob.bytes)?;
         }
         Ok(Archive {
@@ -149,10 +231,34 @@ impl Image {
             manifest: manifest.digest,
         })
     }
+
+    fn configuration(&self, diff_ids: &[String]) -> Value {
+        let mut run = Map::new();
+        run.insert("Env".to_owned(), json!(self.env));
+        run.insert("Entrypoint".to_owned(), json!(self.entrypoint));
+        run.insert("Cmd".to_owned(), json!(self.command));
+        if !self.user.is_empty() {
+            run.insert("User".to_owned(), json!(self.user));
+        }
+        if !self.labels.is_empty() {
+            run.insert("Labels".to_owned(), json!(self.labels));
+        }
+        let mut config = json!({
+            "architecture": architecture(),
+            "os": "linux",
+            "config": run,
+            "rootfs": { "type": "layers", "diff_ids": diff_ids },
+        });
+        if let Some(made) = &self.made {
+            config["created"] = json!(made.text);
+        }
+        config
+    }
 }
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 
 fn tag(reference: &str) -> &str {
     reference.rsplit_once(':').map_or("latest", |(_, tag)| tag)
@@ -162,13 +268,21 @@ fn architecture() -> &'static str {
     crate::deploy::architecture()
 }
 
-/// A tar archive in memory. Everything in it belongs to root and dates from 1970.
-#[derive(Default)]
+/// A tar archive in memory. Everything in it belongs to root and dates from the same second.
 struct Tar {
-    builder: Option<tar::Builder<Vec<u8>>>,
+    builder: tar::Builder<Vec<u8>>,
+    time: u64,
 }
 
 impl Tar {
+    /// An empty one, with what its entries date from in seconds since 1970.
+    fn at(time: u64) -> Self {
+        Self {
+            builder: tar::Builder::new(Vec::new()),
+            time,
+        }
+    }
+
     fn directory(&mut self, path: &str, mode: u32) -> Result<()> {
         // The slash is the custom; some readers go by it rather than by the type.
         let path = format!("{path}/");
@@ -180,42 +294,35 @@ impl Tar {
     }
 
     fn link(&mut self, path: &str, target: &str) -> Result<()> {
-        let mut header = header(tar::EntryType::Symlink, 0o777, 0);
-        self.builder()
+        let mut header = self.header(tar::EntryType::Symlink, 0o777, 0);
+        self.builder
             .append_link(&mut header, path, target)
             .with_context(|| format!("cannot add {path} to an archive"))
     }
 
     fn append(&mut self, path: &str, kind: tar::EntryType, mode: u32, data: &[u8]) -> Result<()> {
-        let mut header = header(kind, mode, data.len() as u64);
-        self.builder()
+        let mut header = self.header(kind, mode, data.len() as u64);
+        self.builder
             .append_data(&mut header, path, data)
             .with_context(|| format!("cannot add {path} to an archive"))
     }
 
-    fn builder(&mut self) -> &mut tar::Builder<Vec<u8>> {
+    fn header(&self, kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_size(size);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(self.time);
+        header
+    }
+
+    fn finish(self) -> Result<Vec<u8>> {
         self.builder
-            .get_or_insert_with(|| tar::Builder::new(Vec::new()))
+            .into_inner()
+            .context("cannot finish an archive")
     }
-
-    fn finish(mut self) -> Result<Vec<u8>> {
-        self.builder();
-        match self.builder.take() {
-            Some(builder) => builder.into_inner().context("cannot finish an archive"),
-            None => Ok(Vec::new()),
-        }
-    }
-}
-
-fn header(kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {
-    let mut header = tar::Header::new_gnu();
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_size(size);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    header
 }
 
 #[cfg(test)]
@@ -230,11 +337,10 @@ mod tests {
         layer.link("bin/other", "tool");
         layer.directory("tmp", 0o1777);
         Image {
-            reference: "localhost/example:dev",
-            layer,
+            reference: "localhost/example:dev".to_owned(),
+            layers: vec![layer],
             entrypoint: &["/bin/tool"],
-            command: &[],
-            env: &[],
+            ..Image::default()
         }
     }
 
@@ -278,6 +384,7 @@ mod tests {
             config["rootfs"]["diff_ids"][0],
             manifest["layers"][0]["digest"]
         );
+        assert_eq!(config["created"], Value::Null);
 
         let layer = blob(&files, &manifest["layers"][0]);
         let listed: Vec<_> = tar::Archive::new(layer)
@@ -306,5 +413,19 @@ mod tests {
             image().archive().unwrap().bytes,
             image().archive().unwrap().bytes
         );
+    }
+
+    #[test]
+    fn a_tree_has_what_the_layer_has() {
+        let dir = tempfile::tempdir().unwrap();
+        image().layers[0].unpack(dir.path()).unwrap();
+        assert_eq!(fs::read(dir.path().join("bin/tool")).unwrap(), b"tool");
+        let mode = |path: &str| {
+            let metadata = fs::metadata(dir.path().join(path)).unwrap();
+            metadata.permissions().mode() & 0o7777
+        };
+        assert_eq!((mode("bin/tool"), mode("tmp")), (0o755, 0o1777));
+        let link = fs::read_link(dir.path().join("bin/other")).unwrap();
+        assert_eq!(link, Path::new("tool"));
     }
 }

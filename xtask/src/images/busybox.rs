@@ -38,15 +38,15 @@ pub(super) fn image() -> Result<Image> {
         layer.file(file, 0o644, read(&sources("busybox").join(file))?);
     }
     Ok(Image {
-        reference: "localhost/hearth-busybox:dev",
-        layer,
-        entrypoint: &[],
+        reference: "localhost/hearth-busybox:dev".to_owned(),
+        layers: vec![layer],
         command: &["sh"],
         env: &["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+        ..Image::default()
     })
 }
 
 /// busybox-static installs it as plain `busybox`.
-fn program() -> Result<PathBuf> {
+pub(super) fn program() -> Result<PathBuf> {
     system::find_on_path("busybox").context("busybox is not installed (package busybox-static)")
 }

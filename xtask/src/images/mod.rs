@@ -1,19 +1,29 @@
-//! The images of the examples and tests, written as OCI archives without any image tool.
+//! Images, written as OCI archives without any image tool: those of the examples and tests, and in
+//! [`release`] those that are handed out.
 
 mod archive;
 mod busybox;
 mod pause;
+pub(crate) mod release;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use clap::Subcommand;
 
 use crate::paths::repository;
 use crate::system;
 use crate::ui;
 
 use archive::{Image, Layer};
+
+/// Which images are written, when not those of the examples and tests.
+#[derive(Debug, Subcommand)]
+pub(crate) enum What {
+    /// Builds hearthd and the controller for other machines and writes their images.
+    Release(release::Options),
+}
 
 /// Writes every image as `<name>.tar` into `dir`, unless the archive there is the same already.
 pub(crate) fn write_all(dir: &Path) -> Result<()> {

@@ -10,16 +10,18 @@ use super::{Image, Layer, read, sources};
 use crate::paths;
 use crate::system;
 
+/// What hearthd asks for unless it is told otherwise.
+pub(super) const REFERENCE: &str = "localhost/hearth-pause:dev";
+
 /// The image.
 pub(super) fn image() -> Result<Image> {
     let mut layer = Layer::default();
     layer.file("pause", 0o755, program()?);
     Ok(Image {
-        reference: "localhost/hearth-pause:dev",
-        layer,
+        reference: REFERENCE.to_owned(),
+        layers: vec![layer],
         entrypoint: &["/pause"],
-        command: &[],
-        env: &[],
+        ..Image::default()
     })
 }
 
