@@ -24,15 +24,13 @@ pub(crate) fn apply(layout: &Layout, instance: &Instance) -> Result<()> {
     // The controller's webhook is on here; the CRDs have v1alpha1 only while it is tried.
     let webhook = deploy.join("v1alpha1/rbac.yaml");
     kubectl.capture(&["apply", "--filename", &path_argument(&webhook)])?;
-    let crds = deploy.join("crds");
-    if crds.is_dir() {
-        // A CRD is served a moment after it was accepted.
-        kubectl.wait(
-            &["--filename", &path_argument(&crds)],
-            "condition=Established",
-            Duration::from_secs(30),
-        )?;
-    }
+    // A CRD is served a moment after it was accepted.
+    let crds: Vec<_> = crds()?.iter().map(|file| path_argument(file)).collect();
+    let crds: Vec<_> = crds
+        .iter()
+        .flat_map(|file| ["--filename", file.as_str()])
+        .collect();
+    kubectl.wait(&crds, "condition=Established", Duration::from_secs(30))?;
     for class in runtime_classes()? {
         kubectl.capture(&["apply", "--filename", &path_argument(&class)])?;
     }
@@ -42,6 +40,19 @@ pub(crate) fn apply(layout: &Layout, instance: &Instance) -> Result<()> {
 
 fn path_argument(path: &Path) -> String {
     path.display().to_string()
+}
+
+/// One file per kind.
+fn crds() -> Result<Vec<PathBuf>> {
+    let dir = repository().join("deploy/crds");
+    let entries = fs::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))?;
+    let mut crds: Vec<_> = entries
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .filter(|file| file.file_name() != Some("kustomization.yaml".as_ref()))
+        .collect();
+    crds.sort();
+    Ok(crds)
 }
 
 /// One file per handler.

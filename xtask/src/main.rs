@@ -24,6 +24,7 @@ mod instance;
 mod inventory;
 mod kubeconfig;
 mod kubectl;
+mod manifests;
 mod paths;
 mod pki;
 mod process;
@@ -147,6 +148,8 @@ enum Command {
     },
     /// Generates the CRDs in deploy/crds from the API types.
     Crds,
+    /// Writes deploy/install.yaml from the manifests in deploy.
+    Manifests,
     /// Takes the schemas that the CRDs embed from the running API server.
     Schemas {
         #[command(flatten)]
@@ -227,6 +230,7 @@ fn run(command: Command) -> Result<()> {
             conformance::run(&place.layout()?, Build::Alone, &options)
         }
         Command::Crds => generate::crds(),
+        Command::Manifests => manifests::write(),
         Command::Schemas { place } => generate::schemas(&place.layout()?),
         Command::BuildComponents { packages } => {
             apt::ensure_packages(packages.consent())?;

@@ -353,7 +353,50 @@ fn serve(args: RunArgs) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::apps::v1::DaemonSet;
+
     use super::*;
+
+    /// Flags that there are, with values that can be used, and ports and directories that agree with them.
+    #[test]
+    fn the_daemonset_starts_hearthd() {
+        let text = include_str!("../../../deploy/node/daemonset.yaml");
+        let set: serde_json::Value = serde_saphyr::from_str(text).unwrap();
+        let set: DaemonSet = serde_json::from_value(set).unwrap();
+        let pod = set.spec.unwrap().template.spec.unwrap();
+        let [container] = pod.containers.as_slice() else {
+            panic!("{} containers", pod.containers.len());
+        };
+        let args = container.args.iter().flatten().map(|arg| {
+            arg.replace("$(NODE_NAME)", "n")
+                .replace("$(NODE_IP)", "192.0.2.7")
+        });
+        let args: Vec<String> = std::iter::once("hearthd".to_owned()).chain(args).collect();
+        assert!(!args.iter().any(|arg| arg.contains("$(")), "{args:?}");
+        let config = Cli::try_parse_from(&args).unwrap().run.into_config();
+        config.check().unwrap();
+
+        let port = |name: &str| {
+            let mut ports = container.ports.iter().flatten();
+            let port = ports.find(|port| port.name.as_deref() == Some(name));
+            port.map(|port| port.container_port)
+        };
+        assert_eq!(port("node-api"), Some(i32::from(config.listen.port())));
+        let metrics = Some(i32::from(config.metrics_listen.port()));
+        assert_eq!(port("metrics"), metrics);
+        for directory in [&config.root_dir, &config.run_dir] {
+            let mut mounts = container.volume_mounts.iter().flatten();
+            let mount = mounts.find(|mount| directory.starts_with(&mount.mount_path));
+            // What pods mount there must be seen by the node.
+            let propagation = mount.and_then(|mount| mount.mount_propagation.as_deref());
+            assert_eq!(
+                propagation,
+                Some("Bidirectional"),
+                "{}",
+                directory.display()
+            );
+        }
+    }
 
     #[test]
     fn an_address_has_a_host_and_a_port() {
