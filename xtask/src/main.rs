@@ -17,6 +17,7 @@ mod down;
 mod existing;
 mod generate;
 mod guest;
+mod handed_out;
 mod hearth;
 mod images;
 mod install;
@@ -150,6 +151,8 @@ enum Command {
     Crds,
     /// Writes deploy/install.yaml from the manifests in deploy.
     Manifests,
+    /// Tests the chart and the kustomizations by helm and kubectl, which it builds.
+    Chart,
     /// Takes the schemas that the CRDs embed from the running API server.
     Schemas {
         #[command(flatten)]
@@ -231,6 +234,7 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Crds => generate::crds(),
         Command::Manifests => manifests::write(),
+        Command::Chart => handed_out::chart(),
         Command::Schemas { place } => generate::schemas(&place.layout()?),
         Command::BuildComponents { packages } => {
             apt::ensure_packages(packages.consent())?;

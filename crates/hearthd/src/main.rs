@@ -399,6 +399,23 @@ mod tests {
     }
 
     #[test]
+    fn the_chart_gives_flags_that_there_are() {
+        let template = include_str!("../../../deploy/helm/hearth/templates/node.yaml");
+        let command = <Cli as clap::CommandFactory>::command();
+        let known: Vec<_> = command
+            .get_arguments()
+            .filter_map(clap::Arg::get_long)
+            .collect();
+        let words = template.split(|c: char| !c.is_ascii_lowercase() && c != '-');
+        let flags = words.filter_map(|word| word.strip_prefix("--"));
+        let flags: Vec<_> = flags.filter(|flag| !flag.is_empty()).collect();
+        assert!(flags.len() > 8, "{flags:?}");
+        for flag in flags {
+            assert!(known.contains(&flag), "--{flag}");
+        }
+    }
+
+    #[test]
     fn an_address_has_a_host_and_a_port() {
         for (text, expect) in [
             ("10.96.0.1:443", Some(("10.96.0.1", 443))),
