@@ -1,5 +1,6 @@
 //! The API server's audit log: who wrote what.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
@@ -29,6 +30,8 @@ pub struct Request {
     pub stage_timestamp: Timestamp,
     stage: String,
     response_status: Option<ResponseStatus>,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -37,8 +40,9 @@ struct User {
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 struct ObjectRef {
+    api_group: String,
     resource: String,
     namespace: String,
     name: String,
@@ -61,6 +65,14 @@ impl AuditLog {
     /// When the log cannot be looked at.
     pub fn mark(&self) -> Result<Mark> {
         tail::mark(&self.file)
+    }
+
+    /// All requests that were answered since the API server was first started, in the order of their answers.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn all(&self) -> Result<Vec<Request>> {
+        self.since(Mark::default())
     }
 
     /// The requests that were answered since `mark`, in the order of their answers.
@@ -98,6 +110,13 @@ impl Request {
         .any(|prefix| self.user().starts_with(prefix))
     }
 
+    /// The name of the ServiceAccount that asked, if it was one.
+    #[must_use]
+    pub fn account(&self) -> Option<&str> {
+        let account = self.user().strip_prefix("system:serviceaccount:")?;
+        account.split_once(':').map(|(_, name)| name)
+    }
+
     /// Whether it was to change something.
     #[must_use]
     pub fn is_write(&self) -> bool {
@@ -114,6 +133,33 @@ impl Request {
             .as_ref()
             .and_then(|status| status.code)
             .is_some_and(|code| (200..300).contains(&code))
+    }
+
+    /// Whether it was refused for want of a right, and not by what comes after: admission, a quota, the end of a namespace.
+    #[must_use]
+    pub fn was_forbidden(&self) -> bool {
+        let decision = self.annotations.get("authorization.k8s.io/decision");
+        decision.is_some_and(|decision| decision == "forbid")
+    }
+
+    /// What was asked, for messages.
+    #[must_use]
+    pub fn title(&self) -> String {
+        format!(
+            "{} {} {}/{} {}/{}",
+            self.user(),
+            self.verb,
+            self.group(),
+            self.resource(),
+            self.namespace(),
+            self.name()
+        )
+    }
+
+    /// The group of its object; empty for the core group.
+    #[must_use]
+    pub fn group(&self) -> &str {
+        &self.object_ref.api_group
     }
 
     /// The namespace of its object.
@@ -149,7 +195,7 @@ mod tests {
             "user":{"username":"system:serviceaccount:hearth-system:hearthd","groups":["a"]},
             "objectRef":{"resource":"sandboxes","namespace":"n","name":"s","apiGroup":"agents.x-k8s.io",
             "apiVersion":"v1beta1","subresource":"status"},"responseStatus":{"metadata":{},"code":200},
-            "requestReceivedTimestamp":"2026-11-22T13:16:15.123456Z","stageTimestamp":"2026-11-22T13:16:15.124456Z"}"#;
+            "annotations":{"authorization.k8s.io/decision":"allow"},"requestReceivedTimestamp":"2026-11-22T13:16:15.123456Z","stageTimestamp":"2026-11-22T13:16:15.124456Z"}"#;
         let request: Request = serde_json::from_str(line).unwrap();
         assert!(request.is_ours() && request.is_write() && request.succeeded());
         assert_eq!(
@@ -161,5 +207,8 @@ mod tests {
             ("sandboxes/status", "n", "s")
         );
         assert!(request.stage_timestamp > request.request_received_timestamp);
+        assert_eq!(request.group(), "agents.x-k8s.io");
+        assert_eq!(request.account(), Some("hearthd"));
+        assert!(!request.was_forbidden());
     }
 }

@@ -14,6 +14,7 @@ pub mod observe;
 pub mod process;
 pub mod pty;
 pub mod registry;
+pub mod rights;
 pub mod scene;
 pub mod status;
 pub mod tail;

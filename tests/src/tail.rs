@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result};
 /// The longest half of a line that a writer may have in the file.
 const LONGEST_LINE: u64 = 1 << 20;
 
-/// Where the whole lines of a file ended at a moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where the whole lines of a file ended at a moment; by default its beginning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mark(u64);
 
 /// The present end of the whole lines of `file`, 0 when it is not there yet.

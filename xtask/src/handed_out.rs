@@ -1,9 +1,10 @@
-//! Tests that need what a build has made: the chart by the real helm.
+//! Tests that need what a build has made: the chart by the real helm, and the rights of our parts by the log of a cluster.
 
 use anyhow::{Context as _, Result};
 
 use crate::cargo::{self, CLUSTER_FEATURE};
 use crate::components::{self, Built};
+use crate::paths::Layout;
 use crate::system;
 
 /// Builds helm and kubectl and holds the chart and the kustomizations against `deploy/install.yaml`.
@@ -14,6 +15,16 @@ pub(crate) fn chart() -> Result<()> {
         test("chart")
             .env("HEARTH_HELM", program(&helm, "helm")?)
             .env("HEARTH_KUBECTL", program(&kubernetes, "kubectl")?),
+    )
+}
+
+/// Compares what our parts may do with what they did on the cluster that is up, and prints both. It wants the suites to
+/// have been run there.
+pub(crate) fn rights(layout: &Layout) -> Result<()> {
+    system::run(
+        test("rights")
+            .env("HEARTH_DIR", layout.root())
+            .env("KUBECONFIG", layout.kubeconfig()),
     )
 }
 

@@ -153,6 +153,11 @@ enum Command {
     Manifests,
     /// Tests the chart and the kustomizations by helm and kubectl, which it builds.
     Chart,
+    /// Compares what our parts may do with what they did on the running cluster, after the suites.
+    Rights {
+        #[command(flatten)]
+        place: Where,
+    },
     /// Takes the schemas that the CRDs embed from the running API server.
     Schemas {
         #[command(flatten)]
@@ -235,6 +240,7 @@ fn run(command: Command) -> Result<()> {
         Command::Crds => generate::crds(),
         Command::Manifests => manifests::write(),
         Command::Chart => handed_out::chart(),
+        Command::Rights { place } => handed_out::rights(&place.layout()?),
         Command::Schemas { place } => generate::schemas(&place.layout()?),
         Command::BuildComponents { packages } => {
             apt::ensure_packages(packages.consent())?;

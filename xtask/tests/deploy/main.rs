@@ -1,4 +1,4 @@
-//! The manifests agree with each other and with the chart. None of it needs a cluster
+//! The manifests agree with each other, with the chart and with what the documents say of them. None of it needs a cluster
 //! or a tool: that API server, kubectl and helm take them is tested where those are.
 
 #![expect(
@@ -9,3 +9,4 @@
 mod chart;
 mod manifests;
 mod references;
+mod rights;
