@@ -65,8 +65,12 @@ pub(crate) fn build_programs(build: Build) -> Result<Vec<PathBuf>> {
 }
 
 /// Builds programs for other machines: optimised, linked with everything they need, without a path of this machine in them.
-/// Returns where they are, in the order of `programs`, which are pairs of package and program.
-pub(crate) fn build_static(programs: &[(&str, &str)]) -> Result<Vec<PathBuf>> {
+/// Returns where they are, in the order of `programs`, which are pairs of package and program. `told` are variables that
+/// they are built with.
+pub(crate) fn build_static(
+    programs: &[(&str, &str)],
+    told: &[(&str, &str)],
+) -> Result<Vec<PathBuf>> {
     let target = target();
     let mut args = vec![
         "build",
@@ -79,7 +83,10 @@ pub(crate) fn build_static(programs: &[(&str, &str)]) -> Result<Vec<PathBuf>> {
     for (package, program) in programs {
         args.extend(["--package", package, "--bin", program]);
     }
-    let places = [(repository(), "/hearth"), (cargo_home()?, "/cargo")];
+    let mut places = vec![(repository(), "/hearth"), (cargo_home()?, "/cargo")];
+    if let Some(dir) = std::env::var_os("CARGO_TARGET_DIR") {
+        places.push((PathBuf::from(dir), "/target"));
+    }
     let remap = |option: &str| -> Vec<String> {
         let places = places.iter();
         places
@@ -94,7 +101,8 @@ pub(crate) fn build_static(programs: &[(&str, &str)]) -> Result<Vec<PathBuf>> {
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
         // The same for what build scripts compile.
         .env("CFLAGS", remap("-ffile-prefix-map").join(" "))
-        .env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
+        .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
+        .envs(told.iter().copied());
     let messages = output(&mut command)?;
     programs
         .iter()

@@ -13,7 +13,6 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use serde_json::Value;
 
 use super::archive::{Compression, Image, Moment};
 use crate::cargo;
@@ -122,8 +121,13 @@ pub(crate) fn write(options: &Options) -> Result<()> {
     };
     let metadata = cargo::metadata()?;
     let programs = KINDS.map(|kind| (kind.package, kind.program));
+    // What the controller says of itself in agent_sandbox_build_info.
+    let told = [
+        ("HEARTH_GIT_COMMIT", revision.as_str()),
+        ("HEARTH_BUILD_DATE", made.text.as_str()),
+    ];
     let files = ui::step("building static programs", || {
-        cargo::build_static(&programs)
+        cargo::build_static(&programs, &told)
     })?;
     for (kind, file) in KINDS.iter().zip(&files) {
         let own = Own {
@@ -245,11 +249,12 @@ impl Kind {
         let list = out.join(format!("{}.cdx.json", self.name));
         system::write_atomic(&list, &sbom, 0o644)?;
         ui::note(format!(
-            "{} ({}): {} packed, {} unpacked, {} programs",
+            "{} ({}): {} packed, {} unpacked, {} entries, {} programs",
             image.reference,
             archive.manifest,
             mebibytes(archive.bytes.len() as u64),
             mebibytes(found.unpacked),
+            found.entries,
             found.programs.len()
         ));
         ui::note(format!("  {}", path.display()));
