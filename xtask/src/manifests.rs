@@ -55,7 +55,8 @@ fn render(repository: &Path) -> Result<String> {
 /// The manifests of a kustomization and of those that it names, in order.
 fn resources(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     let file = dir.join("kustomization.yaml");
-    let named = named(&read(&file)?).with_context(|| format!("cannot use {}", file.display()))?;
+    let kustomization = read(&file)?;
+    let named = named(&kustomization).with_context(|| format!("cannot use {}", file.display()))?;
     for name in named {
         let path = dir.join(name);
         if path.is_dir() {

@@ -312,7 +312,8 @@ proptest! {
                 "spec": {"sandboxTemplateRef": {"name": "t"}, "warmPoolRef": {"name": "p"}},
             });
             if let Err(error) = convert(object, &format!("{}/{to}", kind.group())) {
-                prop_assert!(error.to_string().starts_with(&format!("{} team/a: ", kind.name())));
+                let begin = format!("{} team/a: ", kind.name());
+                prop_assert!(error.to_string().starts_with(&begin), "{error}");
             }
         }
     }

@@ -373,7 +373,9 @@ mod tests {
         });
         let args: Vec<String> = std::iter::once("hearthd".to_owned()).chain(args).collect();
         assert!(!args.iter().any(|arg| arg.contains("$(")), "{args:?}");
-        let config = Cli::try_parse_from(&args).unwrap().run.into_config();
+        let Work::Node(config) = Cli::try_parse_from(&args).unwrap().run.into_work() else {
+            panic!("{args:?} start fake nodes");
+        };
         config.check().unwrap();
 
         let port = |name: &str| {

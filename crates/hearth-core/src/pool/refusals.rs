@@ -27,6 +27,11 @@ enum News {
 }
 
 impl Refusals {
+    /// Whether users were told why none can be made, and not yet that this is over.
+    pub(super) fn is_told(&self) -> bool {
+        self.told.is_some()
+    }
+
     /// What is new: nothing as long as what was told is true of any member, however many others there are. Of several
     /// that of all is told, or else that of the oldest.
     fn news(&mut self, any_is_ready: bool) -> Option<News> {

@@ -87,7 +87,7 @@ pub(super) fn hold(index: &mut Index, key: &Key) {
     };
     if stuck.members() == 0 {
         let told = std::mem::take(&mut pool.held).told;
-        if told && pool.forbidden.is_none() {
+        if told && !pool.refusals.is_told() {
             progressing(index, key);
         }
         return;

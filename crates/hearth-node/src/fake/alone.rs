@@ -25,7 +25,7 @@ use crate::daemon::{DaemonError, Tasks, open_journal};
 use crate::metered::Metered;
 use crate::metrics::Metrics;
 use crate::pod::{ClaimActivity, PodManager, PodPhase, PodView};
-use crate::server::{LeaderGate, LeaderRecord, LeaseReadError, LeaseReader, NodeApi};
+use crate::server::{LeaderGate, LeaderRecord, LeaseReadError, LeaseReader, LeaseView, NodeApi};
 
 /// The namespace of its members.
 const NAMESPACE: &str = "default";
@@ -101,8 +101,8 @@ struct Named(LeaderRecord);
 
 #[async_trait]
 impl LeaseReader for Named {
-    async fn read(&self) -> Result<Option<LeaderRecord>, LeaseReadError> {
-        Ok(Some(self.0))
+    async fn read(&self) -> Result<LeaseView, LeaseReadError> {
+        Ok(LeaseView::Leader(self.0))
     }
 }
 
