@@ -156,12 +156,13 @@ fn as_it_was(before: &[Inventory], after: &[Inventory]) -> Result<()> {
 
 /// The first error, with what else went wrong.
 fn first_error(results: impl IntoIterator<Item = Result<()>>) -> Result<()> {
-    results
-        .into_iter()
-        .fold(Ok(()), |first, next| match (first, next) {
-            (Err(first), Err(second)) => Err(first.context(format!("moreover: {second:#}"))),
-            (first, next) => first.and(next),
-        })
+    let mut errors = results.into_iter().filter_map(Result::err);
+    let Some(first) = errors.next() else {
+        return Ok(());
+    };
+    Err(errors.fold(first, |first, next| {
+        first.context(format!("moreover: {next:#}"))
+    }))
 }
 
 fn cluster_suite(layout: &Layout) -> Result<()> {

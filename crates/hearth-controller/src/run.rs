@@ -243,7 +243,7 @@ async fn convert(
     token: CancellationToken,
 ) {
     match webhook {
-        Some(webhook) => webhook.run(writing, watching, leadership, token).await,
+        Some(webhook) => Box::pin(webhook.run(writing, watching, leadership, token)).await,
         None => token.cancelled().await,
     }
 }

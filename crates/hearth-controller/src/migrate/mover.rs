@@ -29,11 +29,13 @@ const LISTS: usize = 3;
 
 /// What a kind's objects are planned by; `None` for those that are nothing to us.
 type PlanOf<'a, K> = Box<dyn Fn(&K) -> Option<Plan> + 'a>;
+/// The requests for the objects in one namespace.
+type ApiOf<'a, K> = Box<dyn Fn(&str) -> Api<K> + 'a>;
 
 /// Moves the objects of one kind.
 pub(super) struct Mover<'a, K> {
     all: Api<K>,
-    one: Box<dyn Fn(&str) -> Api<K> + 'a>,
+    one: ApiOf<'a, K>,
     plan: PlanOf<'a, K>,
     /// As kubectl has it before a name.
     pub(super) kind: String,
@@ -86,12 +88,7 @@ impl<'a, K> Mover<'a, K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    pub(super) fn new(
-        all: Api<K>,
-        one: Box<dyn Fn(&str) -> Api<K> + 'a>,
-        manner: Manner,
-        plan: PlanOf<'a, K>,
-    ) -> Self {
+    pub(super) fn new(all: Api<K>, one: ApiOf<'a, K>, manner: Manner, plan: PlanOf<'a, K>) -> Self {
         let (kind, group) = (K::kind(&()).to_lowercase(), K::group(&()));
         Self {
             all,

@@ -333,7 +333,8 @@ fn pools_grow_and_shrink_whatever_goes_wrong() {
 
 #[test]
 fn a_claim_takes_at_most_two_writes_before_its_answer() {
-    let table: [(&str, i64, fn(&mut World), usize); 4] = [
+    type Case = (&'static str, i64, fn(&mut World), usize);
+    let table: [Case; 4] = [
         ("warm", 1, a_claim, 1),
         ("with variables", 1, a_claim_with_env, 1),
         ("cold", 0, a_claim, 2),
