@@ -46,11 +46,11 @@ const READY_WITHIN: Duration = Duration::from_secs(120);
 
 /// Which nodes a cluster has.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Nodes<'a> {
-    /// This machine.
-    Machine,
-    /// So many without machines, with further flags for hearthd.
-    Fake { count: u16, flags: &'a [String] },
+pub(crate) struct Nodes<'a> {
+    /// So many without machines; absent: this machine.
+    pub(crate) fake: Option<u16>,
+    /// Further flags for hearthd.
+    pub(crate) flags: &'a [String],
 }
 
 /// What the names of nodes without machines begin with.
@@ -61,36 +61,34 @@ const FAKE_NODES: &str = "--fake-nodes=";
 impl Nodes<'_> {
     /// The name of the one that is there last.
     fn last(self, instance: &Instance) -> String {
-        match self {
-            Self::Machine => instance.node_name.clone(),
-            Self::Fake { count, .. } => format!("{FAKE}-{}", count.saturating_sub(1)),
+        match self.fake {
+            None => instance.node_name.clone(),
+            Some(count) => format!("{FAKE}-{}", count.saturating_sub(1)),
         }
     }
 
     fn args(self, layout: &Layout, instance: &Instance, kubeconfig: &Path) -> Vec<String> {
-        match self {
-            Self::Machine => node_args(layout, instance, kubeconfig),
-            Self::Fake { count, flags } => {
-                let mut args = vec![
-                    format!("{FAKE_NODES}{count}"),
-                    format!("--node-name={FAKE}"),
-                    format!("--instance={}", instance.id),
-                    format!("--kubeconfig={}", kubeconfig.display()),
-                    format!("--root-dir={}", layout.node().display()),
-                    "--listen=127.0.0.1:0".to_owned(),
-                    format!("--metrics-listen=127.0.0.1:{}", instance.ports.node_metrics),
-                ];
-                args.extend_from_slice(flags);
-                args
-            }
-        }
+        let mut args = match self.fake {
+            None => node_args(layout, instance, kubeconfig),
+            Some(count) => vec![
+                format!("{FAKE_NODES}{count}"),
+                format!("--node-name={FAKE}"),
+                format!("--instance={}", instance.id),
+                format!("--kubeconfig={}", kubeconfig.display()),
+                format!("--root-dir={}", layout.node().display()),
+                "--listen=127.0.0.1:0".to_owned(),
+                format!("--metrics-listen=127.0.0.1:{}", instance.ports.node_metrics),
+            ],
+        };
+        args.extend_from_slice(self.flags);
+        args
     }
 
     /// Refuses to take the place of the other kind, whose pods nobody would end.
     fn check(self, layout: &Layout) -> Result<()> {
         let is_fake = |argv: &[String]| argv.iter().any(|arg| arg.starts_with(FAKE_NODES));
         let before = supervise::spec(layout, HEARTHD)?.map(|spec| is_fake(&spec.argv));
-        let now = matches!(self, Self::Fake { .. });
+        let now = self.fake.is_some();
         ensure!(
             before.is_none_or(|before| before == now),
             "{} runs {} --fake-nodes; take it down first",
@@ -111,7 +109,7 @@ pub(crate) fn start(
 ) -> Result<()> {
     nodes.check(layout)?;
     build(layout, how)?;
-    if matches!(nodes, Nodes::Machine) {
+    if nodes.fake.is_none() {
         images::write_all(&layout.images())?;
         sysctl::raise(layout)?;
     }

@@ -37,11 +37,11 @@ pub(crate) struct Options {
     /// Run so many nodes without machines in place of this one, for measuring.
     #[arg(long, value_name = "N", conflicts_with = "existing", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) fake_nodes: Option<u16>,
-    /// A flag for the hearthd that serves them, such as --node-flag=--heartbeat-seconds=40. May be given several times.
+    /// A flag for hearthd, such as --node-flag=--heartbeat-seconds=40. May be given several times.
     #[arg(
         long,
         value_name = "FLAG",
-        requires = "fake_nodes",
+        conflicts_with = "no_hearth",
         allow_hyphen_values = true
     )]
     pub(crate) node_flag: Vec<String>,
@@ -68,12 +68,9 @@ pub(crate) fn up(layout: &Layout, options: &Options) -> Result<()> {
     };
     deploy::apply(layout, &instance)?;
     if !options.no_hearth {
-        let nodes = match options.fake_nodes {
-            None => Nodes::Machine,
-            Some(count) => Nodes::Fake {
-                count,
-                flags: &options.node_flag,
-            },
+        let nodes = Nodes {
+            fake: options.fake_nodes,
+            flags: &options.node_flag,
         };
         hearth::start(layout, &instance, &server, nodes, options.build)?;
         if !options.no_examples {
