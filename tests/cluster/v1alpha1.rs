@@ -67,7 +67,7 @@ async fn kubectl_does(scene: &Scene, args: &[&str]) -> Result<String> {
 async fn apply(scene: &Scene, path: &str) -> Result<()> {
     let path = deploy(path);
     let path = path.to_str().context("a path of text")?;
-    kubectl_does(scene, &["apply", "--filename", path])
+    kubectl_does(scene, &["apply", "--kustomize", path])
         .await
         .map(drop)
 }
@@ -521,6 +521,7 @@ fn the_api_server_takes_the_manifests() {
             "customresourcedefinition.apiextensions.k8s.io/sandboxtemplates.extensions.agents.x-k8s.io",
             "customresourcedefinition.apiextensions.k8s.io/sandboxwarmpools.extensions.agents.x-k8s.io",
             "deployment.apps/agent-sandbox-controller",
+            "poddisruptionbudget.policy/agent-sandbox-controller",
             "role.rbac.authorization.k8s.io/agent-sandbox-controller-webhook",
             "rolebinding.rbac.authorization.k8s.io/agent-sandbox-controller-webhook",
             "service/agent-sandbox-controller",

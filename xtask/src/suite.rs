@@ -11,6 +11,7 @@ use crate::components;
 use crate::conformance;
 use crate::down::down;
 use crate::guest;
+use crate::handed_out;
 use crate::inventory::Inventory;
 use crate::paths::Layout;
 use crate::sdk;
@@ -86,6 +87,7 @@ pub(crate) fn test(layout: &Layout, consent: Consent) -> Result<()> {
 fn test_phases(phases: &mut Phases, layout: &Layout, consent: Consent) -> Result<()> {
     check_phases(phases, consent)?;
     phases.run("components", components::build_all)?;
+    phases.run("the chart", handed_out::chart)?;
     phases.run("Python environments", sdk::prepare)?;
     // The guest joins a cluster of its own beside this one.
     let guest = layout.beside("-guest")?;
@@ -118,7 +120,8 @@ fn test_phases(phases: &mut Phases, layout: &Layout, consent: Consent) -> Result
                 let rows = conformance::Options::of_v1alpha1();
                 conformance::run(layout, Build::BesideTests, &rows)
             })
-        });
+        })
+        .and_then(|()| phases.run("rights: used and granted", || handed_out::rights(layout)));
     if tested.is_err() {
         print_logs(layout);
     }

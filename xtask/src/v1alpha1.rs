@@ -85,6 +85,6 @@ fn apply(kubectl: &Kubectl, directory: &str) -> Result<()> {
     let directory = repository().join("deploy").join(directory);
     let directory = directory.display().to_string();
     kubectl
-        .capture(&["apply", "--filename", &directory])
+        .capture(&["apply", "--kustomize", &directory])
         .map(drop)
 }
