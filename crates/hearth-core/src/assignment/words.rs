@@ -14,7 +14,7 @@ use crate::ids::NodeName;
 use crate::index::{Index, SandboxRecord};
 use crate::names::name_hash;
 use crate::services;
-use crate::status::error_seen;
+use crate::status::{ServiceFact, error_seen};
 
 /// What becomes of the fields of the status that are no conditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +125,19 @@ impl<'a> Words<'a> {
         }
     }
 
+    /// Says what stands in the way of its Service, as a node says it of a Sandbox of its own. Returns whether anything does.
+    fn hindered_by_service(&mut self, index: &Index) -> bool {
+        if let Some(fault) = services::fault(index, self.record) {
+            self.not_ready(reason::RECONCILER_ERROR, &error_seen(&fault));
+            return true;
+        }
+        let ServiceFact::Impossible(why) = services::fact(index, self.record) else {
+            return false;
+        };
+        self.not_ready(reason::INVALID_CONFIGURATION, &why);
+        true
+    }
+
     fn not_ready(&mut self, reason: &str, text: &str) {
         self.set(condition::READY, ConditionStatus::False, reason, text);
     }
@@ -149,12 +162,14 @@ pub(super) fn unplaced(
         reason::UNSCHEDULABLE,
         refused,
     );
-    // To users it is a pod that waits for the scheduler.
-    let service = services::fact(index, record);
-    words.not_ready(
-        reason::DEPENDENCIES_NOT_READY,
-        &format!("Pod exists with phase: Pending{}", service.suffix()),
-    );
+    if !words.hindered_by_service(index) {
+        // To users it is a pod that waits for the scheduler.
+        let service = services::fact(index, record);
+        words.not_ready(
+            reason::DEPENDENCIES_NOT_READY,
+            &format!("Pod exists with phase: Pending{}", service.suffix()),
+        );
+    }
     Decision::Unplaced {
         conditions: words.conditions,
         intended,
@@ -177,7 +192,9 @@ pub(super) fn error(index: &Index, record: &SandboxRecord, fault: &str) -> Decis
 pub(super) fn suspended(index: &Index, record: &SandboxRecord) -> Decision {
     let mut words = Words::of(index, record);
     words.no_pod();
-    words.not_ready(reason::SANDBOX_SUSPENDED, message::SANDBOX_SUSPENDED);
+    if !words.hindered_by_service(index) {
+        words.not_ready(reason::SANDBOX_SUSPENDED, message::SANDBOX_SUSPENDED);
+    }
     words.write(Fields::NoPod)
 }
 

@@ -429,6 +429,34 @@ fn of_a_sandbox_without_a_node_the_controller_says_what_there_is() {
 }
 
 #[test]
+fn of_a_sandbox_without_a_node_the_controller_says_what_stands_in_the_way() {
+    let owned = "Error seen: service \"svc\" is owned by ConfigMap/boss (UID: u-1), not by sandbox \"svc\"";
+    let long = "a".repeat(64);
+    for mode in ["Running", "Suspended"] {
+        for (name, asked, reason, text) in [
+            ("svc", None, "ReconcilerError", owned),
+            ("svc", Some(true), "ReconcilerError", owned),
+            (&*long, Some(true), "InvalidConfiguration", "has 64"),
+        ] {
+            let mut object = sandbox(asked, 2);
+            object["metadata"]["name"] = name.into();
+            object["metadata"]["labels"].take();
+            object["status"].take();
+            object["spec"]["operatingMode"] = mode.into();
+            let mut index = leader();
+            index.apply_kept(&key("svc"), service(foreign(), 1), at(0));
+            let status = status_of(&show(&mut index, object, at(0)));
+            let mut conditions = status["conditions"].as_array().unwrap().iter();
+            let ready = conditions.find(|condition| condition["type"] == "Ready");
+            let ready = ready.unwrap();
+            assert_eq!(ready["reason"], reason, "{mode} {asked:?}: {ready}");
+            let message = ready["message"].as_str().unwrap();
+            assert!(message.contains(text), "{mode} {asked:?}: {message}");
+        }
+    }
+}
+
+#[test]
 fn a_service_that_comes_or_goes_is_said_though_no_condition_changes() {
     let condition = |type_: &str, status: &str, reason: &str, message: &str| {
         json!({"type": type_, "status": status, "reason": reason, "message": message, "observedGeneration": 1,
