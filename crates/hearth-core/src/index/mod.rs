@@ -256,6 +256,7 @@ impl Index {
     pub fn step(&mut self, now: Now) -> bool {
         self.now = now;
         while let Some(task) = self.timers.pop_due(now.mono) {
+            self.rewake(&task);
             self.mark(task);
         }
         if self.leading.is_none() {

@@ -132,6 +132,17 @@ impl Index {
         }
         self.mark(Task::Object(subject.clone()));
     }
+
+    /// A task's time has come. It has one deadline, the earliest: when that was of a failure which is forgotten by now, the
+    /// later one of the next failure is set again.
+    pub(super) fn rewake(&mut self, task: &Task) {
+        let Task::Object(subject) = task else {
+            return;
+        };
+        if let Some(at) = self.writes.blocked_until(subject, self.now.mono) {
+            self.wake(subject.clone(), at);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -174,6 +185,22 @@ mod tests {
         let receipt = write(&mut index, Intent::Service).unwrap();
         index.on_outcome(&receipt, Outcome::Done(None), now);
         assert_eq!(index.writes.blocked_until(&subject(), now.mono), None);
+    }
+
+    #[test]
+    fn the_deadline_of_a_failure_outlives_an_earlier_one_that_is_forgotten() {
+        let mut index = Index::new(Settings::default(), 1, at(0));
+        let fail = |index: &mut Index, ms: u64| {
+            let receipt = write(index, Intent::Service).unwrap();
+            index.on_outcome(&receipt, Outcome::Conflict, at(ms));
+        };
+        fail(&mut index, 0);
+        index.writes.settled(&subject());
+        fail(&mut index, 50);
+        let again_at = index.writes.blocked_until(&subject(), at(50).mono);
+        assert!(index.next_deadline() < again_at, "that of the first one");
+        index.step(at(100));
+        assert_eq!(index.next_deadline(), again_at);
     }
 
     #[test]
