@@ -412,6 +412,12 @@ impl Index {
             _ => kept_for,
         };
         let failed = match outcome {
+            // A deletion that finds nothing has what it wanted; the watch shows it.
+            Outcome::Done(_) | Outcome::NotFound if receipt.intent.is_deletion() => {
+                self.writes.settled(&subject);
+                self.deletion_confirmed(receipt);
+                false
+            }
             Outcome::Done(object) => {
                 self.writes.settled(&subject);
                 if let Some(claim) = &claim {
@@ -428,8 +434,6 @@ impl Index {
                 }
                 false
             }
-            // A deletion that finds nothing has what it wanted; the watch shows it.
-            Outcome::NotFound if receipt.intent == Intent::VolumeDelete => false,
             Outcome::Rejected(message) => {
                 if let Some(claim) = &claim {
                     self.volumes.faults.insert(claim.clone(), message);

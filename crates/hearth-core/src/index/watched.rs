@@ -151,6 +151,12 @@ impl Index {
                 policies.change(key, uid, |policy| policy.deleting = true);
             }
             Subject::Pod(key) => self.pods.change(key, uid, |pod| pod.deleting = true),
+            Subject::Volume(key) => {
+                let pv = self.volumes.pvs.get_mut(&key.name);
+                if let Some(pv) = pv.filter(|pv| pv.uid == *uid) {
+                    pv.going = true;
+                }
+            }
             _ => {}
         }
     }

@@ -131,6 +131,8 @@ pub struct Pv {
     pub(crate) uid: String,
     pub(crate) version: u64,
     pub(crate) deleting: bool,
+    /// The API server has confirmed its deletion, which the watch has yet to show: it need not be asked for again.
+    pub(crate) going: bool,
     pub(crate) phase: PvPhase,
     pub(crate) claim: Option<ClaimRef>,
     pub(crate) class: String,
@@ -256,6 +258,7 @@ impl Pv {
             uid: metadata.uid.unwrap_or_default(),
             version,
             deleting: metadata.deletion_timestamp.is_some(),
+            going: false,
             phase: match status.and_then(|status| status.phase).as_deref() {
                 Some("Available") => PvPhase::Available,
                 Some("Bound") => PvPhase::Bound,

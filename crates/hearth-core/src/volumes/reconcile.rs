@@ -133,7 +133,7 @@ pub(crate) fn reconcile_pv(index: &mut Index, name: &str) {
     } else if pv.deleting {
         let patch = write::release_pv(&pv);
         index.write_volume(subject, &pv.uid, Intent::VolumeBind, Body::Merge(patch));
-    } else {
+    } else if !pv.going {
         let body = Body::Delete { foreground: false };
         index.write_volume(subject, &pv.uid, Intent::VolumeDelete, body);
     }

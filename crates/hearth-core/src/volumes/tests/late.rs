@@ -1,8 +1,8 @@
 //! Answers to writes that come when the watches have shown more already.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::effects::{Object, Outcome, Subject};
+use crate::effects::{Intent, Object, Outcome, Subject};
 use crate::ids::Key;
 use crate::index::testing::{at, leader, settle, writes};
 use crate::volumes::{CLAIM_FINALIZER, Pv, Pvc, VOLUME_FINALIZER};
@@ -19,9 +19,14 @@ fn pvc(version: u64, finalizers: &[&str]) -> Pvc {
 }
 
 fn pv(version: u64, finalizers: &[&str]) -> Pv {
+    released(version, finalizers, json!("2027-01-15T09:00:00Z"))
+}
+
+/// A volume whose claim is gone, and which is deleted since then or, by null, is not.
+fn released(version: u64, finalizers: &[&str], deleted: Value) -> Pv {
     let metadata = json!({
         "name": "v", "uid": "u", "resourceVersion": version.to_string(),
-        "deletionTimestamp": "2027-01-15T09:00:00Z", "finalizers": finalizers,
+        "deletionTimestamp": deleted, "finalizers": finalizers,
         "annotations": {"pv.kubernetes.io/provisioned-by": "hearth.dev/local", "hearth.dev/node-name": "gone"},
     });
     let spec = json!({"persistentVolumeReclaimPolicy": "Delete", "local": {"path": "/v"}});
@@ -49,4 +54,21 @@ fn what_has_gone_before_the_answer_to_its_last_write_stays_gone() {
     }
     assert!(index.volumes.pvcs.is_empty(), "{:?}", index.volumes.pvcs);
     assert!(index.volumes.pvs.is_empty(), "{:?}", index.volumes.pvs);
+}
+
+#[test]
+fn a_volume_whose_deletion_is_confirmed_is_not_deleted_again_before_the_watch_shows_it() {
+    for outcome in [Outcome::Done(None), Outcome::NotFound] {
+        let mut index = leader();
+        let volume = |version| released(version, &[VOLUME_FINALIZER], Value::Null);
+        index.apply_pv(volume(1), at(0));
+        let all = writes(settle(&mut index, at(0)));
+        assert_eq!(all.len(), 1, "{all:?}");
+        assert_eq!(all[0].receipt.intent, Intent::VolumeDelete);
+        index.on_outcome(&all[0].receipt, outcome, at(10));
+        assert_eq!(writes(settle(&mut index, at(10))), []);
+        // It is there all the same: what was deleted was another state of it.
+        index.apply_pv(volume(2), at(20));
+        assert_eq!(writes(settle(&mut index, at(20))).len(), 1);
+    }
 }
