@@ -31,6 +31,9 @@ pub(super) use users::{Hand, Policy, Wants};
 /// minute, and than members may take to get ready.
 const REST: Duration = Duration::from_secs(150);
 
+/// The most writes that may follow each other at one moment of a run; many times more than any has to.
+const MOST_AT_ONCE: usize = 1_000;
+
 /// How a write comes out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
@@ -469,7 +472,16 @@ impl World {
         while self.ask(true) {
             busy = true;
         }
-        while self.execute_next() {
+        // Rules that answer each of their writes by another would go on for ever.
+        for done in 0.. {
+            assert!(
+                done < MOST_AT_ONCE,
+                "one write follows the other: {:?}",
+                self.writes
+            );
+            if !self.execute_next() {
+                break;
+            }
             busy = true;
         }
         for kind in Kind::ALL {

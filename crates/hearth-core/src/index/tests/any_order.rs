@@ -330,7 +330,8 @@ fn config(cases: u32) -> ProptestConfig {
     let times = times.and_then(|times| times.parse().ok()).unwrap_or(1);
     ProptestConfig {
         cases: cases.saturating_mul(times),
-        max_shrink_iters: 4_000,
+        // A failure is to be printed within a minute.
+        max_shrink_iters: 100,
         ..ProptestConfig::default()
     }
 }
