@@ -84,7 +84,12 @@ impl Index {
             .share(&sandbox.spec.pod_template.metadata.labels);
         let asks_anew = self.change_sandbox(id, |record| {
             let (before, generation) = (record.node.clone(), record.generation);
+            let expected = (!record.exists()).then(|| record.owner.clone());
             record.update(sandbox, spec, labels, semantics);
+            // What was to become of one that was to be made is nothing to somebody else's of the same name.
+            if expected.is_some_and(|owner| owner != record.owner) {
+                record.leaving = None;
+            }
             if record.node != before {
                 record.node_seen = now.mono;
                 record.heard = false;

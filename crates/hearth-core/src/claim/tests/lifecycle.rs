@@ -193,3 +193,35 @@ fn a_claim_whose_end_is_put_off_after_it_came_gets_another_sandbox() {
     index.apply_claim(serde_json::from_value(object).unwrap(), at(200));
     assert_eq!(asks(&settle(&mut index, at(200))), [bind("c", "m")]);
 }
+
+#[test]
+fn a_claim_that_goes_takes_its_sandbox_along_and_not_somebody_else_s_of_the_same_name() {
+    let foreign = json!({
+        "metadata": {"namespace": "n", "name": "c"}, "spec": {"podTemplate": {"spec": {"containers": []}}},
+    });
+    for (is_ours, outcome) in [
+        (true, Outcome::Done(None)),
+        (false, Outcome::Exists),
+        (false, Outcome::Unavailable(String::new())),
+    ] {
+        let mut index = stocked(&[]);
+        index.apply_claim(claim("c", 20), at(100));
+        let create = one(settle(&mut index, at(100)));
+        let Body::Create(ours) = &create.body else {
+            panic!("{create:?}");
+        };
+        index.delete_claim(&key("c"), "uid-c", at(101));
+        settle(&mut index, at(101));
+        let shown = if is_ours { ours } else { &foreign };
+        index.apply_sandbox(created(shown, 21), at(102));
+        index.on_outcome(&create.receipt, outcome, at(103));
+        let mut all = settle(&mut index, at(103));
+        for ask in asks(&all) {
+            index.on_reply(&n1(), &ask, NodeReply::Retired, at(104));
+            all.extend(settle(&mut index, at(104)));
+        }
+        let mut all = writes(all).into_iter();
+        let deleted = all.any(|write| write.receipt.intent == Intent::SandboxDelete);
+        assert_eq!(deleted, is_ours, "{create:?}");
+    }
+}
