@@ -31,6 +31,10 @@ pub(super) use users::{Hand, Policy, Wants};
 /// minute, and than members may take to get ready.
 const REST: Duration = Duration::from_secs(150);
 
+/// How far a watch lags at most. The rules take what the API server calls there, and no watch shows for
+/// [`WATCH_LAG`](super::outcomes::WATCH_LAG), for gone since: a watch that shows nothing for longer is one that begins anew.
+const MOST_LAG: Duration = Duration::from_secs(20);
+
 /// The most writes that may follow each other at one moment of a run; many times more than any has to.
 const MOST_AT_ONCE: usize = 1_000;
 
@@ -244,6 +248,10 @@ impl World {
             }
         }
         self.perform();
+        let most_lag = u64::try_from(MOST_LAG.as_millis()).unwrap();
+        for kind in Kind::ALL {
+            while self.api.lags(kind, most_lag) && self.deliver(kind) {}
+        }
     }
 
     /// One watch event arrives.

@@ -331,7 +331,8 @@ fn config(cases: u32) -> ProptestConfig {
     ProptestConfig {
         cases: cases.saturating_mul(times),
         // A failure is to be printed within a minute.
-        max_shrink_iters: 100,
+        max_shrink_time: 40_000,
+        max_shrink_iters: u32::MAX,
         ..ProptestConfig::default()
     }
 }

@@ -28,7 +28,8 @@ pub(super) enum Event {
 pub(in crate::index) struct Api {
     objects: BTreeMap<(Kind, Key), Value>,
     version: u64,
-    events: BTreeMap<Kind, VecDeque<Event>>,
+    /// With when they happened.
+    events: BTreeMap<Kind, VecDeque<(u64, Event)>>,
     most_replicas: usize,
     /// The version at which there was nothing to collect and nothing to bind.
     tidy_at: u64,
@@ -72,7 +73,14 @@ impl Api {
     }
 
     pub(super) fn next_event(&mut self, kind: Kind) -> Option<Event> {
-        self.events.get_mut(&kind)?.pop_front()
+        let (_, event) = self.events.get_mut(&kind)?.pop_front()?;
+        Some(event)
+    }
+
+    /// Whether something that the watch has yet to show happened that many milliseconds ago or before.
+    pub(super) fn lags(&self, kind: Kind, by: u64) -> bool {
+        let next = self.events.get(&kind).and_then(VecDeque::front);
+        next.is_some_and(|(at, _)| at + by <= self.now)
     }
 
     pub(in crate::index) fn names(&self, kind: Kind) -> Vec<String> {
@@ -121,7 +129,8 @@ impl Api {
         if kind == Kind::Pool {
             self.most_replicas = self.most_replicas.max(self.replicas());
         }
-        self.events.entry(kind).or_default().push_back(event);
+        let events = self.events.entry(kind).or_default();
+        events.push_back((self.now, event));
         object
     }
 

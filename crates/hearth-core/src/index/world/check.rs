@@ -62,13 +62,18 @@ impl World {
             return;
         }
         let claimed: HashSet<&String> = self.nodes.values().flat_map(Node::claimed).collect();
-        let members = self
+        let members: Vec<String> = self
             .api
             .of_kind(Kind::Sandbox)
             .filter(|object| is_member(object) && !claimed.contains(&uid_of(object)))
-            .count();
+            .map(name_of)
+            .collect();
         let limit = self.api.most_replicas();
-        assert!(members < limit, "{members} members of {limit} and one more");
+        assert!(
+            members.len() < limit,
+            "{members:?} of {limit}, and {}",
+            key.name
+        );
     }
 
     /// Every answered claim has a Sandbox of its own, and changes it only after saying that it is missing.
