@@ -338,7 +338,7 @@ fn config(cases: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(config(192))]
+    #![proptest_config(config(96))]
 
     /// Whatever happens in whatever order: no sandbox has two owners, no claim changes its sandbox silently, no pool has
     /// more members than it asks for, nothing is written that clients do not take or that is somebody else's; and when
@@ -359,7 +359,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(config(64))]
+    #![proptest_config(config(32))]
 
     /// The same with a pool that is deleted on the way: answered claims keep their sandboxes.
     #[test]
