@@ -430,7 +430,8 @@ fn of_a_sandbox_without_a_node_the_controller_says_what_there_is() {
 
 #[test]
 fn of_a_sandbox_without_a_node_the_controller_says_what_stands_in_the_way() {
-    let owned = "Error seen: service \"svc\" is owned by ConfigMap/boss (UID: u-1), not by sandbox \"svc\"";
+    let owned =
+        "Error seen: service \"svc\" is owned by ConfigMap/boss (UID: u-1), not by sandbox \"svc\"";
     let long = "a".repeat(64);
     for mode in ["Running", "Suspended"] {
         for (name, asked, reason, text) in [
