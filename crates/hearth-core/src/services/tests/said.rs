@@ -47,8 +47,14 @@ fn that_a_service_can_never_be_is_said_once_though_there_is_one() {
         panic!("{write:?}");
     };
     assert_eq!(patch["status"]["service"], Value::Null);
+    let conditions = patch["status"]["conditions"].clone();
+    let ready = conditions
+        .as_array()
+        .and_then(|all| all.iter().find(|condition| condition["type"] == "Ready"));
+    assert_eq!(ready.unwrap()["reason"], "InvalidConfiguration");
 
     let status = object["status"].as_object_mut().unwrap();
+    status.insert("conditions".to_owned(), conditions);
     status.remove("service");
     status.remove("serviceFQDN");
     object["metadata"]["resourceVersion"] = "4".into();
