@@ -264,6 +264,12 @@ impl Cell {
         gate.residency != Residency::Running && gate.freezer.is_none()
     }
 
+    /// The freezer that it has, if that remembers what it has asked of this CRI sandbox.
+    pub(super) fn kept_freezer(&self, sandbox: &str) -> Option<Arc<dyn Freezer>> {
+        let freezer = self.gate.lock().freezer.clone();
+        freezer.filter(|freezer| freezer.remembers(sandbox))
+    }
+
     /// Freezes it as soon as nothing stands in the way, until somebody uses it; unless somebody has since `asked` was
     /// read: `false` then.
     pub(super) fn rest(&self, asked: u64) -> bool {

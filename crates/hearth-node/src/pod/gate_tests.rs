@@ -308,3 +308,54 @@ async fn a_freeze_for_being_idle_that_fails_is_decided_anew() {
     );
     assert_eq!(failures(), 0);
 }
+
+/// A freezer that is worth keeping for the sandbox `s1`.
+#[derive(Debug)]
+struct Remembering(FakeFreezer);
+
+impl Freezer for Remembering {
+    fn freeze(&self, within: Duration) -> Result<(), FreezeError> {
+        self.0.freeze(within)
+    }
+
+    fn thaw(&self, within: Duration) -> Result<(), FreezeError> {
+        self.0.thaw(within)
+    }
+
+    fn is_frozen(&self) -> Result<bool, FreezeError> {
+        self.0.is_frozen()
+    }
+
+    fn method(&self) -> Method {
+        Method::Sentry
+    }
+
+    fn remembers(&self, sandbox: &str) -> bool {
+        sandbox == "s1"
+    }
+}
+
+#[tokio::test]
+async fn a_freezer_that_remembers_is_kept_for_its_sandbox() {
+    let cell = ready_member();
+    assert!(cell.kept_freezer("s1").is_none());
+    let freeze = async |freezer: Arc<dyn Freezer>| {
+        let asked = cell.gate_state().asked;
+        cell.freeze(freezer, WITHIN, asked, FreezeReason::Mode)
+            .await
+    };
+    let inner = FakeFreezer::new();
+    inner.fail_next_freeze();
+    let remembering: Arc<dyn Freezer> = Arc::new(Remembering(inner));
+    freeze(remembering).await.unwrap_err();
+    assert!(
+        cell.kept_freezer("s1").is_some(),
+        "also after a freeze that failed"
+    );
+    assert!(cell.kept_freezer("s2").is_none(), "another sandbox");
+    cell.attach(None, Residency::Running);
+    assert!(cell.kept_freezer("s1").is_none(), "a new incarnation");
+    let forgetful: Arc<dyn Freezer> = Arc::new(FakeFreezer::new());
+    assert!(freeze(forgetful).await.unwrap());
+    assert!(cell.kept_freezer("s1").is_none(), "it remembers nothing");
+}

@@ -399,7 +399,10 @@ impl Subject {
 
     async fn freeze_once(&self) -> Result<Learned> {
         let target = self.freeze_target()?;
-        let freezer = blocking(&self.shared, move |host| host.freezer(&target)).await?;
+        let freezer = match self.cell.kept_freezer(&target.sandbox) {
+            Some(kept) => kept,
+            None => blocking(&self.shared, move |host| host.freezer(&target)).await?,
+        };
         // Somebody who needs the processes is no failure: what follows is decided by who holds the pod then.
         self.cell
             .freeze(

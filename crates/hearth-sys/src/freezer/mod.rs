@@ -35,6 +35,12 @@ pub trait Freezer: Send + Sync + std::fmt::Debug {
 
     /// How it does it.
     fn method(&self) -> Method;
+
+    /// Whether it is of this CRI sandbox, and remembers what it has asked of it: another one would have to find that out
+    /// first, so that this one is worth keeping for as long as the sandbox lives.
+    fn remembers(&self, _sandbox: &str) -> bool {
+        false
+    }
 }
 
 /// How a pod is frozen.

@@ -13,6 +13,7 @@ mod look;
 #[cfg(test)]
 mod tests;
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,8 +30,11 @@ const PAUSE: &str = "containerManager.Pause";
 const RESUME: &str = "containerManager.Resume";
 const STACKS: &str = "debug.Stacks";
 
-/// How long is waited between two looks for a pause that was sent and has not begun.
+/// How long is waited before the first look for a pause that was sent and has not begun; doubles with each, because a look
+/// has the Sentry dump the stacks of all its goroutines.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// The longest wait between two such looks.
+const LOOK_AGAIN_AT_MOST: Duration = Duration::from_millis(160);
 /// How long a look may take where nobody has said how long.
 const LOOK_WITHIN: Duration = Duration::from_secs(2);
 
@@ -118,38 +122,52 @@ impl SentryFreezer {
         }
     }
 
-    /// Pauses. On an error the tasks may be stopped, unless they are known to run.
-    fn pause(&self, inner: &mut Inner, within: Duration) -> Result<(), FreezeError> {
-        let deadline = Deadline::after(within);
-        let not_frozen = || FreezeError::NotFrozen {
+    fn not_frozen(&self, within: Duration) -> FreezeError {
+        FreezeError::NotFrozen {
             path: self.socket.clone(),
             within,
-        };
-        if inner.pending.is_some() {
-            self.resume(inner, within)?;
         }
-        if inner.known == Known::Nothing || inner.hung {
-            let view = self.look(deadline)?.ok_or_else(not_frozen)?;
-            if view.pausing {
-                return Err(FreezeError::Wedged {
-                    path: self.socket.clone(),
-                });
-            }
-            inner.hung = false;
-            inner.known = match view.is_paused() {
-                true => Known::Paused,
-                false => Known::Running,
-            };
+    }
+
+    fn stuck(&self, freeze: FreezeError, thaw: FreezeError) -> FreezeError {
+        FreezeError::Stuck {
+            path: self.socket.clone(),
+            freeze: Box::new(freeze),
+            thaw: Box::new(thaw),
         }
+    }
+
+    /// Finds out whether the tasks run, where that is not known. A look takes its own time: what it takes is not lost to
+    /// the pause.
+    fn find_out(&self, inner: &mut Inner) -> Result<(), FreezeError> {
+        if inner.known != Known::Nothing && !inner.hung {
+            return Ok(());
+        }
+        let view = self.look(Deadline::after(LOOK_WITHIN))?;
+        let view = view.ok_or_else(|| FreezeError::Silent {
+            path: self.socket.clone(),
+        })?;
+        inner.saw(view);
+        if view.pausing {
+            return Err(FreezeError::Wedged {
+                path: self.socket.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Pauses. On an error the tasks may be stopped, where it was sent and not answered.
+    fn pause(&self, inner: &mut Inner, within: Duration) -> Result<(), FreezeError> {
+        self.find_out(inner)?;
         if inner.known == Known::Paused {
             return Ok(());
         }
         let call = self.send(PAUSE)?;
         inner.known = Known::Nothing;
         let (_, call) = inner.pending.insert((Request::Pause, call));
-        let answer = call.answer(deadline);
+        let answer = call.answer(Deadline::after(within));
         let Some(answer) = answer.map_err(|source| self.failed("pause", source))? else {
-            return Err(not_frozen());
+            return Err(self.not_frozen(within));
         };
         inner.pending = None;
         if !answer.success {
@@ -164,9 +182,16 @@ impl SentryFreezer {
     /// Sees to it that the tasks run, whatever was sent before.
     fn resume(&self, inner: &mut Inner, within: Duration) -> Result<(), FreezeError> {
         let deadline = Deadline::after(within);
+        let mut patience = LOOK_AGAIN;
         loop {
             match inner.pending.take() {
-                Some((request, call)) => self.settle(inner, request, call, deadline, within)?,
+                Some((request, call)) => {
+                    if !self.settle(inner, request, call, patience, deadline)? && deadline.passed()
+                    {
+                        return Err(self.not_thawed(within));
+                    }
+                    patience = LOOK_AGAIN_AT_MOST.min(patience * 2);
+                }
                 None => match inner.known {
                     Known::Running => return Ok(()),
                     Known::Paused => {
@@ -176,30 +201,26 @@ impl SentryFreezer {
                     }
                     Known::Nothing => {
                         let view = self.look(deadline)?;
-                        let view = view.ok_or_else(|| self.not_thawed(within))?;
-                        inner.hung = view.pausing;
-                        inner.known = match view.is_to_be_resumed() {
-                            true => Known::Paused,
-                            false => Known::Running,
-                        };
+                        inner.saw(view.ok_or_else(|| self.not_thawed(within))?);
                     }
                 },
             }
         }
     }
 
-    /// Finds out what became of a request; it stays pending when that cannot be found out in time.
+    /// Finds out what became of a request; `false` when that cannot be found out yet, and then it stays pending. A pause
+    /// is looked for when it was not answered within `patience`.
     fn settle(
         &self,
         inner: &mut Inner,
         request: Request,
         mut call: Call,
+        patience: Duration,
         deadline: Deadline,
-        within: Duration,
-    ) -> Result<(), FreezeError> {
+    ) -> Result<bool, FreezeError> {
         // A pause that has not ended by now may never end.
         let patience = match request {
-            Request::Pause => Deadline::after(LOOK_AGAIN.min(deadline.left())),
+            Request::Pause => Deadline::after(patience.min(deadline.left())),
             Request::Resume => deadline,
         };
         match call.answer(patience) {
@@ -210,11 +231,11 @@ impl SentryFreezer {
                     // Work that follows a resume may fail after the tasks run.
                     (_, false) => Known::Nothing,
                 };
-                return Ok(());
+                return Ok(true);
             }
             Err(error) if control::is_closed(&error) => {
                 inner.known = Known::Nothing;
-                return Ok(());
+                return Ok(true);
             }
             Err(source) => return Err(self.failed("wait for", source)),
             Ok(None) => inner.pending = Some((request, call)),
@@ -227,10 +248,20 @@ impl SentryFreezer {
             inner.pending = None;
             inner.hung = true;
             inner.known = Known::Paused;
-        } else if deadline.passed() {
-            return Err(self.not_thawed(within));
+            return Ok(true);
         }
-        Ok(())
+        Ok(false)
+    }
+}
+
+impl Inner {
+    /// Nothing is pending, and this is what a look has shown.
+    fn saw(&mut self, view: View) {
+        self.hung = view.pausing;
+        self.known = match view.is_to_be_resumed() {
+            true => Known::Paused,
+            false => Known::Running,
+        };
     }
 }
 
@@ -239,21 +270,31 @@ impl Freezer for SentryFreezer {
         Method::Sentry
     }
 
+    fn remembers(&self, sandbox: &str) -> bool {
+        let name = self.socket.file_name().and_then(OsStr::to_str);
+        let id = name.and_then(|name| name.strip_prefix("runsc-")?.strip_suffix(".sock"));
+        id == Some(sandbox)
+    }
+
     fn freeze(&self, within: Duration) -> Result<(), FreezeError> {
         let mut inner = self.inner.lock();
+        if inner.pending.is_some() {
+            match self.resume(&mut inner, within) {
+                Ok(()) => {}
+                Err(gone @ FreezeError::Gone { .. }) => return Err(gone),
+                Err(thaw) => return Err(self.stuck(self.not_frozen(within), thaw)),
+            }
+        }
         let Err(failure) = self.pause(&mut inner, within) else {
             return Ok(());
         };
-        if inner.known == Known::Running && inner.pending.is_none() {
+        // No pause was sent, or it was refused: there is nothing to undo.
+        if inner.pending.is_none() && inner.known != Known::Paused {
             return Err(failure);
         }
         match self.resume(&mut inner, within.max(UNDO)) {
             Ok(()) | Err(FreezeError::Gone { .. }) => Err(failure),
-            Err(thaw) => Err(FreezeError::Stuck {
-                path: self.socket.clone(),
-                freeze: Box::new(failure),
-                thaw: Box::new(thaw),
-            }),
+            Err(thaw) => Err(self.stuck(failure, thaw)),
         }
     }
 

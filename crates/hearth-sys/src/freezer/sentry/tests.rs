@@ -5,7 +5,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::thread;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::*;
 
@@ -22,6 +22,10 @@ struct Sentry {
     wedged: bool,
     /// Reads nothing.
     deaf: bool,
+    /// A pause is heard and does not begin.
+    late: bool,
+    /// How long a look takes.
+    look_takes: Duration,
     /// Goes up with each request that was done.
     done: Vec<String>,
 }
@@ -67,6 +71,11 @@ impl Fixture {
         value
     }
 
+    /// How often it was asked for this.
+    fn count(&self, method: &str) -> usize {
+        self.with(|sentry| sentry.done.iter().filter(|done| *done == method).count())
+    }
+
     fn pauses(&self) -> u32 {
         self.with(|sentry| {
             assert!(!sentry.dead, "resumed without a pause");
@@ -92,6 +101,9 @@ fn serve(shared: &(Mutex<Sentry>, Condvar), mut stream: UnixStream) {
         let mut result = serde_json::Value::Null;
         match method.as_str() {
             PAUSE => {
+                while sentry.late {
+                    shared.1.wait(&mut sentry);
+                }
                 sentry.pauses += 1;
                 while sentry.wedged {
                     shared.1.wait(&mut sentry);
@@ -102,7 +114,11 @@ fn serve(shared: &(Mutex<Sentry>, Condvar), mut stream: UnixStream) {
                 return;
             }
             RESUME => sentry.pauses -= 1,
-            _ => result = stacks(&sentry).into(),
+            _ => {
+                result = stacks(&sentry).into();
+                let takes = sentry.look_takes;
+                MutexGuard::unlocked(&mut sentry, || thread::sleep(takes));
+            }
         }
         sentry.done.push(method);
         drop(sentry);
@@ -238,4 +254,53 @@ fn a_sentry_that_dies_paused_is_thawed() {
     std::fs::remove_file(&fixture.freezer.socket).unwrap();
     fixture.freezer.thaw(LONG).unwrap();
     assert!(!fixture.freezer.is_frozen().unwrap());
+}
+
+#[test]
+fn one_that_is_kept_pauses_and_resumes_without_a_look() {
+    let fixture = Fixture::new();
+    assert!(fixture.freezer.remembers("1") && !fixture.freezer.remembers("11"));
+    for _ in 0..3 {
+        fixture.freezer.freeze(LONG).unwrap();
+        fixture.freezer.thaw(LONG).unwrap();
+    }
+    let counts = [STACKS, PAUSE, RESUME].map(|method| fixture.count(method));
+    assert_eq!(counts, [1, 3, 3]);
+}
+
+#[test]
+fn what_a_look_takes_is_not_lost_to_the_pause() {
+    let fixture = Fixture::new();
+    let within = Duration::from_millis(500);
+    fixture.with(|sentry| sentry.look_takes = within * 3 / 2);
+    fixture.freezer.freeze(within).unwrap();
+    assert_eq!(fixture.pauses(), 1);
+}
+
+#[test]
+fn a_pause_that_does_not_begin_is_looked_for_ever_more_seldom() {
+    let fixture = Fixture::new();
+    fixture.with(|sentry| sentry.late = true);
+    let error = fixture.freezer.freeze(SHORT).unwrap_err();
+    assert!(matches!(error, FreezeError::Stuck { .. }), "{error:?}");
+    // The one before the pause; after 5, 15, 35, 75, 155 and 315 ms; and each 160 ms up to the end of a second.
+    let looks = fixture.count(STACKS);
+    assert!((2..=12).contains(&looks), "{looks} looks");
+    fixture.with(|sentry| sentry.late = false);
+    fixture.freezer.thaw(LONG).unwrap();
+    assert_eq!(fixture.pauses(), 0);
+}
+
+#[test]
+fn one_that_finds_a_pause_waiting_looks_once() {
+    let fixture = Fixture::new();
+    fixture.with(|sentry| sentry.wedged = true);
+    fixture.freezer.freeze(SHORT).unwrap_err();
+    let looks = fixture.count(STACKS);
+    // Another one, of which this freezer knows nothing.
+    fixture.with(|sentry| sentry.pauses = 1);
+    let error = fixture.freezer.freeze(SHORT).unwrap_err();
+    assert!(matches!(error, FreezeError::Wedged { .. }), "{error:?}");
+    assert_eq!(fixture.count(STACKS), looks + 1);
+    assert_eq!(fixture.pauses(), 0);
 }
