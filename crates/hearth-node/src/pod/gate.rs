@@ -384,22 +384,29 @@ impl Cell {
         asked: u64,
         why: FreezeReason,
     ) -> Result<bool, GateError> {
-        {
-            let mut gate = self.gate.lock();
-            if gate.busy || gate.held() || gate.asked != asked {
-                return Ok(false);
+        let cell = Arc::clone(self);
+        // Decided where it is done: a bind does not wait for a freeze that waits for a thread.
+        let call = move || {
+            {
+                let mut gate = cell.gate.lock();
+                if gate.busy || gate.held() || gate.asked != asked {
+                    return Ok(false);
+                }
+                gate.freezer = Some(Arc::clone(&freezer));
+                gate.busy = true;
             }
-            gate.freezer = Some(Arc::clone(&freezer));
-            gate.busy = true;
-        }
-        let ending = Ending {
-            cell: Arc::clone(self),
-            residency: Residency::Unclear,
+            let ending = Ending {
+                cell,
+                residency: Residency::Unclear,
+            };
+            let frozen = ending.settle(freezer.freeze(within), Residency::Frozen);
+            frozen.map(|()| true)
         };
-        let call = move || ending.settle(freezer.freeze(within), Residency::Frozen);
-        self.off_thread(call).await?;
-        self.counts.froze(why);
-        Ok(true)
+        let frozen = self.off_thread(call).await?;
+        if frozen {
+            self.counts.froze(why);
+        }
+        Ok(frozen)
     }
 
     /// Thaws, unless the processes run already. Says how long it took.
@@ -480,10 +487,10 @@ impl Cell {
         outcome
     }
 
-    async fn off_thread(
+    async fn off_thread<T: Send + 'static>(
         &self,
-        call: impl FnOnce() -> Result<(), FreezeError> + Send + 'static,
-    ) -> Result<(), GateError> {
+        call: impl FnOnce() -> Result<T, FreezeError> + Send + 'static,
+    ) -> Result<T, GateError> {
         tokio::task::spawn_blocking(call)
             .await
             .map_err(GateError::Thread)?

@@ -107,6 +107,36 @@ async fn a_freeze_that_was_decided_before_a_bind_does_not_happen() {
     assert_eq!(cell.view().tier, Some(Tier::Running));
 }
 
+#[test]
+fn a_bind_does_not_wait_for_a_freeze_that_waits_for_a_thread() {
+    let one_thread = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(1)
+        .build()
+        .unwrap();
+    one_thread.block_on(async {
+        let (go, wait) = mpsc::channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || wait.recv());
+        let cell = ready_member();
+        let freezer = FakeFreezer::new();
+        let decided = cell.gate_state().asked;
+        let freeze = tokio::spawn({
+            let (cell, freezer) = (Arc::clone(&cell), Arc::new(freezer.clone()));
+            async move {
+                cell.freeze(freezer, WITHIN, decided, FreezeReason::Pool)
+                    .await
+            }
+        });
+        tokio::task::yield_now().await;
+        let bind = tokio::time::timeout(WITHIN, cell.thaw_for_bind(WITHIN, None)).await;
+        bind.expect("bound at once").unwrap().commit();
+        go.send(()).unwrap();
+        busy.await.unwrap().unwrap();
+        assert!(!freeze.await.unwrap().unwrap(), "it was void");
+        assert_eq!(freezer.freezes(), 0);
+    });
+}
+
 #[tokio::test]
 async fn a_bind_during_a_freeze_waits_for_it_and_thaws() {
     let cell = ready_member();

@@ -44,6 +44,8 @@ const PARALLEL_LOOKS: usize = 8;
 /// How many pods' containers begin to be stopped at once, for each pod that may be made at once. A stop costs a fraction of
 /// a start, and waits besides.
 const STOPS_PER_CREATE: usize = 8;
+/// How many pods are frozen at once, if the node has fewer processors: one that does not stop must not hold up all.
+const MIN_FREEZES: usize = 2;
 /// How long the adoption of all pods may take before the rest of the daemon goes on without.
 const ADOPTION: Duration = Duration::from_secs(60);
 
@@ -83,6 +85,8 @@ pub(super) struct Shared {
     pub(super) slots: Slots,
     pub(super) looks: Semaphore,
     pub(super) stops: Semaphore,
+    /// Freezes, each of which may hold a thread for longer than a second.
+    pub(super) freezes: Semaphore,
     /// What the runners' times are counted from.
     pub(super) epoch: Instant,
     pub(super) cells: RwLock<HashMap<SandboxUid, Arc<Cell>>>,
@@ -209,6 +213,7 @@ impl PodManager {
         let slots = Slots::new(claims, &config);
         let creates = config.cores.min(config.max_parallel_creates).max(1);
         let stops = Semaphore::new(creates * STOPS_PER_CREATE);
+        let freezes = Semaphore::new(config.cores.max(MIN_FREEZES));
         let user_ids = UserIds::new(config.first_user_id);
         Self {
             shared: Arc::new(Shared {
@@ -223,6 +228,7 @@ impl PodManager {
                 slots,
                 looks: Semaphore::new(PARALLEL_LOOKS),
                 stops,
+                freezes,
                 epoch: Instant::now(),
                 cells: RwLock::default(),
                 stop: CancellationToken::new(),

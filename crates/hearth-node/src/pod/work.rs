@@ -399,6 +399,7 @@ impl Subject {
 
     async fn freeze_once(&self) -> Result<Learned> {
         let target = self.freeze_target()?;
+        let _permit = self.shared.freezes.acquire().await;
         let freezer = match self.cell.kept_freezer(&target.sandbox) {
             Some(kept) => kept,
             None => blocking(&self.shared, move |host| host.freezer(&target)).await?,

@@ -108,6 +108,31 @@ async fn a_thaw_that_fails_is_no_bind_and_is_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn only_so_many_are_frozen_at_once_and_a_bind_does_not_wait_for_its_turn() {
+    let node = Node::new();
+    let freezes = &node.pods.shared.freezes;
+    assert_eq!(freezes.available_permits(), 2, "as many as processors");
+    let all = freezes.acquire_many(2).await.unwrap();
+    for name in ["a", "b"] {
+        node.want(&member(name));
+        node.view_when(name, "about to be frozen", |view| {
+            view.phase == PodPhase::Ready && view.member
+        })
+        .await;
+    }
+    let bound = node.pods.thaw_for_bind(&uid("a"), None).await.unwrap();
+    bound.commit();
+    drop(all);
+    let frozen = node.ready("b", Tier::Frozen).await;
+    let freezer = node.host.fake_freezer(frozen.pod_uid.as_ref().unwrap());
+    assert_eq!(freezer.freezes(), 1);
+    let view = node.pods.view(&uid("a")).unwrap();
+    assert_eq!(view.tier, Some(Tier::Running));
+    let freezer = node.host.fake_freezer(view.pod_uid.as_ref().unwrap());
+    assert_eq!(freezer.freezes(), 0, "its freeze was void");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_freeze_that_fails_leaves_the_member_running_and_is_tried_again() {
     let node = Node::new();
     node.runtime
