@@ -209,7 +209,7 @@ impl PodFacts {
 /// What stands in the way of a sandbox, in a sentence that names the container, image or step; empty when nothing does.
 #[must_use]
 pub fn obstacle(state: &State) -> String {
-    if let Some(failure) = &state.failure {
+    if let Some(failure) = state.failures.newest() {
         return failure.error.clone();
     }
     if let Some(lacking) = &state.lacking {

@@ -51,8 +51,7 @@ impl State {
             }
         }
         // A note is never in the way of what is tried again.
-        let others = self.failure.as_ref();
-        if others.is_some_and(|failure| failure.step != Step::Record) {
+        if self.failures.newest_but(Step::Record).is_some() {
             return None;
         }
         let stage = self
@@ -64,7 +63,7 @@ impl State {
     fn choose_overdue(&mut self, now: &Now<'_>) -> Option<Op> {
         // Worth a try, so that a restarted daemon does not start it again; not worth waiting for.
         if let Some(stage) = self.recorded
-            && !self.record_has_failed()
+            && !self.record_has_failed(now)
             && !self.pod.as_ref()?.is_recorded_overdue()
         {
             return self.ready_to(Op::Record(stage), now);

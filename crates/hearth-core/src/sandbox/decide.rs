@@ -63,7 +63,7 @@ impl State {
         }
         if self.doing.is_none() && !self.blocked {
             // What failed is not wanted any more.
-            self.failure = None;
+            self.failures.clear();
         }
         if self.slot && !self.doing.as_ref().is_some_and(Op::keeps_slot) {
             self.slot = false;
@@ -108,8 +108,7 @@ impl State {
 
     /// The operation, or what must come before it; nothing while its last failure is too fresh.
     pub(super) fn ready_to(&mut self, op: Op, now: &Now<'_>) -> Option<Op> {
-        if let Some(failure) = &self.failure
-            && failure.is_of(&op)
+        if let Some(failure) = self.failures.of(&op)
             && now.time < failure.retry_at
         {
             let at = failure.retry_at;
@@ -180,7 +179,7 @@ impl State {
         // Worth a try, so that a restarted daemon does not use the pod; not worth waiting for.
         if pod.recorded.is_some()
             && self.recorded != Some(Stage::Stopping)
-            && !self.record_has_failed()
+            && !self.record_has_failed(now)
         {
             return self.ready_to(Op::Record(Stage::Stopping), now);
         }
@@ -216,10 +215,9 @@ impl State {
         self.choose_without_pod(now)
     }
 
-    /// Whether the journal could not be written the last time that it was tried.
-    pub(super) fn record_has_failed(&self) -> bool {
-        let failure = self.failure.as_ref();
-        failure.is_some_and(|failure| failure.step == Step::Record)
+    /// Whether the journal could not be written when that was tried a moment ago.
+    pub(super) fn record_has_failed(&self, now: &Now<'_>) -> bool {
+        self.failures.holds_up(Step::Record, now.time)
     }
 
     /// Makes the pod, keeps it running, freezes and thaws it.
@@ -366,7 +364,7 @@ impl State {
         let outdated = self.pod.as_ref()?.is_outdated(index);
         // It has been ready as what it was, not as what it becomes: a restarted daemon must not take that for granted. Worth
         // a try; not worth waiting for.
-        if outdated && self.recorded == Some(Stage::Ready) && !self.record_has_failed() {
+        if outdated && self.recorded == Some(Stage::Ready) && !self.record_has_failed(now) {
             return self.ready_to(Op::Record(Stage::Creating), now);
         }
         let outdated = outdated && !self.pod.as_mut()?.set_aside(index);

@@ -18,7 +18,7 @@ impl State {
         };
         let blocked = self.doing.is_none() || matches!(self.doing, Some(Op::Admit(_)));
         if pod.ending {
-            if let (true, Some(failure)) = (blocked, &self.failure) {
+            if let (true, Some(failure)) = (blocked, self.failures.newest()) {
                 return Phase::Failed(failure.clone());
             }
             let step = stop_step(self.doing.as_ref(), pod);
@@ -41,17 +41,15 @@ impl State {
             Residency::Unclear => Phase::Thawing,
             residency if self.ready() => Phase::Ready(residency),
             residency if pod.all_started() => Phase::Starting(residency),
-            _ => match &self.failure {
-                Some(failure) if blocked && failure.step != Step::Look => {
-                    Phase::Failed(failure.clone())
-                }
+            _ => match self.failures.newest_but(Step::Look) {
+                Some(failure) if blocked => Phase::Failed(failure.clone()),
                 _ => Phase::Creating(create_step(self.doing.as_ref(), pod)),
             },
         }
     }
 
     fn phase_without_pod(&self, now: &Now<'_>) -> Phase {
-        let failed = |state: &Self| match (&state.doing, &state.failure) {
+        let failed = |state: &Self| match (&state.doing, state.failures.newest()) {
             (None, Some(failure)) => Some(Phase::Failed(failure.clone())),
             _ => None,
         };

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::decide::Now;
-use super::op::Op;
+use super::op::{Op, Step};
 use super::state::{Container, Desired, HookState, Life, Pod, Predecessor, Residency, State};
 use crate::podspec::Role;
 
@@ -39,7 +39,8 @@ impl State {
         let pod = self.pod.as_ref()?;
         let (container, id) = pod.ended_predecessor()?;
         let awaited = pod.is_awaited_until(now.time);
-        let failures = self.failure.as_ref().map_or(0, |failure| failure.attempts);
+        let other = self.failures.newest_but(Step::RemovePredecessor);
+        let failures = other.map_or(0, |failure| failure.attempts);
         if now.residency != Residency::Running || (self.blocked && failures < PATIENT_TRIES) {
             return None;
         }

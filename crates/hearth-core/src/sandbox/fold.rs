@@ -3,15 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::op::{Event, Learned, NewPod, Op, Outcome, Step, Stray};
+use super::op::{Event, Learned, NewPod, Op, Outcome, Stray};
 use super::state::{
-    Desired, Doom, Ended, Failure, HookState, Life, Pod, Prepared, Residency, SandboxFact, Stage,
-    State, Unsettled,
+    Desired, Doom, Ended, HookState, Life, Pod, Prepared, Residency, SandboxFact, Stage, State,
+    Unsettled,
 };
 use crate::ids::PodUid;
 use crate::podspec::{PodPlan, Role};
 use crate::probe::{ProbeKind, Probes};
-use crate::restart::doubled;
 
 /// After so many failed tries to stop the containers one by one, the sandbox is stopped, which kills them.
 const POLITE_STOPS: u32 = 3;
@@ -87,11 +86,7 @@ impl State {
         match event {
             Event::Tick => {}
             Event::Changed => self.look_due = true,
-            Event::Retry => {
-                if let Some(failure) = &mut self.failure {
-                    failure.retry_at = now;
-                }
-            }
+            Event::Retry => self.failures.retry(now),
             Event::Evict { pod, why } => self.evict(pod, why),
             Event::Probed {
                 container,
@@ -108,13 +103,7 @@ impl State {
                 let Some(op) = self.doing.take() else { return };
                 match outcome {
                     Outcome::Done(learned) => {
-                        if self
-                            .failure
-                            .as_ref()
-                            .is_some_and(|failure| failure.is_of(&op))
-                        {
-                            self.failure = None;
-                        }
+                        self.failures.succeeded(&op);
                         self.done(&op, learned, desired, residency, now);
                     }
                     Outcome::Failed(error) => self.failed(&op, error, now),
@@ -228,19 +217,7 @@ impl State {
     }
 
     fn failed(&mut self, op: &Op, error: &str, now: Duration) {
-        let attempts = match &self.failure {
-            Some(failure) if failure.is_of(op) => failure.attempts.saturating_add(1),
-            _ => 1,
-        };
-        let (first, longest) = back_off(op.step());
-        let retry_at = now + doubled(first, attempts - 1, longest);
-        self.failure = Some(Failure {
-            step: op.step(),
-            container: op.container(),
-            error: error.to_owned(),
-            attempts,
-            retry_at,
-        });
+        let attempts = self.failures.failed(op, error, now);
         if let (Op::Create { container, .. }, Some(pod)) = (op, &mut self.pod)
             && let Some(container) = pod.containers.get_mut(*container)
         {
@@ -266,25 +243,6 @@ impl State {
             _ => {}
         }
     }
-}
-
-impl Failure {
-    /// Whether it is a failure of this operation.
-    pub(super) fn is_of(&self, op: &Op) -> bool {
-        self.step == op.step() && self.container == op.container()
-    }
-}
-
-/// First and longest delay before a step is tried again.
-fn back_off(step: Step) -> (Duration, Duration) {
-    let (first, longest) = match step {
-        // Nothing but somebody's action brings a missing image.
-        Step::Image | Step::Pull => (1_000, 300_000),
-        Step::Freeze | Step::Thaw => (100, 30_000),
-        Step::Look => (100, 5_000),
-        _ => (500, 60_000),
-    };
-    (Duration::from_millis(first), Duration::from_millis(longest))
 }
 
 impl Pod {

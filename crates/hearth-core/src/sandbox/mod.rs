@@ -7,7 +7,8 @@
 //! What holds, whatever happens in whatever order (the tests play it through):
 //!
 //! * The pod's uid is recorded before anything is made under it; the record goes after everything else is gone.
-//! * An operation that failed is tried again from where it failed, after a back-off. One whose outcome is unknown is
+//! * An operation that failed is tried again from where it failed, after a back-off of its own: another that fails
+//!   meanwhile does not cut it short. One whose outcome is unknown is
 //!   settled by listing what the runtime has under the pod's uid and attempt; what is not found is made under the next
 //!   attempt, and what turns up late under an older one is removed.
 //! * Nothing that needs live processes is done to a frozen pod: it is thawed first. Stopping always is such a thing.
@@ -22,6 +23,7 @@ mod deadline;
 mod decide;
 mod derive;
 mod env;
+mod failures;
 mod fold;
 mod look;
 mod op;
@@ -37,12 +39,13 @@ mod world;
 
 use std::time::Duration;
 
+pub use failures::{Failure, Failures};
 pub use look::{SeenContainer, SeenLife, SeenSandbox, Sighting};
 pub use op::{Effect, Event, Learned, NewPod, Op, Outcome, Priority, Step, Stray};
 pub use phase::{CreateStep, Phase, StopStep};
 pub use state::{
-    ActiveTime, Container, Contents, Desired, Doom, Ended, Failure, Goal, HookState, Life,
-    Observed, Pod, Predecessor, Prepared, Residency, SandboxFact, Stage, State, Unsettled,
+    ActiveTime, Container, Contents, Desired, Doom, Ended, Goal, HookState, Life, Observed, Pod,
+    Predecessor, Prepared, Residency, SandboxFact, Stage, State, Unsettled,
 };
 
 /// Takes in what was observed and says what to do next. `now` is the time since any fixed moment of this process.

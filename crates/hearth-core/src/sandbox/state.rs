@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::op::{Event, Op, Step, Stray};
+use super::failures::Failures;
+use super::op::{Event, Op, Stray};
 use super::phase::Phase;
 use crate::binding::BoundEnv;
 use crate::ids::PodUid;
@@ -30,8 +31,8 @@ pub struct State {
     pub look_due: bool,
     /// What the runtime has of this sandbox that does not belong to the incarnation.
     pub strays: Vec<Stray>,
-    /// The step that failed last, until it succeeds.
-    pub failure: Option<Failure>,
+    /// The steps that failed, each until it succeeds.
+    pub failures: Failures,
     /// Whether a slot for expensive work is held.
     pub slot: bool,
     /// When to take the next step at the latest.
@@ -445,19 +446,4 @@ pub enum Unsettled {
     Adoption,
     /// Whether this was done.
     Op(Op),
-}
-
-/// A step that failed.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Failure {
-    /// The step.
-    pub step: Step,
-    /// The container that it was about.
-    pub container: Option<usize>,
-    /// What went wrong.
-    pub error: String,
-    /// How often in a row.
-    pub attempts: u32,
-    /// When it is tried again.
-    pub retry_at: Duration,
 }

@@ -63,6 +63,10 @@ pub(super) struct World {
     doubtful: BTreeSet<(PodUid, u32)>,
     late: Vec<Op>,
     doing: Option<Op>,
+    /// What has failed a moment ago.
+    failing: Option<Op>,
+    /// The steps that failed, and when each may be tried again.
+    failed: Vec<(Step, Option<usize>, Duration)>,
     probing: Vec<(usize, u32, ProbeKind)>,
     hooks: Vec<(usize, u32)>,
     slot: bool,
@@ -105,6 +109,8 @@ impl World {
             doubtful: BTreeSet::new(),
             late: Vec::new(),
             doing: None,
+            failing: None,
+            failed: Vec::new(),
             probing: Vec::new(),
             hooks: Vec::new(),
             slot: false,
@@ -121,6 +127,7 @@ impl World {
         };
         let (state, effects) = step(&self.state, &observed, &self.desired, self.now);
         self.state = state;
+        self.note_failures(&observed.event);
         let state = &self.state;
         self.probing
             .retain(|&(container, attempt, kind)| state.is_probing(container, attempt, kind));
@@ -139,6 +146,21 @@ impl World {
             "state and world disagree on the slot"
         );
         self.check_phase();
+    }
+
+    /// Remembers by itself until when each step waits that has failed. Nothing of it counts once nothing is wanted of what
+    /// failed.
+    fn note_failures(&mut self, event: &Event) {
+        let at_rest = self.state.doing.is_none() && !self.state.blocked;
+        if at_rest || *event == Event::Retry {
+            self.failed.clear();
+        }
+        if let Some(op) = self.failing.take()
+            && let Some(failure) = self.state.failures.of(&op)
+        {
+            let step = (failure.step, failure.container, failure.retry_at);
+            self.failed.push(step);
+        }
     }
 
     /// The variables of the bind, for the incarnation that was bound.
@@ -209,6 +231,10 @@ impl World {
             "{op:?} on a frozen pod"
         );
         assert!(!op.needs_slot() || self.slot, "{op:?} without a slot");
+        let waits = self.failed.iter().any(|(step, container, retry_at)| {
+            (*step, *container) == (op.step(), op.container()) && self.now < *retry_at
+        });
+        assert!(!waits, "{op:?} too soon, after {:?}", self.log);
         match op {
             Op::Volumes { .. }
             | Op::Cgroup
@@ -396,6 +422,7 @@ impl World {
             }
             _ => ending,
         };
+        self.failing = (ending != Ending::Good).then(|| op.clone());
         let outcome = match ending {
             Ending::Good => Outcome::Done(self.effect(&op)),
             Ending::Bad => {

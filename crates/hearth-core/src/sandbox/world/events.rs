@@ -163,6 +163,7 @@ impl World {
     /// The daemon is killed and started again: only the journal, the runtime and the kernel remember.
     pub(in crate::sandbox) fn restart(&mut self) {
         self.doing = None;
+        self.failed.clear();
         self.probing.clear();
         self.hooks.clear();
         self.slot = false;
@@ -212,7 +213,7 @@ impl World {
             }
             Life::Absent | Life::Created(_) => keep,
         };
-        self.state.failure.is_none()
+        self.state.failures.is_empty()
             && self
                 .state
                 .pod

@@ -1,0 +1,56 @@
+//! When what failed is tried again. That nothing is before its time, whatever fails in whatever order, the world sees to in
+//! each test.
+
+use super::*;
+
+/// Fails whatever is tried, until so many things have happened.
+fn fail(world: &mut World, events: usize) {
+    for _ in 0..events {
+        if world.doing_something() {
+            world.end(Ending::Bad);
+        } else {
+            world.now = world.state.wake.expect("nothing is waited for");
+            world.tick();
+        }
+    }
+}
+
+#[test]
+fn steps_that_fail_in_turn_all_back_off() {
+    let mut world = World::new(plan_of(1, false, RestartPolicy::Always), RUN, true);
+    world.tick();
+    until(&mut world, Step::Create);
+    let start = world.now;
+    // The look that follows a failed creation fails as well: the runtime is away.
+    fail(&mut world, 100);
+    let passed = world.now - start;
+    assert!(passed > Duration::from_secs(60), "all within {passed:?}");
+    world.settle();
+    assert_eq!(world.state.phase, Phase::Ready(Residency::Running));
+    assert!(world.state.failures.is_empty());
+}
+
+#[test]
+fn what_failed_last_is_what_is_told() {
+    let mut world = World::new(plan_of(1, false, RestartPolicy::Always), RUN, true);
+    world.tick();
+    until(&mut world, Step::Create);
+    world.end(Ending::Bad);
+    world.end(Ending::Bad); // the look that follows
+    let newest = |world: &World| world.state.failures.newest().map(|failure| failure.step);
+    assert_eq!(newest(&world), Some(Step::Look));
+    assert!(
+        matches!(&world.state.phase, Phase::Failed(failure) if failure.step == Step::Create),
+        "a look is not what the pod waits for: {:?}",
+        world.state.phase
+    );
+    world.now = world.state.wake.unwrap();
+    world.tick();
+    assert_eq!(world.state.doing, Some(Op::Look));
+    world.end(Ending::Good);
+    assert_eq!(newest(&world), Some(Step::Create));
+    assert_eq!(
+        world.state.doing, None,
+        "not before its own back-off is over"
+    );
+}
