@@ -473,7 +473,12 @@ impl State {
                 _ => now.residency == Residency::Frozen,
             };
         match now.residency {
-            Residency::Running if wanted && !probing => self.ready_to(Op::Freeze, now),
+            Residency::Running if wanted => {
+                let freeze = self.ready_to(Op::Freeze, now)?;
+                // It is wanted still, only not during a probe: how often it has failed is not forgotten for that.
+                self.blocked |= probing && self.failures.of(&freeze).is_some();
+                Some(freeze).filter(|_| !probing)
+            }
             Residency::Frozen if !wanted => self.ready_to(Op::Thaw, now),
             _ => None,
         }

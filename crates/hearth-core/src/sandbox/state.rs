@@ -41,7 +41,7 @@ pub struct State {
     pub lacking: Option<String>,
     /// Since when the processes have been standing still.
     pub(super) frozen_since: Option<Duration>,
-    /// Whether something is wanted now that failed too short a time ago.
+    /// Whether something is wanted now that failed, and is not tried again yet.
     pub(super) blocked: bool,
 }
 

@@ -31,6 +31,31 @@ fn steps_that_fail_in_turn_all_back_off() {
 }
 
 #[test]
+fn a_probe_between_two_freezes_does_not_make_their_back_off_forgotten() {
+    let mut world = World::new(plan_of(1, true, RestartPolicy::Always), POOL, true);
+    world.tick();
+    let mut waits = Vec::new();
+    // The longest wait is longer than the probe's period.
+    for _ in 0..9 {
+        until(&mut world, Step::Freeze);
+        let failed_at = world.now;
+        world.end(Ending::Bad);
+        while world.state.doing.is_none() {
+            // A probe comes back only when nothing else is waited for, so that some are under way when the time is over.
+            match world.state.wake {
+                Some(wake) => {
+                    world.now = wake;
+                    world.tick();
+                }
+                None => world.probed(true),
+            }
+        }
+        waits.push(world.now - failed_at);
+    }
+    assert!(waits.is_sorted(), "{waits:?}");
+}
+
+#[test]
 fn what_failed_last_is_what_is_told() {
     let mut world = World::new(plan_of(1, false, RestartPolicy::Always), RUN, true);
     world.tick();
