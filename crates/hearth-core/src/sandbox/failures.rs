@@ -83,10 +83,12 @@ impl Failures {
         self.0.retain(|failure| !failure.is_of(op));
     }
 
-    /// What stood in the way may be gone.
+    /// What stood in the way may be gone; not in that of a freeze or thaw, which are the kernel's to do.
     pub(super) fn retry(&mut self, now: Duration) {
         for failure in &mut self.0 {
-            failure.retry_at = now;
+            if !matches!(failure.step, Step::Freeze | Step::Thaw) {
+                failure.retry_at = now;
+            }
         }
     }
 

@@ -14,7 +14,7 @@ pub enum Event {
     Tick,
     /// Something may have changed at the runtime.
     Changed,
-    /// What stood in the way of the failed step may be gone: try again now.
+    /// What stood in the way of the steps that failed may be gone: they are tried again now, but for freezes and thaws.
     Retry,
     /// The operation under way has ended.
     Ended(Outcome),

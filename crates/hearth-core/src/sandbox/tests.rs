@@ -451,6 +451,7 @@ enum Action {
     Want(Goal),
     Hold(bool),
     Late,
+    Hint,
     Restart,
     Stuck,
     Evict,
@@ -483,6 +484,7 @@ fn action() -> impl Strategy<Value = Action> {
         2 => goal().prop_map(Action::Want),
         2 => any::<bool>().prop_map(Action::Hold),
         1 => Just(Action::Late),
+        1 => Just(Action::Hint),
         1 => Just(Action::Restart),
         1 => Just(Action::Stuck),
         1 => Just(Action::Evict),
@@ -558,6 +560,7 @@ fn act(world: &mut World, action: Action) {
             }
         }
         Action::Late => world.late_effects(),
+        Action::Hint => world.happen(Event::Retry),
         Action::Restart => world.restart(),
         Action::Stuck => {
             if matches!(world.state.doing, Some(Op::Freeze)) {

@@ -152,8 +152,12 @@ impl World {
     /// failed.
     fn note_failures(&mut self, event: &Event) {
         let at_rest = self.state.doing.is_none() && !self.state.blocked;
-        if at_rest || *event == Event::Retry {
+        if at_rest {
             self.failed.clear();
+        }
+        if *event == Event::Retry {
+            let kept = |step: &Step| matches!(step, Step::Freeze | Step::Thaw);
+            self.failed.retain(|(step, ..)| kept(step));
         }
         if let Some(op) = self.failing.take()
             && let Some(failure) = self.state.failures.of(&op)

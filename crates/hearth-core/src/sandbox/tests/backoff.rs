@@ -56,6 +56,18 @@ fn a_probe_between_two_freezes_does_not_make_their_back_off_forgotten() {
 }
 
 #[test]
+fn a_hint_that_what_is_missing_may_be_there_is_none_for_a_freeze() {
+    let mut world = World::new(plan_of(1, false, RestartPolicy::Always), POOL, true);
+    world.tick();
+    until(&mut world, Step::Freeze);
+    world.end(Ending::Bad);
+    let retry = world.state.wake.unwrap();
+    world.happen(Event::Retry);
+    assert_eq!(world.state.doing, None);
+    assert_eq!(world.state.wake, Some(retry));
+}
+
+#[test]
 fn what_failed_last_is_what_is_told() {
     let mut world = World::new(plan_of(1, false, RestartPolicy::Always), RUN, true);
     world.tick();
