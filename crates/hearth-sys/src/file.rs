@@ -1,18 +1,22 @@
 //! Files in directories that others write to.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::fs::OpenOptions;
+use std::io::{self, ErrorKind, Read as _};
 use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 
+const NONBLOCK: i32 = OFlags::NONBLOCK.bits().cast_signed();
+
 /// Reads a file of at most `most` bytes at `path` in the directory `top`, as a process would that has `top` for its root:
 /// links are followed, and lead nowhere else, whatever anybody makes of them meanwhile. What is no regular file is not
-/// opened: a pipe would be waited for, and a device may do something.
+/// opened: a pipe would be waited for, and a device may do something. Nor is one waited for that somebody has a lease on:
+/// whoever holds it may take as long as `/proc/sys/fs/lease-break-time` to give it back (fcntl(2)).
 ///
 /// # Errors
-/// Also when it is no regular file, or larger.
+/// Also when it is no regular file, or larger, or under a lease.
 pub fn read_within(top: &Path, path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let top = rustix::fs::open(top, flags | OFlags::DIRECTORY, Mode::empty())?;
@@ -23,7 +27,13 @@ pub fn read_within(top: &Path, path: &Path, most: u64) -> io::Result<Vec<u8>> {
         return Err(io::Error::other("it is not a file"));
     }
     // The very file that was looked at.
-    let file = File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))?;
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(NONBLOCK);
+    let file = options.open(format!("/proc/self/fd/{}", found.as_raw_fd()));
+    let file = file.map_err(|error| match error.kind() {
+        ErrorKind::WouldBlock => io::Error::other("somebody has a lease on it"),
+        _ => error,
+    })?;
     let mut content = Vec::new();
     file.take(most.saturating_add(1))
         .read_to_end(&mut content)?;
@@ -64,6 +74,28 @@ mod tests {
         for path in ["gone", "dangling", "secret/below"] {
             assert!(read(path).is_err(), "{path}");
         }
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn a_lease_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "1234").unwrap();
+        let holder = fs::File::options().write(true).open(&path).unwrap();
+        let control = |command, value| {
+            // SAFETY: The call takes integers alone, and the descriptor is open for as long as `holder`.
+            let done = unsafe { libc::fcntl(holder.as_raw_fd(), command, value) };
+            assert!(done >= 0, "{}", io::Error::last_os_error());
+        };
+        // Whoever wants the file has the holder sent a signal. This one is ignored.
+        control(libc::F_SETSIG, libc::SIGURG);
+        control(libc::F_SETLEASE, libc::F_WRLCK);
+        let read = || read_within(dir.path(), Path::new("file"), 100);
+        let error = read().unwrap_err();
+        assert_eq!(error.to_string(), "somebody has a lease on it");
+        drop(holder);
+        assert_eq!(read().unwrap(), b"1234");
     }
 
     #[test]
