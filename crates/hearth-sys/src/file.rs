@@ -76,6 +76,9 @@ mod tests {
         }
     }
 
+    /// Which signal a lease's holder is sent. Of `asm-generic/fcntl.h`; not in libc for all machines.
+    const F_SETSIG: i32 = 10;
+
     #[test]
     #[allow(unsafe_code)]
     fn a_lease_is_not_waited_for() {
@@ -83,13 +86,13 @@ mod tests {
         let path = dir.path().join("file");
         fs::write(&path, "1234").unwrap();
         let holder = fs::File::options().write(true).open(&path).unwrap();
-        let control = |command, value| {
+        let control = |command: i32, value: i32| {
             // SAFETY: The call takes integers alone, and the descriptor is open for as long as `holder`.
             let done = unsafe { libc::fcntl(holder.as_raw_fd(), command, value) };
             assert!(done >= 0, "{}", io::Error::last_os_error());
         };
         // Whoever wants the file has the holder sent a signal. This one is ignored.
-        control(libc::F_SETSIG, libc::SIGURG);
+        control(F_SETSIG, libc::SIGURG);
         control(libc::F_SETLEASE, libc::F_WRLCK);
         let read = || read_within(dir.path(), Path::new("file"), 100);
         let error = read().unwrap_err();
