@@ -19,6 +19,7 @@ struct State {
     gone: bool,
     fail_freezes: u32,
     fail_thaws: u32,
+    fail_looks: u32,
     tries: u32,
     freezes: u32,
     thaws: u32,
@@ -39,6 +40,11 @@ impl FakeFreezer {
     /// The next thaw ends as if its deadline had passed, still frozen.
     pub fn fail_next_thaw(&self) {
         self.state.lock().fail_thaws += 1;
+    }
+
+    /// The next look is not answered.
+    pub fn fail_next_look(&self) {
+        self.state.lock().fail_looks += 1;
     }
 
     /// From now on the cgroup does not exist.
@@ -106,7 +112,13 @@ impl Freezer for FakeFreezer {
     }
 
     fn is_frozen(&self) -> Result<bool, FreezeError> {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
+        if state.fail_looks > 0 {
+            state.fail_looks -= 1;
+            return Err(FreezeError::Silent {
+                path: "/fake".into(),
+            });
+        }
         Ok(state.frozen && !state.gone)
     }
 }

@@ -161,6 +161,25 @@ async fn a_freeze_that_the_old_daemon_began_is_not_taken_for_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_does_not_answer_at_once_stays_frozen() {
+    for (unanswered, expect) in [(2, Tier::Frozen), (3, Tier::Running)] {
+        let mut node = Node::new();
+        node.want(&member("a"));
+        let view = node.ready("a", Tier::Frozen).await;
+        let freezer = node.host.fake_freezer(view.pod_uid.as_ref().unwrap());
+        node.stop_daemon().await;
+        let thaws = freezer.thaws();
+        for _ in 0..unanswered {
+            freezer.fail_next_look();
+        }
+        node.restart_after_stop(&[]).await;
+        assert_eq!(node.pods.view(&uid("a")).unwrap().tier, Some(expect));
+        let thawed = freezer.thaws() - thaws;
+        assert_eq!(thawed, u32::from(expect == Tier::Running), "{unanswered}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_no_record_names_is_removed_at_the_start() {
     let mut node = Node::new();
     node.want(&bare("known"));
