@@ -79,9 +79,13 @@ pub(crate) fn known_leader(contents: &Contents) -> Option<LeaderRecord> {
     })
 }
 
-/// Keeps the leader for the next daemon, which may start while the API server is away. Losing it costs a read of the
-/// Lease.
-pub(crate) fn keep_leader(journal: &Journal, leader: &LeaderRecord) {
+/// Keeps the leader for the next daemon, which may start while the API server is away; or that nobody leads who may be let
+/// in. Losing it costs a read of the Lease.
+pub(crate) fn keep_leader(journal: &Journal, leader: Option<&LeaderRecord>) {
+    let Some(leader) = leader else {
+        let _ = journal.submit(Batch::new().remove_meta(META_LEADER));
+        return;
+    };
     let kept = KeptLeader {
         fingerprint: leader.fingerprint.to_string(),
         version: leader.version.0,

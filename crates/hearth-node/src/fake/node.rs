@@ -226,7 +226,7 @@ impl Parts<'_> {
             &self.common.config.base.leader_namespace,
             &self.common.config.base.leader_lease,
         );
-        let keep = Box::new(move |leader: &_| keep_leader(&journal, leader));
+        let keep = Box::new(move |leader: Option<&_>| keep_leader(&journal, leader));
         let gate = LeaderGate::new(Box::new(lease), leader, keep);
         let facts = self.serve_node_api(&binder, &pods, gate).await?;
         self.follow_api(binder, &pods, facts);

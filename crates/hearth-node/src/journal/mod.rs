@@ -56,6 +56,7 @@ enum Change {
     PutSandbox(SandboxUid, Vec<u8>),
     RemoveSandbox(SandboxUid),
     PutMeta(&'static str, Vec<u8>),
+    RemoveMeta(&'static str),
 }
 
 impl Batch {
@@ -97,6 +98,13 @@ impl Batch {
     #[must_use]
     pub fn put_meta(mut self, key: &'static str, value: Vec<u8>) -> Self {
         self.changes.push(Change::PutMeta(key, value));
+        self
+    }
+
+    /// Removes one of the node's own values.
+    #[must_use]
+    pub fn remove_meta(mut self, key: &'static str) -> Self {
+        self.changes.push(Change::RemoveMeta(key));
         self
     }
 

@@ -283,6 +283,7 @@ impl<'txn> Tables<'txn> {
     fn apply(&mut self, change: &Change) -> Result<(), redb::Error> {
         match change {
             Change::PutMeta(key, value) => put(&mut self.meta, key, value),
+            Change::RemoveMeta(key) => remove(&mut self.meta, key),
             Change::PutSandbox(uid, record) => put(&mut self.sandboxes, uid.as_str(), record),
             Change::RemoveSandbox(uid) => remove(&mut self.sandboxes, uid.as_str()),
             Change::Binding(record) => self.apply_record(record),

@@ -79,13 +79,11 @@ async fn what_was_committed_is_there_after_a_restart() {
         })
         .put_sandbox(sandbox(1), b"one".to_vec())
         .put_sandbox(sandbox(4), b"four".to_vec())
-        .put_meta("boot", b"b".to_vec());
+        .put_meta("boot", b"b".to_vec())
+        .put_meta("gone", b"g".to_vec());
     opened.journal.commit(batch).await.unwrap();
-    opened
-        .journal
-        .commit(Batch::new().remove_sandbox(sandbox(4)))
-        .await
-        .unwrap();
+    let removal = Batch::new().remove_sandbox(sandbox(4)).remove_meta("gone");
+    opened.journal.commit(removal).await.unwrap();
     close(opened).await;
 
     let again = open(dir.path());

@@ -195,7 +195,7 @@ impl Writer {
                         changed.insert(sandbox);
                     }
                 }
-                Change::Binding(_) | Change::PutMeta(..) => {}
+                Change::Binding(_) | Change::PutMeta(..) | Change::RemoveMeta(_) => {}
             }
         }
         for sandbox in changed {

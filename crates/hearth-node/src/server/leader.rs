@@ -130,8 +130,8 @@ struct Inner {
     known: Mutex<Option<LeaderRecord>>,
     /// When the Lease was last read; held while it is being read, so that one read answers all who wait.
     last_read: tokio::sync::Mutex<Option<Instant>>,
-    /// Told of each new leader.
-    keep: Box<dyn Fn(&LeaderRecord) + Send + Sync>,
+    /// Told of each new leader, and when there is none any more who may be let in.
+    keep: Box<dyn Fn(Option<&LeaderRecord>) + Send + Sync>,
 }
 
 impl fmt::Debug for LeaderGate {
@@ -143,12 +143,12 @@ impl fmt::Debug for LeaderGate {
 }
 
 impl LeaderGate {
-    /// Starts from the leader that was `known` last; `keep` is told of each new one.
+    /// Starts from the leader that was `known` last; `keep` is told of each new one, and when none is to be let in.
     #[must_use]
     pub fn new(
         reader: Box<dyn LeaseReader>,
         known: Option<LeaderRecord>,
-        keep: Box<dyn Fn(&LeaderRecord) + Send + Sync>,
+        keep: Box<dyn Fn(Option<&LeaderRecord>) + Send + Sync>,
     ) -> Self {
         let inner = Inner {
             reader,
@@ -189,7 +189,7 @@ impl LeaderGate {
                 let before = self.inner.known.lock().replace(record);
                 if before.is_none_or(|before| before.fingerprint != record.fingerprint) {
                     tracing::info!(fingerprint = %record.fingerprint, "the leader Lease names another certificate");
-                    (self.inner.keep)(&record);
+                    (self.inner.keep)(Some(&record));
                 }
             }
             LeaseView::Nobody => {}
@@ -200,6 +200,8 @@ impl LeaderGate {
                         fingerprint = %before.fingerprint,
                         "the leader Lease is held by a controller without a certificate; nobody is let in before one of ours leads"
                     );
+                    // Nor by the next daemon, should the API server be away then.
+                    (self.inner.keep)(None);
                 }
             }
         }

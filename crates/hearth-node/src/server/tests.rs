@@ -584,6 +584,26 @@ async fn a_stopping_node_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_next_daemon_knows_the_leader_and_that_another_kind_leads() {
+    let lease = FakeLease::default();
+    let leader = Identity::generate("leader").unwrap();
+    lease.name(&leader, 1);
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let keep = {
+        let kept = Arc::clone(&kept);
+        move |leader: Option<&LeaderRecord>| kept.lock().push(leader.map(|one| one.fingerprint))
+    };
+    let gate = LeaderGate::new(Box::new(lease.clone()), None, Box::new(keep));
+    let allows = async || gate.allows(&leader.fingerprint()).await;
+    assert!(allows().await && allows().await);
+    *lease.0.view.lock() = LeaseView::Nobody;
+    assert!(allows().await, "it may still lead");
+    *lease.0.view.lock() = LeaseView::Stranger;
+    assert!(!allows().await && !allows().await);
+    assert_eq!(*kept.lock(), [Some(leader.fingerprint()), None]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn strangers_do_not_make_the_node_hammer_the_api_server() {
     let lease = FakeLease::default();
     let leader = Identity::generate("leader").unwrap();
