@@ -31,8 +31,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, stream};
 use hearth_core::idle::reclaim::{TRY_AGAIN, Trials, is_reclaimed};
 use hearth_core::idle::{IdleRules, Reading, Rung, Standing};
 use hearth_core::ids::SandboxUid;
@@ -54,6 +54,8 @@ pub(crate) use traffic::{SysTraffic, Traffic};
 
 /// Of how many changes the ladder hears before it looks at the time again.
 const BATCH: usize = 256;
+/// How many sandboxes are woken at once when many are at the same time.
+const ROUSED_AT_ONCE: usize = 8;
 /// How often, about, armed sandboxes are compared with what the kernel has, in case a notice was missed.
 const RESYNC: Duration = Duration::from_secs(60);
 
@@ -362,6 +364,8 @@ impl Ladder {
             .seats
             .iter()
             .filter(|(_, seat)| seat.bell() == Bell::Unproven)
+            // What is not armed waits for the API, and no look at the kernel brings that.
+            .filter(|(uid, seat)| !seat.is_missing() || self.is_heard(uid))
             .filter_map(|(uid, seat)| Some((uid.clone(), seat.address?)))
             .collect();
         if unproven.is_empty() {
@@ -378,20 +382,32 @@ impl Ladder {
             }
             return;
         };
+        let mut roused = Vec::new();
         for (uid, address) in unproven {
-            let heard = self.pods.view(&uid).is_some_and(|view| view.idle.is_some());
-            match counts.armed.get(&address) {
-                Some(0) => {
-                    if let Some(seat) = self.seats.get_mut(&uid) {
-                        seat.set_bell(Bell::Armed, &mut self.tally);
-                    }
-                }
-                Some(_) => drop(self.pods.rouse(&uid, ThawReason::Packet).await),
+            let heard = self.is_heard(&uid);
+            match (counts.armed.get(&address), self.seats.get_mut(&uid)) {
+                (Some(0), Some(seat)) => seat.set_bell(Bell::Armed, &mut self.tally),
+                (Some(0), None) => {}
+                (Some(_), _) => roused.push((uid, ThawReason::Packet)),
                 // It was never armed, so that nothing is known of what came; nor why it is frozen before the API says.
-                None if heard => drop(self.pods.rouse(&uid, ThawReason::Wish).await),
-                None => {}
+                (None, _) if heard => roused.push((uid, ThawReason::Wish)),
+                (None, Some(seat)) => seat.miss(),
+                (None, None) => {}
             }
         }
+        let pods = &self.pods;
+        let rouse = |(uid, why): (SandboxUid, ThawReason)| async move {
+            pods.rouse(&uid, why).await;
+        };
+        stream::iter(roused)
+            .for_each_concurrent(ROUSED_AT_ONCE, rouse)
+            .await;
+    }
+
+    /// Whether the API has said by which rules it rests.
+    fn is_heard(&self, uid: &SandboxUid) -> bool {
+        let view = self.pods.view(uid);
+        view.is_some_and(|view| view.idle.is_some())
     }
 
     /// Looks at sandboxes whose time has come.

@@ -20,6 +20,8 @@ pub(super) struct Seat {
     /// Whether the kernel counts its packets, or is about to.
     pub(super) counted: bool,
     bell: Bell,
+    /// It was compared with what the kernel has, is not armed, and why it stands still is for the API to say.
+    missing: bool,
     pub(super) trial: Trial,
     /// How often it could not be frozen since somebody used it.
     failed_rests: u32,
@@ -61,6 +63,16 @@ impl Seat {
         self.bell
     }
 
+    /// It is not armed by the kernel's word, and nobody has said why its processes stand still.
+    pub(super) fn miss(&mut self) {
+        self.missing = true;
+    }
+
+    /// Whether that is so, as far as it was compared.
+    pub(super) fn is_missing(&self) -> bool {
+        self.missing
+    }
+
     /// Sets that, and keeps the tally of all seats. One that goes is silent first.
     pub(super) fn set_bell(&mut self, bell: Bell, tally: &mut Tally) {
         if let Some(count) = tally.of(self.bell) {
@@ -70,6 +82,7 @@ impl Seat {
             *count += 1;
         }
         self.bell = bell;
+        self.missing = false;
     }
 
     pub(super) fn new(pod: PodUid) -> Self {
@@ -80,6 +93,7 @@ impl Seat {
             address: None,
             counted: false,
             bell: Bell::Silent,
+            missing: false,
             trial: Trial::Due,
             failed_rests: 0,
             rests_not_before: Duration::ZERO,

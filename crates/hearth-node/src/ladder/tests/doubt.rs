@@ -229,6 +229,34 @@ async fn what_rests_is_woken_as_soon_as_it_shows_that_the_packet_filter_was_flus
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_not_armed_is_compared_once_until_the_api_is_heard() {
+    let mut scene = Scene::new();
+    let names = ["a", "b"];
+    for name in names {
+        scene.node.want(&idle(name));
+        scene.node.ready(name, Tier::Frozen).await;
+    }
+    scene.stop().await;
+    scene.traffic.flush();
+    scene.start_again(&[]).await;
+    sleep(secs(5)).await;
+    let calls = || scene.traffic.state.lock().calls;
+    let before = calls();
+    // A change of another sandbox is a turn of the ladder.
+    scene.node.want(&bare("c"));
+    scene.node.ready("c", Tier::Running).await;
+    sleep(secs(5)).await;
+    assert_eq!(calls(), before, "the kernel was asked in vain");
+    for name in names {
+        assert_eq!(scene.tier(name), Some(Tier::Frozen));
+        scene.node.want(&idle(name));
+    }
+    for name in names {
+        scene.node.ready(name, Tier::Running).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn notices_that_were_lost_with_the_packet_filter_wake_all_that_rest() {
     let scene = Scene::new();
     scene.node.want(&idle("a"));
