@@ -20,11 +20,11 @@ impl Subject {
         }
         self.cell.kills(id);
         let kill = self.kill_by_cgroup(id).await?;
-        self.shared.metrics.killed(kill);
         if kill != Kill::Cgroup {
             tracing::debug!(sandbox = %self.key, container = id, why = ?kill, "the runtime is asked to kill a container");
             changed(self.shared.runtime.stop_container(id, Duration::ZERO).await)?;
         }
+        self.shared.metrics.killed(kill);
         self.cell.killed(id);
         NOTHING
     }

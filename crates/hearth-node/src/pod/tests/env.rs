@@ -259,6 +259,18 @@ async fn the_runtime_stops_what_cannot_be_killed_by_its_cgroup() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_kill_that_failed_is_not_counted() {
+    let (node, before, env) = stocked().await;
+    node.host.fail_kills();
+    node.runtime
+        .fail_next(Operation::StopContainer, ErrorKind::Other);
+    bound(&node, &env).await;
+    assert!(is_another(&node, &before));
+    assert_eq!(node.runtime.calls(Operation::StopContainer), 2);
+    assert_eq!(node.metrics.kills(Kill::Failed), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_replaced_leaves_no_log_of_a_crash() {
     let root = tempfile::tempdir().unwrap();
     let logs_dir = root.path().to_owned();
