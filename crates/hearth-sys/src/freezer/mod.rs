@@ -22,8 +22,8 @@ pub trait Freezer: Send + Sync + std::fmt::Debug {
     /// Freezes and returns once the kernel of the pod has confirmed that every task is stopped.
     ///
     /// # Errors
-    /// On any failure, the deadline included, the pod is thawed again; [`FreezeError::Stuck`] says that this failed
-    /// as well. A pod that is gone is an error: nothing was frozen.
+    /// On any failure, the deadline included, the pod is thawed again, unless nothing was done to it yet;
+    /// [`FreezeError::Stuck`] says that this failed as well. A pod that is gone is an error: nothing was frozen.
     fn freeze(&self, within: Duration) -> Result<(), FreezeError>;
 
     /// Thaws and returns once that was confirmed. Success when the pod is gone. After [`FreezeError::NotThawed`] it can
