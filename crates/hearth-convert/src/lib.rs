@@ -22,7 +22,7 @@ use serde_json::Value;
 
 pub use error::ConversionError;
 pub use kept::KEPT;
-pub use review::{ReviewError, review};
+pub use review::{LARGEST_OBJECT, ReviewError, review};
 
 use kept::Kept;
 use object::Object;

@@ -5,7 +5,7 @@
     reason = "a failure of a helper is a failure of its test"
 )]
 
-use hearth_convert::{KEPT, Kind, VOLUMES_POLICY, convert, review};
+use hearth_convert::{KEPT, Kind, LARGEST_OBJECT, VOLUMES_POLICY, convert, review};
 use serde_json::{Value, json};
 
 fn api_version(kind: Kind, version: &str) -> String {
@@ -494,6 +494,49 @@ fn a_review_of_either_version_is_answered_in_order_or_not_at_all() {
             json!({"status": "Failure", "message": "Sandbox team/a: spec.replicas is \"two\": it must be 0 or 1"})
         );
     }
+}
+
+#[test]
+fn a_review_says_its_fields_in_any_order_and_perhaps_no_objects() {
+    let ask = |request: &str| -> Value {
+        let head = r#""apiVersion": "apiextensions.k8s.io/v1", "kind": "ConversionReview""#;
+        let body = format!("{{\"request\": {request}, {head}}}");
+        serde_json::from_slice(&review(body.as_bytes()).unwrap()).unwrap()
+    };
+    let sandbox = object(Kind::Sandbox, "v1alpha1", json!({"replicas": 0}));
+    let desired = r#""desiredAPIVersion": "agents.x-k8s.io/v1beta1""#;
+    let answer = ask(&format!(
+        r#"{{"objects": [{sandbox}], {desired}, "uid": "a\"b"}}"#
+    ));
+    assert_eq!(answer["response"]["uid"], "a\"b");
+    let converted = &answer["response"]["convertedObjects"];
+    assert_eq!(*converted, json!([up(Kind::Sandbox, sandbox)]));
+    for objects in ["", r#", "objects": null"#, r#", "objects": []"#] {
+        let answer = ask(&format!(r#"{{"uid": "r", {desired}{objects}}}"#));
+        assert_eq!(answer["response"]["convertedObjects"], json!([]));
+        assert_eq!(answer["response"]["result"], json!({"status": "Success"}));
+    }
+}
+
+#[test]
+fn an_object_that_no_api_server_takes_is_not_parsed() {
+    let sandbox = object(Kind::Sandbox, "v1alpha1", json!({"replicas": 0}));
+    // Small in bytes and large once parsed. Not even JSON of an object is looked at.
+    let large = format!("[{}{{}}]", r#"{"":0},"#.repeat(LARGEST_OBJECT / 7));
+    let body = format!(
+        r#"{{"apiVersion": "apiextensions.k8s.io/v1", "kind": "ConversionReview", "request":
+            {{"uid": "r", "desiredAPIVersion": "agents.x-k8s.io/v1beta1", "objects": [{sandbox}, {large}, {{}}]}}}}"#
+    );
+    let answer: Value = serde_json::from_slice(&review(body.as_bytes()).unwrap()).unwrap();
+    assert_eq!(answer["response"]["convertedObjects"], json!([]));
+    let message = answer["response"]["result"]["message"].as_str().unwrap();
+    assert_eq!(
+        message,
+        format!(
+            "objects[1] has {} bytes, and objects of at most 3145728 are converted",
+            large.len()
+        )
+    );
 }
 
 #[test]

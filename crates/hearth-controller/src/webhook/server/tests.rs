@@ -9,6 +9,7 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::super::authority::{Pair, names};
 use super::super::certificates::certified;
@@ -54,8 +55,8 @@ impl Served {
         assert!(self.certificates.set(certified));
     }
 
-    /// Sends this and returns all that comes, to a server that `authority` vouches for under the name.
-    async fn exchange(&self, authority: &str, name: &str, sent: &[u8]) -> std::io::Result<String> {
+    /// Connects to a server that `authority` vouches for under the name.
+    async fn connect(&self, authority: &str, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         let authority = CertificateDer::from_pem_slice(authority.as_bytes()).unwrap();
         roots.add(authority).unwrap();
@@ -67,14 +68,29 @@ impl Served {
         let stream = TcpStream::connect(self.address).await?;
         let name = ServerName::try_from(name.to_owned()).unwrap();
         let connector = TlsConnector::from(Arc::new(config));
-        let mut stream = connector.connect(name, stream).await?;
+        connector.connect(name, stream).await
+    }
+
+    /// Sends this and returns all that comes.
+    async fn exchange(&self, authority: &str, name: &str, sent: &[u8]) -> std::io::Result<String> {
+        let mut stream = self.connect(authority, name).await?;
         stream.write_all(sent).await?;
-        let mut received = Vec::new();
-        // A server that has answered need not say goodbye.
-        match stream.read_to_end(&mut received).await {
-            Err(error) if received.is_empty() => Err(error),
-            _ => Ok(String::from_utf8_lossy(&received).into_owned()),
-        }
+        rest(&mut stream).await
+    }
+
+    /// Announces a body of so many bytes, and waits until the server wants it.
+    async fn begin(&self, authority: &str, bytes: usize) -> TlsStream<TcpStream> {
+        let mut stream = self.connect(authority, SERVICE).await.unwrap();
+        let head = format!(
+            "POST {CONVERT_PATH} HTTP/1.1\r\nHost: {SERVICE}\r\nConnection: close\r\nExpect: 100-continue\r\n\
+             Content-Length: {bytes}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut wanted = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
+        stream.read_exact(&mut wanted).await.unwrap();
+        let wanted = String::from_utf8_lossy(&wanted);
+        assert!(wanted.starts_with("HTTP/1.1 100 "), "{wanted}");
+        stream
     }
 
     async fn post(&self, authority: &str, path: &str, body: &str) -> String {
@@ -90,6 +106,16 @@ impl Served {
     async fn end(self) {
         self.token.cancel();
         self.task.await.unwrap();
+    }
+}
+
+/// All that still comes.
+async fn rest(stream: &mut TlsStream<TcpStream>) -> std::io::Result<String> {
+    let mut received = Vec::new();
+    // A server that has answered need not say goodbye.
+    match stream.read_to_end(&mut received).await {
+        Err(error) if received.is_empty() => Err(error),
+        _ => Ok(String::from_utf8_lossy(&received).into_owned()),
     }
 }
 
@@ -229,4 +255,109 @@ async fn clients_that_connect_and_say_nothing_do_not_keep_others_out() {
     assert!(is_ok(&response), "{response}");
     drop(silent);
     served.end().await;
+}
+
+#[tokio::test]
+async fn what_is_only_announced_takes_nothing_of_what_others_need() {
+    let pair = pair();
+    let served = Served::with(&pair).await;
+    let mut announced = Vec::new();
+    for _ in 0..=AT_ONCE / LARGEST as usize {
+        let largest = LARGEST as usize * 1024;
+        announced.push(served.begin(&pair.authority, largest).await);
+    }
+    let response = served.post(&pair.authority, CONVERT_PATH, &review()).await;
+    assert!(is_ok(&response), "{response}");
+    drop(announced);
+    served.end().await;
+}
+
+#[tokio::test]
+async fn a_request_under_way_is_not_ended_for_one_more_connection() {
+    let pair = pair();
+    let served = Served::with(&pair).await;
+    let review = review();
+    let mut oldest = served.begin(&pair.authority, review.len()).await;
+    let mut silent = Vec::new();
+    for _ in 0..CONNECTIONS {
+        silent.push(TcpStream::connect(served.address).await.unwrap());
+    }
+    // Connections are accepted in their order: by now all of them are.
+    let response = served.post(&pair.authority, CONVERT_PATH, &review).await;
+    assert!(is_ok(&response), "{response}");
+    oldest.write_all(review.as_bytes()).await.unwrap();
+    let response = rest(&mut oldest).await.unwrap();
+    assert!(is_ok(&response), "{response}");
+    drop(silent);
+    served.end().await;
+}
+
+#[tokio::test]
+async fn while_all_connections_have_requests_one_more_waits() {
+    let pair = pair();
+    let served = Served::with(&pair).await;
+    let review = review();
+    let mut busy = Vec::new();
+    for _ in 0..CONNECTIONS {
+        busy.push(served.begin(&pair.authority, review.len()).await);
+    }
+    let finish = |mut stream: TlsStream<TcpStream>| {
+        let review = review.clone();
+        async move {
+            stream.write_all(review.as_bytes()).await.unwrap();
+            let response = rest(&mut stream).await.unwrap();
+            assert!(is_ok(&response), "{response}");
+        }
+    };
+    let last = busy.pop().unwrap();
+    let late = served.post(&pair.authority, CONVERT_PATH, &review);
+    let (late, ()) = tokio::join!(late, finish(last));
+    assert!(is_ok(&late), "{late}");
+    for stream in busy {
+        finish(stream).await;
+    }
+    served.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_whole_exchange_has_a_deadline_and_idle_time_has_none() {
+    let (begun, since) = watch::channel(None);
+    let (begun, idle) = (Arc::new(begun), Arc::default());
+    let start = Instant::now();
+    let requests = async {
+        drop(Underway::new(&begun, &idle));
+        sleep(EXCHANGE * 2).await;
+        let _underway = Underway::new(&begun, &idle);
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = overdue(since) => {}
+        () = requests => {}
+    }
+    assert_eq!(start.elapsed(), EXCHANGE * 3);
+}
+
+#[tokio::test]
+async fn a_share_is_held_until_the_answer_is_sent() {
+    let budget = Arc::new(Semaphore::new(1));
+    let share = Arc::clone(&budget).try_acquire_owned().unwrap();
+    let (begun, since) = watch::channel(None);
+    let mut answer = Answer {
+        left: Bytes::from(vec![b' '; PIECE + 1]),
+        _share: Some(share),
+        _underway: Underway::new(&Arc::new(begun), &Arc::default()),
+    };
+    let whole = u64::try_from(PIECE).unwrap() + 1;
+    assert_eq!(answer.size_hint().exact(), Some(whole));
+    for bytes in [PIECE, 1] {
+        assert!(!answer.is_end_stream());
+        let piece = answer.frame().await.unwrap().unwrap();
+        assert_eq!(piece.into_data().unwrap().len(), bytes);
+        assert_eq!(budget.available_permits(), 0);
+        assert!(since.borrow().is_some());
+    }
+    assert!(answer.is_end_stream());
+    drop(answer);
+    assert_eq!(budget.available_permits(), 1);
+    assert!(since.borrow().is_none());
 }
