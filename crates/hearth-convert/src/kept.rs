@@ -4,8 +4,8 @@ use hearth_core::idle::parse_duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::object::{Object, annotation};
-use crate::{ConversionError, Kind};
+use crate::Kind;
+use crate::object::{ANNOTATIONS_LIMIT, Object};
 
 /// On an object of `v1alpha1`: fields that only `v1beta1` has, as JSON.
 pub const KEPT: &str = "hearth.dev/v1beta1-state";
@@ -114,19 +114,17 @@ static FIELDS: [Field; 13] = {
 };
 
 impl Kept {
-    /// Takes the annotation off an object of `v1alpha1`, and out of it what is no longer shown as it was.
-    ///
-    /// # Errors
-    /// When it does not say what may stand there.
-    pub(crate) fn take(object: &mut Object) -> Result<Self, ConversionError> {
-        let Some(text) = object.take_annotation(KEPT) else {
-            return Ok(Self::default());
+    /// Takes the annotation off an object of `v1alpha1`, and out of it what is no longer shown as it was. Nothing is kept
+    /// in one that does not say what may stand there.
+    pub(crate) fn take(object: &mut Object) -> Self {
+        let text = object.take_annotation(KEPT);
+        let kept = text
+            .filter(|text| text.len() <= ANNOTATIONS_LIMIT)
+            .and_then(|text| serde_json::from_str::<Self>(&text).ok())
+            .filter(|kept| kept.fits(object.kind()));
+        let Some(mut kept) = kept else {
+            return Self::default();
         };
-        let mut kept: Self = serde_json::from_str(&text).map_err(|error| {
-            let problem = format!("it must be what was read there, or nothing: {error}");
-            object.error(&annotation(KEPT), &text.as_str().into(), &problem)
-        })?;
-        kept.check(object)?;
         let as_shown =
             |(field, value): (&String, &Value)| object.spec(field).unwrap_or(&Value::Null) == value;
         if kept.shown.is_empty() || !kept.shown.iter().all(as_shown) {
@@ -135,12 +133,7 @@ impl Kept {
                 kept.spec.remove(field.name);
             }
         }
-        Ok(kept)
-    }
-
-    /// Whether it says this field of spec.
-    pub(crate) fn has(&self, field: &str) -> bool {
-        self.spec.contains_key(field)
+        kept
     }
 
     /// Puts the fields into the object, which is of `v1beta1` by now.
@@ -197,23 +190,14 @@ impl Kept {
         }
     }
 
-    fn check(&self, object: &Object) -> Result<(), ConversionError> {
+    /// Whether all that it says are fields of the kind that are kept, with values that the schema would let in.
+    fn fits(&self, kind: Kind) -> bool {
         let spec = self.spec.iter().map(|entry| ("spec", entry));
-        let status = self.status.iter().map(|entry| ("status", entry));
-        for (section, (name, value)) in spec.chain(status) {
-            let known =
-                fields(object.kind()).find(|field| field.section == section && field.name == name);
-            let problem = match known {
-                None => "there is no such field to be kept".to_owned(),
-                Some(field) => match field.shape.fault(value) {
-                    None => continue,
-                    Some(fault) => fault,
-                },
-            };
-            let field = format!("{}.{section}.{name}", annotation(KEPT));
-            return Err(object.error(&field, value, &problem));
-        }
-        Ok(())
+        let mut all = spec.chain(self.status.iter().map(|entry| ("status", entry)));
+        all.all(|(section, (name, value))| {
+            let known = fields(kind).find(|field| field.section == section && field.name == name);
+            known.is_some_and(|field| field.shape.fits(value))
+        })
     }
 }
 
@@ -222,38 +206,20 @@ fn fields(kind: Kind) -> impl Iterator<Item = &'static Field> {
 }
 
 impl Shape {
-    /// What is wrong with a value of this shape.
-    fn fault(self, value: &Value) -> Option<String> {
-        let (right, must) = match self {
-            Self::Text => (value.is_string(), "be a text".to_owned()),
-            Self::Object => (value.is_object(), "be an object".to_owned()),
-            Self::Integer { min } => (
-                value.as_i64().is_some_and(|number| number >= min),
-                format!("be a whole number from {min} on"),
-            ),
-            Self::OneOf(choices) => (
-                value.as_str().is_some_and(|text| choices.contains(&text)),
-                format!("be one of {}", choices.join(", ")),
-            ),
-            Self::Named => (
-                value["name"].is_string() && value.as_object().is_some_and(|it| it.len() == 1),
-                "have a name and nothing else".to_owned(),
-            ),
-            Self::Idle => (
-                is_idle_policy(value),
-                "have durations such as 30s, 5m or 1h30m in freezeAfter, reclaimAfter and suspendAfter".to_owned(),
-            ),
-            Self::Volumes => (
-                is_list_of_volumes(value),
-                "be a list whose entries have a spec".to_owned(),
-            ),
-            Self::Rollout => (
-                is_rolling_update(value),
-                "have the type RollingUpdate, and a rollingUpdate.maxUnavailable, if any, of at least 1 or a percentage"
-                    .to_owned(),
-            ),
-        };
-        (!right).then(|| format!("it must {must}"))
+    /// Whether a value is of this shape.
+    fn fits(self, value: &Value) -> bool {
+        match self {
+            Self::Text => value.is_string(),
+            Self::Object => value.is_object(),
+            Self::Integer { min } => value.as_i64().is_some_and(|number| number >= min),
+            Self::OneOf(choices) => value.as_str().is_some_and(|text| choices.contains(&text)),
+            Self::Named => {
+                value["name"].is_string() && value.as_object().is_some_and(|it| it.len() == 1)
+            }
+            Self::Idle => is_idle_policy(value),
+            Self::Volumes => is_list_of_volumes(value),
+            Self::Rollout => is_rolling_update(value),
+        }
     }
 }
 

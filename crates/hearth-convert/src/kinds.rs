@@ -1,9 +1,9 @@
 //! The kinds, field by field. All fields that are not named here are the same in both versions.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Number, Value, json};
 
 use crate::kept::Kept;
-use crate::object::{Object, annotation};
+use crate::object::Object;
 use crate::{ConversionError, VOLUMES_POLICY};
 
 /// How the name of a pool begins that stands for a template without one. Nobody makes such pools by himself.
@@ -19,11 +19,11 @@ const POLICIES: [&str; 3] = [CLOSED, "Allowed", "Overrides"];
 
 pub(crate) fn sandbox_to_v1beta1(object: &mut Object) -> Result<(), ConversionError> {
     let replicas = object.take_spec("replicas").unwrap_or_default();
-    let mode = match (&replicas, replicas.as_i64()) {
-        (Value::Null, _) => "Running",
-        (_, Some(0)) => "Suspended",
-        (_, Some(_)) => "Running",
-        (_, None) => return Err(object.error("spec.replicas", &replicas, "it must be 0 or 1")),
+    let mode = match &replicas {
+        Value::Null => "Running",
+        Value::Number(number) if is_zero(number) => "Suspended",
+        Value::Number(_) => "Running",
+        _ => return Err(object.error("spec.replicas", &replicas, "it must be 0 or 1")),
     };
     object.set_spec("operatingMode", mode);
     if let Some(status) = object.section_mut("status") {
@@ -85,23 +85,19 @@ fn is_but_for_replicas(said: &Map<String, Value>, status: &Map<String, Value>) -
 /// Whether a Sandbox of `v1alpha1` runs.
 fn old_runs(old: &Map<String, Value>) -> bool {
     let replicas = old.get("spec").and_then(|spec| spec.get("replicas"));
-    replicas.and_then(Value::as_i64) != Some(0)
+    !matches!(replicas, Some(Value::Number(number)) if is_zero(number))
 }
 
-pub(crate) fn claim_to_v1beta1(object: &mut Object, kept: &Kept) -> Result<(), ConversionError> {
-    match pool_of(object.fields()) {
-        Some(name) => object.set_spec("warmPoolRef", json!({"name": name})),
-        None if kept.has("warmPoolRef") => {}
-        None => {
-            let template = object.spec("sandboxTemplateRef");
-            let template = template.cloned().unwrap_or_default();
-            let problem = "it must have the name of a template";
-            return Err(object.error("spec.sandboxTemplateRef", &template, problem));
-        }
-    }
+/// `0.0` is an integer to an API server, too.
+fn is_zero(number: &Number) -> bool {
+    number.as_f64() == Some(0.0)
+}
+
+pub(crate) fn claim_to_v1beta1(object: &mut Object) {
+    let pool = pool_of(object.fields());
+    object.set_spec("warmPoolRef", json!({"name": pool}));
     object.take_spec("sandboxTemplateRef");
     object.take_spec("warmpool");
-    Ok(())
 }
 
 pub(crate) fn claim_to_v1alpha1(
@@ -118,7 +114,7 @@ pub(crate) fn claim_to_v1alpha1(
     if let Some(warmpool) = &warmpool {
         object.set_spec("warmpool", warmpool.clone());
     }
-    if pool_of(object.fields()).as_ref() != Some(&name) {
+    if pool_of(object.fields()) != name {
         let shown = [
             ("sandboxTemplateRef", template),
             ("warmpool", warmpool.unwrap_or_default()),
@@ -139,7 +135,7 @@ fn template_and_warmpool(name: &str, state: &Value) -> (Value, Option<Value>) {
         return alone;
     };
     let said = (template, state.pointer("/spec/warmpool").cloned());
-    let means = state.as_object().and_then(pool_of);
+    let means = state.as_object().map(pool_of);
     if means.as_deref() == Some(name) || said == alone {
         return said;
     }
@@ -147,8 +143,8 @@ fn template_and_warmpool(name: &str, state: &Value) -> (Value, Option<Value>) {
 }
 
 /// The pool that a claim of `v1alpha1` means: the one that it names, else the one that its Sandbox was taken from, else
-/// the one that stands for its template.
-fn pool_of(claim: &Map<String, Value>) -> Option<String> {
+/// the one that stands for its template. Without the name of a template it means none, and that has no name.
+fn pool_of(claim: &Map<String, Value>) -> String {
     let text = |path: [&str; 3]| {
         let part = claim.get(path[0])?.get(path[1])?;
         let part = if path[2].is_empty() {
@@ -160,27 +156,28 @@ fn pool_of(claim: &Map<String, Value>) -> Option<String> {
     };
     let pool = text(["spec", "warmpool", ""]).unwrap_or(ANY_POOL);
     if ![ANY_POOL, NO_POOL].contains(&pool) {
-        return Some(pool.to_owned());
+        return pool.to_owned();
     }
-    let template = text(["spec", "sandboxTemplateRef", "name"])?;
+    let Some(template) = text(["spec", "sandboxTemplateRef", "name"]) else {
+        return String::new();
+    };
     let own = text(["metadata", "name", ""]);
     let taken_from = text(["status", "sandbox", "name"])
         .filter(|sandbox| Some(*sandbox) != own)
         .and_then(|sandbox| sandbox.rsplit_once('-'))
         .map(|(pool, _)| pool.to_owned())
         .filter(|pool| !pool.is_empty());
-    Some(taken_from.unwrap_or_else(|| format!("{SHADOW}{template}")))
+    taken_from.unwrap_or_else(|| format!("{SHADOW}{template}"))
 }
 
-pub(crate) fn template_to_v1beta1(object: &mut Object) -> Result<(), ConversionError> {
+pub(crate) fn template_to_v1beta1(object: &mut Object) {
     let policy = object.take_annotation(VOLUMES_POLICY);
-    let policy = policy.as_deref().unwrap_or(CLOSED);
-    if !POLICIES.contains(&policy) {
-        let problem = format!("it must be one of {}", POLICIES.join(", "));
-        return Err(object.error(&annotation(VOLUMES_POLICY), &policy.into(), &problem));
-    }
-    object.set_spec("volumeClaimTemplatesPolicy", policy);
-    Ok(())
+    // The closed one for a word that is none: what nobody can read opens nothing.
+    let policy = policy.filter(|policy| POLICIES.contains(&policy.as_str()));
+    object.set_spec(
+        "volumeClaimTemplatesPolicy",
+        policy.as_deref().unwrap_or(CLOSED),
+    );
 }
 
 pub(crate) fn template_to_v1alpha1(object: &mut Object, state: &Value) {

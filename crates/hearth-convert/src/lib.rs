@@ -8,8 +8,9 @@
 //!   changes and writes an object gives them back with it, though it knows nothing of them. What it says is checked as
 //!   the schema of the field would, for the API server does not see it there.
 //!
-//! A conversion to `v1alpha1` fails only for objects that the schemas do not let in: one object that cannot be converted
-//! would spoil every list that it is in. A conversion to `v1beta1` is a write, and is refused in words.
+//! A conversion fails only for objects that the schemas do not let in: one object that cannot be converted spoils every
+//! list that it is in, and whether an object is being written or was stored long ago is not said. So annotations, which no
+//! schema checks, cannot make one fail: those that say nothing sensible count as none.
 
 mod error;
 mod kept;
@@ -25,7 +26,7 @@ pub use kept::KEPT;
 pub use review::{LARGEST_OBJECT, ReviewError, review};
 
 use kept::Kept;
-use object::Object;
+use object::{ANNOTATIONS_LIMIT, Object};
 
 /// On a template in `v1alpha1`: its `spec.volumeClaimTemplatesPolicy`, where that is not the default.
 pub const VOLUMES_POLICY: &str = "api.agents.x-k8s.io/v1beta1-volume-claim-templates-policy";
@@ -112,17 +113,19 @@ pub fn convert(object: Value, desired: &str) -> Result<Value, ConversionError> {
 
 fn to_v1beta1(mut object: Object, desired: &str) -> Result<Value, ConversionError> {
     let kind = object.kind();
+    let kept = Kept::take(&mut object);
     let state = object.state();
-    let kept = Kept::take(&mut object)?;
     match kind {
         Kind::Sandbox => kinds::sandbox_to_v1beta1(&mut object)?,
-        Kind::Claim => kinds::claim_to_v1beta1(&mut object, &kept)?,
-        Kind::Template => kinds::template_to_v1beta1(&mut object)?,
+        Kind::Claim => kinds::claim_to_v1beta1(&mut object),
+        Kind::Template => kinds::template_to_v1beta1(&mut object),
         Kind::Pool => {}
     }
     kept.restore(&mut object);
-    object.annotate(kind.state_annotation(), state);
-    object.check_annotations(kind.state_annotation())?;
+    // Without it the object is shown in the old version as one that was never in it.
+    if let Some(state) = state {
+        object.annotate_if_it_fits(kind.state_annotation(), state);
+    }
     object.set_api_version(desired);
     Ok(object.into_value())
 }
@@ -132,6 +135,7 @@ fn to_v1alpha1(mut object: Object, desired: &str) -> Result<Value, ConversionErr
     // What cannot be read tells nothing: the object is shown as one that was never in the old version.
     let state = object
         .take_annotation(kind.state_annotation())
+        .filter(|text| text.len() <= ANNOTATIONS_LIMIT)
         .and_then(|text| serde_json::from_str(&text).ok())
         .unwrap_or(Value::Null);
     let mut kept = Kept::of(&mut object);

@@ -2,11 +2,10 @@
 
 use serde_json::{Map, Value};
 
-use crate::kept::KEPT;
 use crate::{ConversionError, Kind};
 
 /// Most bytes of all annotations of an object, their keys included. The API server refuses more at the next write.
-const ANNOTATIONS_LIMIT: usize = 256 * 1024;
+pub(crate) const ANNOTATIONS_LIMIT: usize = 256 * 1024;
 
 /// One that the API server may have sent: an object of a kind with two versions, whose parts are objects.
 #[derive(Debug)]
@@ -148,47 +147,33 @@ impl Object {
         }
     }
 
-    /// # Errors
-    /// When there is more in the annotations than an object may have, `added` included.
-    pub(crate) fn check_annotations(&self, added: &str) -> Result<(), ConversionError> {
+    /// Adds an annotation, unless with it there is more in them than an object may have.
+    pub(crate) fn annotate_if_it_fits(&mut self, key: &str, text: String) {
         let annotations = self
             .section("metadata")
             .and_then(|metadata| metadata.get("annotations"))
             .and_then(Value::as_object);
         let size = |(key, text): (&String, &Value)| key.len() + text.as_str().map_or(0, str::len);
         let bytes: usize = annotations.into_iter().flatten().map(size).sum();
-        if bytes <= ANNOTATIONS_LIMIT {
-            return Ok(());
+        if bytes + key.len() + text.len() <= ANNOTATIONS_LIMIT {
+            self.annotate(key, text);
         }
-        let value = annotations
-            .and_then(|annotations| annotations.get(added))
-            .unwrap_or(&Value::Null);
-        let problem = format!(
-            "with it, which is this object in v1alpha1, its annotations are {bytes} bytes and may be {ANNOTATIONS_LIMIT}: \
-             write the object in v1beta1"
-        );
-        Err(self.error(&annotation(added), value, &problem))
     }
 
-    /// The object as JSON, without what is there only because of a conversion, and without `managedFields`, which the API
-    /// server keeps by itself and which would be most of it.
-    pub(crate) fn state(&self) -> String {
-        let mut state = Self {
-            kind: self.kind,
-            fields: self.fields.clone(),
-        };
-        state.take_annotation(self.kind.state_annotation());
-        state.take_annotation(KEPT);
-        if let Some(metadata) = state.section_mut("metadata") {
-            metadata.remove("managedFields");
+    /// The object as JSON, without what it has of an earlier conversion, which is taken off, and without `managedFields`,
+    /// which the API server keeps by itself and which would be most of it.
+    pub(crate) fn state(&mut self) -> Option<String> {
+        self.take_annotation(self.kind.state_annotation());
+        let managed = self
+            .section_mut("metadata")
+            .and_then(|metadata| metadata.remove_entry("managedFields"));
+        // Not a copy: parsed, an object may be large.
+        let text = serde_json::to_string(&self.fields).ok();
+        if let Some(metadata) = self.section_mut("metadata") {
+            metadata.extend(managed);
         }
-        Value::Object(state.fields).to_string()
+        text
     }
-}
-
-/// The path of an annotation.
-pub(crate) fn annotation(key: &str) -> String {
-    format!("metadata.annotations[{key}]")
 }
 
 /// Kind, namespace and name for people.

@@ -5,7 +5,7 @@
     reason = "a failure of a helper is a failure of its test"
 )]
 
-use hearth_convert::{KEPT, Kind, convert};
+use hearth_convert::{KEPT, Kind, VOLUMES_POLICY, convert};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
@@ -227,6 +227,24 @@ fn new_status(kind: Kind) -> BoxedStrategy<Value> {
     }
 }
 
+/// What may stand in an annotation: noise, and what nearly says something.
+fn odd_text() -> BoxedStrategy<String> {
+    let said = [
+        json!({"spec": {"operatingMode": "Frozen"}, "shown": {"replicas": 0}}),
+        json!({"spec": {"warmPoolRef": {"name": "p"}}, "shown": {"sandboxTemplateRef": null}}),
+        json!({"spec": {"readinessGracePeriodSeconds": u64::MAX}}),
+        json!({"status": {"node": {"phases": 7}, "nodeName": ""}}),
+        json!({"spec": {"sandboxTemplateRef": {"name": 7}, "replicas": [], "warmpool": {}}}),
+        json!({"spec": 7, "status": [], "metadata": null}),
+    ];
+    prop_oneof![
+        "[{}\\[\\]\":a-z0-9,]{0,20}",
+        prop::sample::select(said.map(|said| said.to_string()).to_vec()),
+        Just("x".repeat(300_000)),
+    ]
+    .boxed()
+}
+
 /// An object of the version.
 fn objects(version: &'static str) -> impl Strategy<Value = (Kind, Value)> {
     kinds().prop_flat_map(move |kind| {
@@ -299,22 +317,36 @@ proptest! {
         prop_assert_eq!(back.get("status"), object.get("status"));
     }
 
-    /// Whatever stands in the annotations, nothing panics, and what is refused names the object.
+    /// Annotations are not in the schemas, and texts may be empty: whatever stands there, an object converts, or all lists
+    /// that it is in could not be read.
     #[test]
-    fn nonsense_is_refused_in_words(kind in kinds(), text in "[{}\\[\\]\":a-z0-9,]{0,20}") {
-        for (from, to, key) in [
-            ("v1alpha1", "v1beta1", KEPT),
-            ("v1beta1", "v1alpha1", kind.state_annotation()),
-        ] {
-            let object = json!({
-                "apiVersion": format!("{}/{from}", kind.group()), "kind": kind.name(),
-                "metadata": {"name": "a", "namespace": "team", "annotations": {key: text}},
-                "spec": {"sandboxTemplateRef": {"name": "t"}, "warmPoolRef": {"name": "p"}},
-            });
-            if let Err(error) = convert(object, &format!("{}/{to}", kind.group())) {
-                let begin = format!("{} team/a: ", kind.name());
-                prop_assert!(error.to_string().starts_with(&begin), "{error}");
-            }
+    fn all_that_the_old_schema_lets_in_converts(
+        (kind, object) in objects("v1alpha1"),
+        texts in prop::collection::vec(odd_text(), 3),
+        nameless in any::<bool>(),
+    ) {
+        let mut object = object;
+        for (key, text) in [KEPT, VOLUMES_POLICY, kind.state_annotation()].iter().zip(texts) {
+            object["metadata"]["annotations"][*key] = text.into();
         }
+        if nameless && kind != Kind::Sandbox {
+            object["spec"]["sandboxTemplateRef"] = json!({"name": ""});
+        }
+        let new = convert(object, &format!("{}/v1beta1", kind.group()));
+        prop_assert!(new.is_ok(), "{new:?}");
+        let old = convert(new.unwrap(), &format!("{}/v1alpha1", kind.group()));
+        prop_assert!(old.is_ok(), "{old:?}");
+    }
+
+    #[test]
+    fn nonsense_in_the_annotation_of_the_old_self_spoils_no_list(kind in kinds(), text in odd_text()) {
+        let key = kind.state_annotation();
+        let object = json!({
+            "apiVersion": format!("{}/v1beta1", kind.group()), "kind": kind.name(),
+            "metadata": {"name": "a", "namespace": "team", "annotations": {key: text}},
+            "spec": {"sandboxTemplateRef": {"name": "t"}, "warmPoolRef": {"name": "p"}},
+        });
+        let old = convert(object, &format!("{}/v1alpha1", kind.group()));
+        prop_assert!(old.is_ok(), "{old:?}");
     }
 }

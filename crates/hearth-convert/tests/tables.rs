@@ -63,6 +63,14 @@ fn replicas_of_a_sandbox_are_its_mode() {
 }
 
 #[test]
+fn a_number_of_replicas_is_one_however_it_is_written() {
+    for (replicas, mode) in [(json!(0.0), "Suspended"), (json!(1.0), "Running")] {
+        let old = object(Kind::Sandbox, "v1alpha1", json!({"replicas": replicas}));
+        assert_eq!(up(Kind::Sandbox, old)["spec"]["operatingMode"], mode);
+    }
+}
+
+#[test]
 fn a_mode_is_replicas() {
     for (mode, replicas, status) in [
         ("Running", 1, json!({"service": "a", "replicas": 1})),
@@ -297,108 +305,92 @@ fn a_pool_has_replicas_and_no_generation_in_v1alpha1() {
 }
 
 #[test]
-fn what_cannot_be_said_is_refused_with_object_field_and_value() {
-    let kept = |kind, kept: Value| {
-        let mut spec = json!({"sandboxTemplateRef": {"name": "t"}});
-        if kind == Kind::Sandbox {
-            spec = json!({});
-        }
-        let mut old = object(kind, "v1alpha1", spec);
-        old["metadata"]["annotations"] = json!({KEPT: kept.to_string()});
-        refusal(kind, old, "v1beta1")
-    };
-    let field = "metadata.annotations[hearth.dev/v1beta1-state]";
-    assert_eq!(
-        kept(Kind::Sandbox, json!({"spec": {"recreate": "Sometimes"}})),
-        format!(
-            r#"Sandbox team/a: {field}.spec.recreate is "Sometimes": it must be one of Never, OnFailure, OnNodeLoss, Always"#
-        )
-    );
-    for (kind, value, part) in [
-        (
-            Kind::Sandbox,
-            json!({"spec": {"operatingMode": "Running"}}),
-            ".spec.operatingMode is",
-        ),
+fn what_was_kept_and_does_not_fit_the_schema_is_nothing() {
+    for (kind, kept) in [
+        (Kind::Sandbox, json!({"spec": {"recreate": "Sometimes"}})),
+        (Kind::Sandbox, json!({"spec": {"operatingMode": "Running"}})),
         (
             Kind::Sandbox,
             json!({"spec": {"idle": {"freezeAfter": "soon"}}}),
-            ".spec.idle is",
         ),
+        (Kind::Sandbox, json!({"spec": {"idle": {"x": "1s"}}})),
+        (Kind::Sandbox, json!({"spec": {"podTemplate": {}}})),
+        // All or nothing: who garbles a part of it did not get it from here.
         (
             Kind::Sandbox,
-            json!({"spec": {"idle": {"x": "1s"}}}),
-            ".spec.idle is",
+            json!({"spec": {"recreate": "Always"}, "status": {"nodeName": 7}}),
         ),
+        (Kind::Sandbox, json!({"more": {}})),
+        (Kind::Sandbox, json!("x")),
         (
             Kind::Sandbox,
-            json!({"spec": {"podTemplate": {}}}),
-            "no such field to be kept",
+            json!({"spec": {"recreate": "x".repeat(262_144)}}),
         ),
-        (
-            Kind::Sandbox,
-            json!({"status": {"nodeName": 7}}),
-            ".status.nodeName is 7: it must be a text",
-        ),
-        (Kind::Sandbox, json!({"more": {}}), "unknown field `more`"),
-        (Kind::Sandbox, json!("x"), "it must be what was read there"),
-        (
-            Kind::Claim,
-            json!({"spec": {"volumeClaimTemplates": [{}]}}),
-            ".spec.volumeClaimTemplates is [{}]",
-        ),
-        (
-            Kind::Claim,
-            json!({"spec": {"warmPoolRef": {}}}),
-            ".spec.warmPoolRef is {}",
-        ),
+        (Kind::Claim, json!({"spec": {"volumeClaimTemplates": [{}]}})),
+        (Kind::Claim, json!({"spec": {"warmPoolRef": {}}})),
         (
             Kind::Pool,
             json!({"spec": {"readinessGracePeriodSeconds": 29}}),
-            "is 29: it must be a whole number from 30 on",
         ),
         (
             Kind::Pool,
             json!({"spec": {"updateStrategy": {"type": "Recreate"}}}),
-            ".spec.updateStrategy is",
         ),
         (
             Kind::Pool,
             json!({"spec": {"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "0%"}}}}),
-            ".spec.updateStrategy is",
         ),
-        (
-            Kind::Template,
-            json!({"spec": {"warmth": "Running"}}),
-            "no such field to be kept",
-        ),
+        (Kind::Template, json!({"spec": {"warmth": "Running"}})),
     ] {
-        let error = kept(kind, value.clone());
-        assert!(error.contains(part), "{value}: {error}");
-        assert!(
-            error.contains("team/a: metadata.annotations[hearth.dev/"),
-            "{error}"
-        );
+        let spec = match kind {
+            Kind::Sandbox => json!({}),
+            _ => json!({"sandboxTemplateRef": {"name": "t"}}),
+        };
+        let mut old = object(kind, "v1alpha1", spec);
+        old["status"] = json!({"conditions": []});
+        let without = up(kind, old.clone());
+        old["metadata"]["annotations"] = json!({KEPT: kept.to_string()});
+        assert_eq!(up(kind, old), without, "{kept}");
     }
+}
 
-    let mut template = object(Kind::Template, "v1alpha1", json!({}));
-    template["metadata"]["annotations"] = json!({VOLUMES_POLICY: "Sometimes"});
+#[test]
+fn a_policy_on_volumes_that_is_none_lets_none_in() {
+    let mut old = object(Kind::Template, "v1alpha1", json!({}));
+    old["metadata"]["annotations"] = json!({VOLUMES_POLICY: "Sometimes"});
+    let new = up(Kind::Template, old);
     assert_eq!(
-        refusal(Kind::Template, template, "v1beta1"),
-        format!(
-            "SandboxTemplate team/a: metadata.annotations[{VOLUMES_POLICY}] is \"Sometimes\": it must be one of \
-             Disallowed, Allowed, Overrides"
-        )
+        new["spec"],
+        json!({"volumeClaimTemplatesPolicy": "Disallowed"})
     );
-    let claim = object(Kind::Claim, "v1alpha1", json!({"warmpool": "default"}));
-    assert_eq!(
-        refusal(Kind::Claim, claim, "v1beta1"),
-        "SandboxClaim team/a: spec.sandboxTemplateRef is null: it must have the name of a template"
-    );
+    assert!(annotation(&new, VOLUMES_POLICY).is_null());
+}
+
+#[test]
+fn a_claim_of_no_template_is_on_no_pool() {
+    for spec in [
+        json!({"sandboxTemplateRef": {"name": ""}}),
+        json!({"sandboxTemplateRef": {"name": ""}, "warmpool": "default"}),
+        json!({"sandboxTemplateRef": {"name": ""}, "warmpool": "none"}),
+    ] {
+        let old = object(Kind::Claim, "v1alpha1", spec);
+        let new = up(Kind::Claim, old.clone());
+        assert_eq!(new["spec"], json!({"warmPoolRef": {"name": ""}}));
+        assert_eq!(down(Kind::Claim, new), old);
+    }
+}
+
+#[test]
+fn what_the_schema_does_not_let_in_is_refused_with_object_field_and_value() {
     let sandbox = object(Kind::Sandbox, "v1alpha1", json!({"replicas": "two"}));
     assert_eq!(
         refusal(Kind::Sandbox, sandbox, "v1beta1"),
         "Sandbox team/a: spec.replicas is \"two\": it must be 0 or 1"
+    );
+    let claim = object(Kind::Claim, "v1beta1", json!({}));
+    assert_eq!(
+        refusal(Kind::Claim, claim, "v1alpha1"),
+        "SandboxClaim team/a: spec.warmPoolRef is null: it must have the name of a pool"
     );
 }
 
@@ -445,18 +437,30 @@ fn an_old_self_that_cannot_be_read_spoils_no_list() {
 }
 
 #[test]
-fn an_object_that_does_not_fit_its_own_annotation_is_refused() {
-    let spec = json!({"podTemplate": {"spec": {"containers": [{"name": "c", "command": ["x".repeat(262_144)]}]}}});
-    let old = object(Kind::Sandbox, "v1alpha1", spec);
-    let error = refusal(Kind::Sandbox, old, "v1beta1");
-    assert!(error.starts_with(
-        "Sandbox team/a: metadata.annotations[api.agents.x-k8s.io/v1alpha1-sandbox-state] is "
-    ));
-    assert!(
-        error.ends_with("may be 262144: write the object in v1beta1"),
-        "{error}"
-    );
-    assert!(error.len() < 1000);
+fn an_object_that_does_not_fit_its_own_annotation_goes_without() {
+    let spec = json!({"replicas": 0, "podTemplate": {"spec": {"containers": [{"name": "c", "command": ["x".repeat(262_144)]}]}}});
+    let mut old = object(Kind::Sandbox, "v1alpha1", spec);
+    let key = Kind::Sandbox.state_annotation();
+    // A state that it says itself is not one.
+    old["metadata"]["annotations"] = json!({key: "{}", "x": "y"});
+    let new = up(Kind::Sandbox, old.clone());
+    assert_eq!(new["metadata"]["annotations"], json!({"x": "y"}));
+    old["metadata"]["annotations"] = json!({"x": "y"});
+    assert_eq!(down(Kind::Sandbox, new), old);
+
+    // What others have there counts, to the byte.
+    let with = |note: usize| {
+        let mut old = object(Kind::Sandbox, "v1alpha1", json!({"replicas": 0}));
+        old["metadata"]["annotations"] = json!({"n": "x".repeat(note)});
+        old
+    };
+    let beside = key.len() + with(0).to_string().len() + "n".len();
+    // Once as it is, once in the state.
+    let most = (262_144 - beside) / 2;
+    for (note, fits) in [(most, true), (most + 1, false)] {
+        let new = up(Kind::Sandbox, with(note));
+        assert_eq!(annotation(&new, key).is_string(), fits, "{note}");
+    }
 }
 
 #[test]
