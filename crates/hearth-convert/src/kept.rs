@@ -1,5 +1,6 @@
 //! What `v1beta1` says and `v1alpha1` has no field for, carried through `v1alpha1` in an annotation.
 
+use hearth_api::{PersistentVolumeClaimTemplate, SandboxNodeInfo, UpdateStrategy};
 use hearth_core::idle::parse_duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -37,7 +38,7 @@ enum Way {
 #[derive(Clone, Copy, Debug)]
 enum Shape {
     Text,
-    Object,
+    Node,
     Integer { min: i64 },
     OneOf(&'static [&'static str]),
     Named,
@@ -76,7 +77,7 @@ const WARMTH: Shape = Shape::OneOf(&["Frozen", "Running", "Sandbox"]);
 /// All fields that are kept.
 static FIELDS: [Field; 13] = {
     use Kind::{Claim, Pool, Sandbox, Template};
-    use Shape::{Idle, Integer, Named, Object, OneOf, Rollout, Text, Volumes};
+    use Shape::{Idle, Integer, Named, Node, OneOf, Rollout, Text, Volumes};
     use Way::{Beside, InPlaceOf};
     [
         field(
@@ -89,7 +90,7 @@ static FIELDS: [Field; 13] = {
         field(Sandbox, "spec", "idle", Beside, Idle),
         field(Sandbox, "spec", "recreate", Beside, RECREATE),
         field(Sandbox, "status", "nodeName", Beside, Text),
-        field(Sandbox, "status", "node", Beside, Object),
+        field(Sandbox, "status", "node", Beside, Node),
         field(Claim, "spec", "warmPoolRef", InPlaceOf, Named),
         field(Claim, "spec", "volumeClaimTemplates", Beside, Volumes),
         field(Template, "spec", "idle", Beside, Idle),
@@ -210,7 +211,7 @@ impl Shape {
     fn fits(self, value: &Value) -> bool {
         match self {
             Self::Text => value.is_string(),
-            Self::Object => value.is_object(),
+            Self::Node => is_node(value),
             Self::Integer { min } => value.as_i64().is_some_and(|number| number >= min),
             Self::OneOf(choices) => value.as_str().is_some_and(|text| choices.contains(&text)),
             Self::Named => {
@@ -221,6 +222,20 @@ impl Shape {
             Self::Rollout => is_rolling_update(value),
         }
     }
+}
+
+/// Whether the API's type for it can be read from a value, as whoever reads the object must.
+fn reads_as<'a, T: Deserialize<'a>>(value: &'a Value) -> bool {
+    // A type with fields is also read from a list of them.
+    value.is_object() && T::deserialize(value).is_ok()
+}
+
+fn is_node(value: &Value) -> bool {
+    let is_time = |time: &Value| time.as_f64().is_some_and(|time| time >= 0.0);
+    let are_times = |times: &Map<String, Value>| times.values().all(is_time);
+    let phases = value.get("phases");
+    reads_as::<SandboxNodeInfo>(value)
+        && phases.is_none_or(|phases| phases.as_object().is_some_and(are_times))
 }
 
 fn is_idle_policy(value: &Value) -> bool {
@@ -236,7 +251,9 @@ fn is_idle_policy(value: &Value) -> bool {
 fn is_list_of_volumes(value: &Value) -> bool {
     let fine = |entry: &Value| {
         let metadata = entry.get("metadata");
-        entry["spec"].is_object() && metadata.is_none_or(Value::is_object)
+        entry["spec"].is_object()
+            && metadata.is_none_or(Value::is_object)
+            && reads_as::<PersistentVolumeClaimTemplate>(entry)
     };
     value.as_array().is_some_and(|list| list.iter().all(fine))
 }
@@ -254,5 +271,8 @@ fn is_rolling_update(value: &Value) -> bool {
         Some(limit) => limit.as_i64().is_some_and(|number| number >= 1),
     };
     let details = value.get("rollingUpdate");
-    value["type"] == "RollingUpdate" && details.is_none_or(Value::is_object) && limit
+    value["type"] == "RollingUpdate"
+        && details.is_none_or(Value::is_object)
+        && limit
+        && reads_as::<UpdateStrategy>(value)
 }

@@ -341,6 +341,39 @@ fn what_was_kept_and_does_not_fit_the_schema_is_nothing() {
             json!({"spec": {"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "0%"}}}}),
         ),
         (Kind::Template, json!({"spec": {"warmth": "Running"}})),
+        // What the types of the API cannot be read from.
+        (Kind::Sandbox, json!({"status": {"node": {"tier": "Warm"}}})),
+        (Kind::Sandbox, json!({"status": {"node": {"podUID": 7}}})),
+        (
+            Kind::Sandbox,
+            json!({"status": {"node": {"phases": {"pick": -1}}}}),
+        ),
+        (Kind::Sandbox, json!({"status": {"node": {"phases": []}}})),
+        (
+            Kind::Claim,
+            json!({"spec": {"volumeClaimTemplates": [{"spec": {"accessModes": "ReadWriteOnce"}}]}}),
+        ),
+        (
+            Kind::Claim,
+            json!({"spec": {"volumeClaimTemplates": [{"spec": {"resources": {"requests": {"storage": {}}}}}]}}),
+        ),
+        (
+            Kind::Claim,
+            json!({"spec": {"volumeClaimTemplates": [{"metadata": {"name": 7}, "spec": {}}]}}),
+        ),
+        (
+            Kind::Pool,
+            json!({"spec": {"readinessGracePeriodSeconds": 30.5}}),
+        ),
+        (
+            Kind::Pool,
+            json!({
+                "spec": {"updateStrategy": {
+                    "type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 4_294_967_297_u64},
+                }},
+                "shown": {"sandboxTemplateRef": {"name": "t"}},
+            }),
+        ),
     ] {
         let spec = match kind {
             Kind::Sandbox => json!({}),

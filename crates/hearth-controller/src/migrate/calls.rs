@@ -21,6 +21,9 @@ pub enum CallError {
     /// The watch of an object ended.
     #[error("the object cannot be watched")]
     Watch(#[source] wait::Error),
+    /// The object does not have the shape of its kind.
+    #[error("the object cannot be read as one of its kind: {0}")]
+    Unreadable(String),
     /// A write that is none: an error in this program.
     #[error("the patch cannot be read")]
     Patch(#[source] serde_json::Error),

@@ -15,12 +15,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use hearth_api::{Sandbox, SandboxTemplate, SandboxWarmPool};
+use hearth_api::{Guarded, Sandbox, SandboxTemplate, SandboxWarmPool};
 use hearth_core::ids::Key;
 use hearth_core::migrate::{
     self, Leader, Phase, Plan, Refusal, Summary, Target, Verdict, leader, storage,
 };
 use hearth_kube::ConnectError;
+use hearth_telemetry::ErrorChain;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
@@ -33,7 +34,7 @@ use tokio::time::timeout;
 
 pub use calls::CallError;
 use calls::call;
-use mover::{Manner, Mover};
+use mover::{Found, Manner, Mover};
 
 /// How long a holder of the Lease is watched for a renewal at the least before it is taken for dead: as long as another
 /// candidate would.
@@ -247,7 +248,7 @@ impl Migration<'_> {
 
     /// PersistentVolumes have no namespace; the claims that have them do.
     fn volumes(&self) -> Mover<'static, PersistentVolume> {
-        let all: Api<PersistentVolume> = Api::all(self.client.clone());
+        let all: Api<Guarded<PersistentVolume>> = Api::all(self.client.clone());
         let one = all.clone();
         let (namespace, phase) = (self.config.namespace.clone(), self.phase);
         let plan = move |volume: &PersistentVolume| {
@@ -270,22 +271,25 @@ impl Migration<'_> {
     }
 
     /// Whether some objects of the kind cannot be handed over, so that none is: half of a cluster for each controller is
-    /// what nobody wants.
+    /// what nobody wants. One that cannot be read holds up as well, for nobody knows what it has on a node.
     async fn is_held_up<K>(&mut self, mover: &Mover<'_, K>) -> Result<bool, MigrateError>
     where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     {
         let mut held_up = false;
         for (key, plan) in self.found(mover).await? {
-            if let Plan::Blocked(why) = plan {
-                held_up = true;
-                self.tell(&mover.kind, &key, &Verdict::Blocked(why));
-            }
+            let verdict = match plan {
+                Ok(Plan::Blocked(why)) => Verdict::Blocked(why),
+                Ok(_) => continue,
+                Err(unreadable) => Verdict::Failed(ErrorChain(&unreadable).to_string()),
+            };
+            held_up = true;
+            self.tell(&mover.kind, &key, &verdict);
         }
         Ok(held_up)
     }
 
-    async fn found<K>(&self, mover: &Mover<'_, K>) -> Result<Vec<(Key, Plan)>, MigrateError>
+    async fn found<K>(&self, mover: &Mover<'_, K>) -> Result<Vec<Found>, MigrateError>
     where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     {

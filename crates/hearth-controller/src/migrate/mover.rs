@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::time::Duration;
 
+use hearth_api::Guarded;
 use hearth_core::ids::Key;
 use hearth_core::migrate::{Change, Phase, Plan, Verdict};
 use hearth_telemetry::ErrorChain;
@@ -29,12 +30,15 @@ const LISTS: usize = 3;
 
 /// What a kind's objects are planned by; `None` for those that are nothing to us.
 type PlanOf<'a, K> = Box<dyn Fn(&K) -> Option<Plan> + 'a>;
-/// The requests for the objects in one namespace.
-type ApiOf<'a, K> = Box<dyn Fn(&str) -> Api<K> + 'a>;
+/// The requests for the objects in one namespace. One of them that cannot be read is no error of all.
+type ApiOf<'a, K> = Box<dyn Fn(&str) -> Api<Guarded<K>> + 'a>;
+
+/// An object of a list, and its plan. One that cannot be read has none.
+pub(super) type Found = (Key, Result<Plan, CallError>);
 
 /// Moves the objects of one kind.
 pub(super) struct Mover<'a, K> {
-    all: Api<K>,
+    all: Api<Guarded<K>>,
     one: ApiOf<'a, K>,
     plan: PlanOf<'a, K>,
     /// As kubectl has it before a name.
@@ -74,7 +78,9 @@ where
             None => Api::all(client.clone()),
         };
         let client = client.clone();
-        let one = move |namespace: &str| -> Api<K> { Api::namespaced(client.clone(), namespace) };
+        let one = move |namespace: &str| -> Api<Guarded<K>> {
+            Api::namespaced(client.clone(), namespace)
+        };
         Self::new(
             all,
             Box::new(one),
@@ -88,7 +94,12 @@ impl<'a, K> Mover<'a, K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    pub(super) fn new(all: Api<K>, one: ApiOf<'a, K>, manner: Manner, plan: PlanOf<'a, K>) -> Self {
+    pub(super) fn new(
+        all: Api<Guarded<K>>,
+        one: ApiOf<'a, K>,
+        manner: Manner,
+        plan: PlanOf<'a, K>,
+    ) -> Self {
         let (kind, group) = (K::kind(&()).to_lowercase(), K::group(&()));
         Self {
             all,
@@ -104,8 +115,8 @@ where
         }
     }
 
-    /// The objects that there is something to say of, in order, with what their plans say just now.
-    pub(super) async fn find(&self) -> Result<Vec<(Key, Plan)>, CallError> {
+    /// The objects that there is something to say of, in order, with what their plans say just now, or why there is none.
+    pub(super) async fn find(&self) -> Result<Vec<Found>, CallError> {
         let mut error = None;
         for _ in 0..LISTS {
             match self.list().await {
@@ -118,7 +129,14 @@ where
         Err(error.unwrap_or(CallError::Deadline))
     }
 
-    async fn list(&self) -> Result<Vec<(Key, Plan)>, CallError> {
+    fn plan_of(&self, object: &Guarded<K>) -> Result<Option<Plan>, CallError> {
+        match &object.0 {
+            Ok(object) => Ok((self.plan)(object)),
+            Err(invalid) => Err(CallError::Unreadable(invalid.error.clone())),
+        }
+    }
+
+    async fn list(&self) -> Result<Vec<Found>, CallError> {
         let mut found = Vec::new();
         let mut seen = BTreeSet::new();
         let mut params = ListParams::default().limit(PAGE);
@@ -126,7 +144,7 @@ where
             let page = call(self.all.list(&params)).await?;
             for object in page.items {
                 let key = key_of(object.meta());
-                let plan = (self.plan)(&object);
+                let plan = self.plan_of(&object).transpose();
                 if let Some(plan) = plan.filter(|_| seen.insert(key.clone())) {
                     found.push((key, plan));
                 }
@@ -156,7 +174,7 @@ where
             let Some(object) = object else {
                 return Ok(settled(done, "it is gone"));
             };
-            match (self.plan)(&object) {
+            match self.plan_of(&object)? {
                 None => return Ok(settled(done, "nothing of it is Hearth's alone")),
                 Some(Plan::Unchanged(why)) => return Ok(settled(done, why)),
                 Some(Plan::Blocked(why)) => return Ok(Verdict::Blocked(why)),
@@ -192,7 +210,7 @@ where
 
     async fn write(
         &self,
-        api: &Api<K>,
+        api: &Api<Guarded<K>>,
         name: &str,
         uid: Option<String>,
         change: Change,
@@ -222,10 +240,14 @@ where
     }
 
     /// Waits until there is something else to do about an object than to wait. False when that does not come in time.
-    async fn wait(&self, api: &Api<K>, name: &str, until: Instant) -> Result<bool, CallError> {
-        let plan = &self.plan;
-        let over = move |object: Option<&K>| {
-            object.is_none_or(|object| !matches!(plan(object), Some(Plan::Wait(_))))
+    async fn wait(
+        &self,
+        api: &Api<Guarded<K>>,
+        name: &str,
+        until: Instant,
+    ) -> Result<bool, CallError> {
+        let over = move |object: Option<&Guarded<K>>| {
+            object.is_none_or(|object| !matches!(self.plan_of(object), Ok(Some(Plan::Wait(_)))))
         };
         let left = until.saturating_duration_since(Instant::now());
         match timeout(left, await_condition(api.clone(), name, over)).await {

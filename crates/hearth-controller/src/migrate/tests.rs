@@ -100,6 +100,43 @@ async fn an_api_server_that_does_not_answer_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn an_object_that_cannot_be_read_spoils_no_list() {
+    const ALL: &str = "/apis/agents.x-k8s.io/v1beta1/sandboxes";
+    let mut odd = sandbox(true);
+    odd["metadata"]["name"] = "odd".into();
+    odd["spec"]["operatingMode"] = "Sometimes".into();
+    let list = json!({
+        "apiVersion": "agents.x-k8s.io/v1beta1", "kind": "SandboxList", "metadata": {"resourceVersion": "9"},
+        "items": [odd, sandbox(true)],
+    });
+    let api = ScriptedApi::new([
+        Call::get(ALL).reply(&list),
+        Call::get("/apis/agents.x-k8s.io/v1beta1/namespaces/n/sandboxes/odd").reply(&odd),
+    ]);
+    let manner = Manner {
+        dry_run: false,
+        timeout: Duration::from_secs(60),
+    };
+    let mover = Mover::<Sandbox>::namespaced(
+        &api.client(),
+        None,
+        manner,
+        Phase::ToHearth,
+        migrate::sandbox,
+    );
+    let found = mover.find().await.unwrap();
+    let names: Vec<_> = found.iter().map(|(key, _)| key.name.as_str()).collect();
+    assert_eq!(names, ["odd", "a"]);
+    assert!(found[0].1.is_err() && found[1].1.is_ok(), "{found:?}");
+    let verdict = mover.move_one(&Key::new("n", "odd")).await;
+    assert!(
+        matches!(&verdict, Verdict::Failed(why) if why.contains("Sometimes")),
+        "{verdict}"
+    );
+    api.finish().await;
+}
+
+#[tokio::test]
 async fn each_object_is_written_anew_and_then_the_definition_says_so() {
     const ALL: &str = "/apis/agents.x-k8s.io/v1beta1/sandboxes";
     const DEFINITION: &str =
