@@ -241,14 +241,16 @@ pub fn start(
     );
     watches.start(Api::all(client.clone()), any(), WatchInput::NetworkPolicy);
     // Metadata only: whose it is says all, and the Pods of a cluster would fill this process.
-    watches.start(
-        Api::all(client.clone()),
-        any().labels(label::SANDBOX_NAME_HASH),
-        WatchInput::Pod,
-    );
+    watches.start(Api::all(client.clone()), old_pods(), WatchInput::Pod);
     // Their labels say what they enforce.
     watches.start(Api::all(client.clone()), any(), WatchInput::Namespace);
     watches.start(Api::all(client.clone()), any(), WatchInput::LimitRange);
+}
+
+/// The Pods of sandboxes, as they are and not as they were a while ago: that a Sandbox has none is why it is placed on a
+/// node, and it would run twice if its Pod were only not known yet. Unlike other writes, that one names nothing of the Pod.
+fn old_pods() -> watcher::Config {
+    watcher::Config::default().labels(label::SANDBOX_NAME_HASH)
 }
 
 /// What all watches have in common.
@@ -400,6 +402,11 @@ mod tests {
         assert!(
             matches!(retained, Some(Change::Retain(keys)) if keys == HashSet::from([Key::new("n", "a")]))
         );
+    }
+
+    #[test]
+    fn the_list_of_pods_is_no_old_one() {
+        assert_eq!(old_pods().list_semantic, watcher::ListSemantic::MostRecent);
     }
 
     #[test]
