@@ -32,12 +32,18 @@ struct Queue {
     lanes: [VecDeque<(Instant, Write)>; LANES.len()],
     answers_in_flight: usize,
     trailing_in_flight: usize,
+    /// How many answers have gone since one that trails did.
+    answers_in_a_row: usize,
     /// How many writes may go in a second; none: any number.
     throttle: Option<Throttle>,
 }
 
 /// In the order in which they go.
 const LANES: [Lane; 4] = [Lane::Answer, Lane::Adopt, Lane::Refill, Lane::Observe];
+
+/// So many answers go at the least before what is overdue does, while answers wait: under a limit on the rate, or with all
+/// workers busy, it gets a fifth of what there is and never all of it.
+const ANSWERS_IN_A_ROW: usize = 4;
 
 /// A write to be sent.
 #[derive(Debug)]
@@ -176,6 +182,9 @@ impl Lanes {
 
     fn take(&self, now: Instant) -> Next {
         let mut queue = self.queue.lock();
+        if let Some(lane) = self.overdue(&queue, now) {
+            return queue.take(lane, now);
+        }
         let mut soonest: Option<Instant> = None;
         for lane in LANES {
             let Some(&(at, _)) = queue.lanes[index(lane)].front() else {
@@ -195,15 +204,34 @@ impl Lanes {
         soonest.map_or(Next::Wait, Next::At)
     }
 
+    /// The trailing lane whose first write has waited longest beyond what it may, if one is to go before the answers that
+    /// wait. There may always be some.
+    fn overdue(&self, queue: &Queue, now: Instant) -> Option<Lane> {
+        if queue.trailing_in_flight > 0 || queue.answers_in_a_row < ANSWERS_IN_A_ROW {
+            return None;
+        }
+        let trailing = LANES.into_iter().filter(|lane| *lane != Lane::Answer);
+        let due = trailing.filter_map(|lane| {
+            let (at, _) = queue.lanes[index(lane)].front()?;
+            Some((*at + self.patience(lane).longest_yield, lane))
+        });
+        let (due, lane) = due.min_by_key(|(due, _)| *due)?;
+        (due <= now).then_some(lane)
+    }
+
+    fn patience(&self, lane: Lane) -> Patience {
+        match lane {
+            Lane::Observe => self.observing,
+            _ => self.trailing,
+        }
+    }
+
     /// Whether a write that came into its lane `at` must wait.
     fn yields(&self, queue: &Queue, lane: Lane, at: Instant, now: Instant) -> Yield {
         let Patience {
             quiet,
             longest_yield,
-        } = match lane {
-            Lane::Observe => self.observing,
-            _ => self.trailing,
-        };
+        } = self.patience(lane);
         let quiet_at = queue
             .last_answer
             .map(|at| at + quiet)
@@ -241,8 +269,10 @@ impl Queue {
         }
         if lane == Lane::Answer {
             self.answers_in_flight += 1;
+            self.answers_in_a_row += 1;
         } else {
             self.trailing_in_flight += 1;
+            self.answers_in_a_row = 0;
         }
         Next::Now(queued_at, Box::new(write))
     }
@@ -486,6 +516,38 @@ mod tests {
         }
         let expect = [("c1", 1), ("c2", 2), ("r2", 3), ("r3", 4)];
         assert_eq!(order, expect.map(|(name, after)| (name.to_owned(), after)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_overdue_goes_although_answers_never_end() {
+        let patience = |seconds| Patience {
+            quiet: QUIET,
+            longest_yield: Duration::from_secs(seconds),
+        };
+        let lanes = Arc::new(Lanes::new(&WriterSettings {
+            rate: Rate::new(1.0, 1),
+            trailing: patience(2),
+            observing: patience(3),
+            ..WriterSettings::default()
+        }));
+        let begun = Instant::now();
+        for (name, lane) in [
+            ("r", Lane::Refill),
+            ("o", Lane::Observe),
+            ("c", Lane::Answer),
+        ] {
+            lanes.push(write(name, lane), begun).unwrap();
+        }
+        let mut gone = String::new();
+        for _ in 0..12 {
+            // So that one waits whenever one has gone.
+            let answer = write("c", Lane::Answer);
+            lanes.push(answer, Instant::now()).unwrap();
+            let (name, place) = next_name(&lanes).await;
+            drop(place);
+            gone.push_str(&name);
+        }
+        assert_eq!(gone, "ccccrccccocc");
     }
 
     #[tokio::test(start_paused = true)]
