@@ -9,9 +9,11 @@ mod calls;
 mod mover;
 mod stored;
 
+use std::cell::Cell;
 use std::fmt::Debug;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -30,7 +32,7 @@ use kube::runtime::wait::await_condition;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use thiserror::Error;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 pub use calls::CallError;
 use calls::call;
@@ -39,6 +41,8 @@ use mover::{Found, Manner, Mover};
 /// How long a holder of the Lease is watched for a renewal at the least before it is taken for dead: as long as another
 /// candidate would.
 const SILENCE: Duration = Duration::from_secs(15);
+/// How often the Lease is read while objects are moved.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// What to move, and how.
 #[derive(Clone, Debug)]
@@ -107,16 +111,22 @@ pub async fn run(
     let seat = Seat::look(&leases, &config.lease_name).await;
     let seat = seat.map_err(|error| unreadable(config, error))?;
     let phase = migrate::phase(config.target, &seat.leader)?;
+    let guard = Guard {
+        config,
+        leases,
+        seat,
+    };
     let mut migration = Migration {
         config,
         client: &client,
-        leases,
-        seat,
+        guard: guard.clone(),
         phase,
         say,
         summary: Summary::default(),
     };
     migration.run().await?;
+    // What was said to be done is only so if the one who was to do the rest was there to the end.
+    guard.check().await?;
     let summary = migration.summary;
     Ok(Migrated { phase, summary })
 }
@@ -126,8 +136,42 @@ fn unreadable(config: &MigrateConfig, error: CallError) -> MigrateError {
     MigrateError::Lease(key, error)
 }
 
+/// Sees to it that who leads is who led at the beginning.
+#[derive(Clone, Debug)]
+struct Guard<'a> {
+    config: &'a MigrateConfig,
+    leases: Api<Lease>,
+    seat: Seat,
+}
+
+impl Guard<'_> {
+    /// Reads the Lease.
+    ///
+    /// # Errors
+    /// When another one leads, or nobody can say.
+    async fn check(&self) -> Result<(), MigrateError> {
+        let lease = call(self.leases.get_opt(&self.config.lease_name)).await;
+        let lease = lease.map_err(|error| unreadable(self.config, error))?;
+        if self.seat.is_still(lease.as_ref()) {
+            Ok(())
+        } else {
+            Err(MigrateError::Changed)
+        }
+    }
+
+    /// Reads the Lease again and again, until there is an error.
+    async fn watch(&self) -> MigrateError {
+        loop {
+            sleep(LOOK).await;
+            if let Err(error) = self.check().await {
+                return error;
+            }
+        }
+    }
+}
+
 /// Who leads, as it was found at the beginning.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Seat {
     leader: Leader,
     holder: Option<String>,
@@ -186,8 +230,7 @@ impl Seat {
 struct Migration<'a> {
     config: &'a MigrateConfig,
     client: &'a Client,
-    leases: Api<Lease>,
-    seat: Seat,
+    guard: Guard<'a>,
     phase: Phase,
     say: &'a mut dyn FnMut(&str),
     summary: Summary,
@@ -297,30 +340,42 @@ impl Migration<'_> {
         found.map_err(|error| MigrateError::List(mover.kind.clone(), error))
     }
 
-    /// Moves all objects of a kind, some at once.
+    /// Moves all objects of a kind, some at once. Once another one leads no more are begun, and those that are under way
+    /// are followed to their end.
     async fn move_all<K>(&mut self, mover: &Mover<'_, K>) -> Result<(), MigrateError>
     where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     {
         let found = self.found(mover).await?;
-        // Listing and what came before may have taken long.
-        if !found.is_empty() {
-            let lease = call(self.leases.get_opt(&self.config.lease_name)).await;
-            let lease = lease.map_err(|error| unreadable(self.config, error))?;
-            if !self.seat.is_still(lease.as_ref()) {
-                return Err(MigrateError::Changed);
-            }
+        if found.is_empty() {
+            return Ok(());
         }
-        let moves = found.into_iter().map(|(key, _)| async move {
+        let guard = self.guard.clone();
+        // Listing and what came before may have taken long.
+        guard.check().await?;
+        let stopped = Cell::new(false);
+        let begun = found.into_iter().take_while(|_| !stopped.get());
+        let moves = begun.map(|(key, _)| async move {
             let verdict = mover.move_one(&key).await;
             (key, verdict)
         });
         let at_once = self.config.batch.get();
         let mut moves = futures::stream::iter(moves).buffer_unordered(at_once);
-        while let Some((key, verdict)) = moves.next().await {
-            self.tell(&mover.kind, &key, &verdict);
+        let mut watched = pin!(guard.watch());
+        let mut ended = Ok(());
+        loop {
+            // Cancel-safe: a move that is not over stays among the moves, and the watch is the same one each time.
+            tokio::select! {
+                moved = moves.next() => match moved {
+                    Some((key, verdict)) => self.tell(&mover.kind, &key, &verdict),
+                    None => return ended,
+                },
+                error = watched.as_mut(), if !stopped.get() => {
+                    stopped.set(true);
+                    ended = Err(error);
+                }
+            }
         }
-        Ok(())
     }
 
     /// The definitions are the cluster's and not a namespace's.

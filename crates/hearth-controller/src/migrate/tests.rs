@@ -254,3 +254,52 @@ fn a_leader_that_renews_is_the_same_and_a_dead_one_that_does_is_not_dead() {
     assert!(nothing.is_still(None));
     assert!(!nothing.is_still(Some(&ours)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_changes_in_the_middle_ends_it() {
+    const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/system/leases/lease";
+    let mut other = sandbox(true);
+    other["metadata"]["name"] = "b".into();
+    let list = json!({
+        "apiVersion": "agents.x-k8s.io/v1beta1", "kind": "SandboxList", "metadata": {"resourceVersion": "9"},
+        "items": [sandbox(true), other],
+    });
+    let api = ScriptedApi::new([
+        Call::get("/apis/agents.x-k8s.io/v1beta1/sandboxes").reply(&list),
+        Call::get(LEASE).reply(&lease("us", "02")),
+        // It takes its time: 10 s, in which the Lease is read once more. The other one is never begun.
+        Call::get(SANDBOX).hang(),
+        Call::get(LEASE).reply(&lease("them", "07")),
+    ]);
+    let client = api.client();
+    let config = MigrateConfig {
+        kubeconfig: None,
+        lease_namespace: "system".to_owned(),
+        lease_name: "lease".to_owned(),
+        target: Target::Hearth,
+        dry_run: false,
+        namespace: None,
+        batch: NonZeroUsize::MIN,
+        timeout: Duration::from_secs(60),
+    };
+    let guard = Guard {
+        config: &config,
+        leases: Api::namespaced(client.clone(), "system"),
+        seat: Seat::of(Some(&lease("us", "00"))),
+    };
+    let mut said = Vec::new();
+    let mut say = |line: &str| said.push(line.to_owned());
+    let mut migration = Migration {
+        config: &config,
+        client: &client,
+        guard,
+        phase: Phase::ToHearth,
+        say: &mut say,
+        summary: Summary::default(),
+    };
+    let mover = migration.namespaced::<Sandbox>(migrate::sandbox);
+    let error = migration.move_all(&mover).await.unwrap_err();
+    assert!(matches!(error, MigrateError::Changed), "{error}");
+    assert_eq!(said.len(), 1, "{said:?}");
+    api.finish().await;
+}
