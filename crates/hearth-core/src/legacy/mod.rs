@@ -5,7 +5,8 @@
 //! says so. Nobody else ends the Pod any more, so that is done here once the Sandbox wants none: it was suspended, or its
 //! time is over. When the Sandbox goes, the garbage collector takes the Pod.
 //!
-//! Whose a Pod is, is said by the UID of its controller alone.
+//! Whose a Pod is, is said by the UID of its controller, in its own namespace: an owner is never in another one, and who may
+//! write Pods there must not be able to hold a Sandbox of this one.
 
 mod facts;
 
@@ -38,15 +39,23 @@ pub(crate) enum OldPods<'a> {
 
 /// The Pods that a Sandbox controls, if there are any.
 pub(crate) fn pods<'a>(index: &'a Index, sandbox: &SandboxRecord) -> Option<OldPods<'a>> {
-    let pods = index.old_pods.pods_of(sandbox.uid.as_str())?;
-    match pods.len() {
-        0 => None,
-        1 => pods.first().map(|key| OldPods::One {
-            name: &key.name,
-            going: index.pod(key).is_some_and(|pod| pod.deleting),
-        }),
-        more => Some(OldPods::Several(more)),
-    }
+    let mut pods = controlled(index, sandbox);
+    let first = pods.next()?;
+    Some(match pods.count() {
+        0 => OldPods::One {
+            name: &first.name,
+            going: index.pod(first).is_some_and(|pod| pod.deleting),
+        },
+        more => OldPods::Several(1 + more),
+    })
+}
+
+fn controlled<'a>(index: &'a Index, sandbox: &SandboxRecord) -> impl Iterator<Item = &'a Key> {
+    let pods = index.old_pods.pods_of(sandbox.uid.as_str());
+    let namespace = &sandbox.key.namespace;
+    pods.into_iter()
+        .flatten()
+        .filter(move |pod| pod.namespace == *namespace)
 }
 
 /// A Pod is there, has changed or is gone: takes over whose it is.
@@ -55,7 +64,9 @@ pub(crate) fn seen(index: &mut Index, key: &Key) {
     let sandbox = sandbox.map(str::to_owned);
     let before = index.old_pods.set(key, sandbox.as_deref());
     for uid in before.into_iter().chain(sandbox) {
-        let record = index.sandbox_by_uid(&uid.into());
+        let record = index
+            .sandbox_by_uid(&uid.into())
+            .filter(|record| record.key.namespace == key.namespace);
         let Some((id, key)) = record.map(|record| (record.id, record.key.clone())) else {
             continue;
         };
@@ -67,9 +78,10 @@ pub(crate) fn seen(index: &mut Index, key: &Key) {
 
 /// A Sandbox was looked at, because something about it has changed: what becomes of its Pods goes by that.
 pub(crate) fn sandbox_seen(index: &mut Index, sandbox: &Key) {
-    let record = index.sandbox(sandbox);
-    let pods = record.and_then(|record| index.old_pods.pods_of(record.uid.as_str()));
-    let pods: Vec<Key> = pods.into_iter().flatten().cloned().collect();
+    let Some(record) = index.sandbox(sandbox) else {
+        return;
+    };
+    let pods: Vec<Key> = controlled(index, record).cloned().collect();
     for pod in pods {
         index.mark(Task::Object(Subject::Pod(pod)));
     }
@@ -82,7 +94,8 @@ pub(crate) fn reconcile(index: &mut Index, key: &Key) {
     };
     let sandbox = pod
         .sandbox_uid()
-        .and_then(|uid| index.sandbox_by_uid(&uid.into()));
+        .and_then(|uid| index.sandbox_by_uid(&uid.into()))
+        .filter(|sandbox| sandbox.key.namespace == key.namespace);
     let unwanted = sandbox.is_some_and(|sandbox| is_unwanted(index, sandbox));
     if pod.deleting || !unwanted {
         return;

@@ -83,6 +83,11 @@ impl Scene {
     }
 
     fn pod(&mut self, name: &str, sandbox: Option<&str>, going: bool) {
+        self.pod_at(&key(name), sandbox, going);
+    }
+
+    fn pod_at(&mut self, at_key: &Key, sandbox: Option<&str>, going: bool) {
+        let name = at_key.name.as_str();
         let version = self.next();
         let mut metadata = metadata(name, version);
         metadata["uid"] = format!("pod-{name}").into();
@@ -96,7 +101,7 @@ impl Scene {
             }]);
         }
         let pod = PodRecord::of(serde_json::from_value(metadata).unwrap());
-        self.index.apply_kept(&key(name), pod, at(self.ms));
+        self.index.apply_kept(at_key, pod, at(self.ms));
     }
 
     fn pod_goes(&mut self, name: &str) {
@@ -258,6 +263,31 @@ fn a_pod_that_somebody_else_controls_or_nobody_keeps_no_sandbox_from_a_node() {
         scene.edit("a", mode("Suspended"));
         assert_eq!(deletions(&scene.run()), [], "{owner:?}");
     }
+}
+
+#[test]
+fn a_pod_of_another_namespace_is_never_a_sandbox_s() {
+    let elsewhere = Key::new("elsewhere", "a");
+    let mut scene = Scene::new();
+    scene.pod_at(&elsewhere, Some("uid-a"), false);
+    scene.sandbox("a", json!({}));
+    assert_eq!(scene.intents(), [Intent::Place]);
+    scene.edit("a", mode("Suspended"));
+    assert_eq!(deletions(&scene.run()), []);
+
+    // Nor does it make two of one.
+    let mut scene = Scene::with_a_pod();
+    scene.pod_at(&elsewhere, Some("uid-a"), false);
+    scene.run();
+    assert_eq!(scene.lines("a"), [READY, NOT_SUSPENDED, HELD]);
+    scene.edit("a", mode("Suspended"));
+    let writes = scene.run();
+    assert_eq!(deletions(&writes), [("a", "pod-a")]);
+    let subjects = writes.iter().map(|write| &write.receipt.subject);
+    assert!(
+        subjects.map(Subject::key).all(|key| key.namespace == "n"),
+        "{writes:?}"
+    );
 }
 
 #[test]
