@@ -238,6 +238,7 @@ impl Index {
                 claim.inherited = true;
             }
         }
+        self.catch_up_with_namespaces();
         self.mark_all();
         self.supply_all();
         self.locate_all();
@@ -281,6 +282,7 @@ impl Index {
             }
             Task::Object(Subject::Pod(key)) => crate::legacy::reconcile(self, &key),
             Task::Nodes => self.check_nodes(),
+            Task::Limits => self.work_out_limits(),
         }
         true
     }

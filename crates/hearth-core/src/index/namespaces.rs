@@ -4,19 +4,22 @@
 //! refuse. So a pool makes no members of a template that its namespace forbids, and placement counts what a container is
 //! given that asks for nothing. Both are worked out when a template, a level or a LimitRange changes, never for a claim.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use hearth_api::PodSpecJson;
-
-use super::Index;
 use super::spec::SpecCache;
+use super::{Index, Task};
 use crate::effects::Now;
 use crate::ids::Key;
 use crate::limits::LimitRange;
 use crate::podsecurity::Level;
 use crate::podspec::{Cause, Refusal, admit};
 use crate::pool::Template;
+
+/// How often it is worked out at the most what pods ask for after LimitRanges have changed. It takes a look at all Sandboxes
+/// of their namespaces, and whoever may write LimitRanges could write them all the time.
+const LIMITS_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is known of all namespaces.
 #[derive(Debug, Default)]
@@ -32,6 +35,10 @@ pub(super) struct Namespaces {
     limited: HashMap<String, SpecCache>,
     /// Templates that their namespace forbids, and why.
     forbidden: HashMap<Key, String>,
+    /// Those whose LimitRanges have changed since it was worked out what their pods ask for.
+    stale: BTreeSet<String>,
+    /// When that was done last.
+    worked_out: Option<Duration>,
 }
 
 impl Namespaces {
@@ -161,7 +168,18 @@ impl Index {
         }
     }
 
+    /// What was left undone while another controller led.
+    pub(super) fn catch_up_with_namespaces(&mut self) {
+        self.work_out_limits();
+        let templates: Vec<_> = self.templates.keys().cloned().collect();
+        templates.iter().for_each(|key| self.judge_template(key));
+    }
+
     fn rules_changed(&mut self, namespace: &str) {
+        // Nothing is made by them then.
+        if !self.is_leading() {
+            return;
+        }
         for key in self.templates_in(namespace) {
             self.judge_template(&key);
         }
@@ -180,28 +198,57 @@ impl Index {
             .collect()
     }
 
-    /// What pods of the namespace ask for has changed. Those that run keep what they were made with, as Pods do; that is not
-    /// known of those that an earlier controller has placed, so that all count as they would be made now.
+    /// What pods of the namespace ask for has changed. It is worked out at once, or soon if that was just done; what comes
+    /// meanwhile counts as it would be made now.
     fn limits_changed(&mut self, namespace: &str) {
-        for key in self.templates_in(namespace) {
-            let specs = self.namespaces.specs(namespace);
-            if let Some(template) = self.templates.get_mut(&key) {
-                *template = Arc::new(template.with_facts_of(specs));
+        self.namespaces.stale.insert(namespace.to_owned());
+        if !self.is_leading() {
+            return;
+        }
+        let next = self.namespaces.worked_out.map(|at| at + LIMITS_PAUSE);
+        match next.filter(|next| *next > self.now.mono) {
+            Some(next) => self.timers.wake_at(Task::Limits, next),
+            None => self.work_out_limits(),
+        }
+    }
+
+    /// Works out what pods ask for where LimitRanges have changed. Those that run keep what they were made with, as Pods do;
+    /// that is not known of those that an earlier controller has placed, so that all count as they would be made now.
+    pub(super) fn work_out_limits(&mut self) {
+        let stale = std::mem::take(&mut self.namespaces.stale);
+        if stale.is_empty() {
+            return;
+        }
+        self.namespaces.worked_out = Some(self.now.mono);
+        for namespace in &stale {
+            for key in self.templates_in(namespace) {
+                let specs = self.namespaces.specs(namespace);
+                if let Some(template) = self.templates.get_mut(&key) {
+                    *template = Arc::new(template.with_facts_of(specs));
+                }
             }
         }
         let sandboxes = self.sandboxes.values();
-        let sandboxes: Vec<_> = sandboxes
-            .filter(|record| record.key.namespace == namespace)
-            .map(|record| (record.id, Arc::clone(&record.spec.text)))
+        let ids: Vec<_> = sandboxes
+            .filter(|record| stale.contains(&record.key.namespace))
+            .map(|record| record.id)
             .collect();
-        for (id, text) in sandboxes {
-            let Ok(spec) = serde_json::from_str::<PodSpecJson>(&text) else {
+        for id in ids {
+            let Some(record) = self.sandboxes.get(&id) else {
                 continue;
             };
-            let facts = self.namespaces.specs(namespace).facts(&spec);
-            self.change_sandbox(id, |record| record.spec = facts);
+            let (spec, specs) = (&record.spec, self.namespaces.specs(&record.key.namespace));
+            let Some(facts) = specs.facts_of_text(&spec.text) else {
+                continue;
+            };
+            // Nothing else of them hangs on LimitRanges.
+            if (&facts.shape, &facts.fault) != (&spec.shape, &spec.fault) {
+                self.change_sandbox(id, |record| record.spec = facts);
+            }
         }
-        self.rules_changed(namespace);
+        for namespace in &stale {
+            self.rules_changed(namespace);
+        }
         self.retry_unplaced();
     }
 }
@@ -211,7 +258,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::index::testing::{at, created, key, leader, node, template};
+    use crate::index::Settings;
+    use crate::index::testing::{at, created, key, leader, node, settle, template};
     use crate::placement::Amounts;
 
     fn range(limits: &Value) -> LimitRange {
@@ -248,13 +296,57 @@ mod tests {
         assert_eq!(placed(&index).milli_cpu, 250, "what is placed already");
         index.apply_sandbox(created(&sandbox("c"), 3), at(4));
         assert_eq!(placed(&index).milli_cpu, 500, "what comes");
-        index.apply_limit_range(&small, given("1"), at(5));
+        index.apply_limit_range(&small, given("1"), at(2_000));
         assert_eq!(placed(&index).milli_cpu, 2_000);
-        index.retain_limit_ranges(&HashSet::from([small]), at(6));
+        index.retain_limit_ranges(&HashSet::from([small]), at(4_000));
         assert_eq!(placed(&index).milli_cpu, 2_000);
-        index.retain_limit_ranges(&HashSet::new(), at(7));
+        index.retain_limit_ranges(&HashSet::new(), at(6_000));
         assert_eq!(placed(&index).milli_cpu, 0);
         assert!(index.namespaces.limited.is_empty());
+    }
+
+    #[test]
+    fn what_changes_all_the_time_is_worked_out_once_a_second() {
+        let mut index = leader();
+        index.apply_node(node("n1"), at(0));
+        index.apply_sandbox(created(&sandbox("a"), 1), at(1));
+        let small = key("small");
+        for (cpu, ms) in [("250m", 10), ("500m", 20), ("1", 30)] {
+            index.apply_limit_range(&small, given(cpu), at(ms));
+            settle(&mut index, at(ms));
+            assert_eq!(placed(&index).milli_cpu, 250, "{ms}");
+        }
+        assert!(
+            index
+                .next_deadline()
+                .is_some_and(|at| at <= Duration::from_millis(1_010))
+        );
+        settle(&mut index, at(1_009));
+        assert_eq!(placed(&index).milli_cpu, 250);
+        settle(&mut index, at(1_010));
+        assert_eq!(placed(&index).milli_cpu, 1_000, "as it is by then");
+        // The next one is not at once either, and what is deleted counts too.
+        index.delete_limit_range(&small, at(1_011));
+        assert_eq!(placed(&index).milli_cpu, 1_000);
+        settle(&mut index, at(2_010));
+        assert_eq!(placed(&index).milli_cpu, 0);
+    }
+
+    #[test]
+    fn what_changed_while_another_one_led_is_known_to_who_begins_to_lead() {
+        let mut index = Index::new(Settings::default(), 1, at(0));
+        index.apply_node(node("n1"), at(0));
+        index.apply_sandbox(created(&sandbox("a"), 1), at(0));
+        index.apply_template(template("tpl", 1), at(0));
+        index.apply_limit_range(&key("small"), given("250m"), at(1));
+        let label = "pod-security.kubernetes.io/enforce".to_owned();
+        let labels = BTreeMap::from([(label, "restricted".to_owned())]);
+        index.apply_namespace("n", &labels, at(2));
+        index.lead(at(3));
+        assert_eq!(placed(&index).milli_cpu, 250);
+        assert!(index.forbidden(&key("tpl")).is_some());
+        let asks = index.templates[&key("tpl")].spec.shape.milli_cpu;
+        assert_eq!(asks, 250);
     }
 
     #[test]
@@ -265,9 +357,9 @@ mod tests {
         let asks = |index: &Index| index.templates[&key("tpl")].spec.shape.milli_cpu;
         assert_eq!(asks(&index), 250);
         let meaning = index.templates[&key("tpl")].semantics;
-        index.apply_limit_range(&key("small"), given("500m"), at(2));
+        index.apply_limit_range(&key("small"), given("500m"), at(2_000));
         assert_eq!(asks(&index), 500);
-        index.delete_limit_range(&key("small"), at(3));
+        index.delete_limit_range(&key("small"), at(4_000));
         assert_eq!(asks(&index), 0);
         assert_eq!(
             index.templates[&key("tpl")].semantics,

@@ -58,6 +58,15 @@ impl SpecCache {
         &self.limits
     }
 
+    /// Facts of a text that was read before. `None` when it is no JSON.
+    pub(super) fn facts_of_text(&mut self, text: &str) -> Option<Arc<SpecFacts>> {
+        if let Some(facts) = self.by_text.get(text) {
+            return Some(Arc::clone(facts));
+        }
+        let spec: PodSpecJson = serde_json::from_str(text).ok()?;
+        Some(self.facts(&spec))
+    }
+
     pub(crate) fn facts(&mut self, spec: &PodSpecJson) -> Arc<SpecFacts> {
         if let Some(facts) = self.by_text.get(spec.get()) {
             return Arc::clone(facts);

@@ -11,6 +11,8 @@ pub enum Task {
     Object(Subject),
     /// The heartbeats of all nodes.
     Nodes,
+    /// What pods ask for in namespaces whose LimitRanges have changed.
+    Limits,
 }
 
 /// Tasks in order of urgency and arrival. A task that waits already is not added again, so that there are never more
@@ -38,7 +40,8 @@ impl Work {
                 | Subject::EndpointSlice(_)
                 | Subject::Pod(_),
             ) => self.sandboxes.push_back(task),
-            Task::Object(Subject::Pool(_) | Subject::Template(_) | Subject::NetworkPolicy(_)) => {
+            Task::Limits
+            | Task::Object(Subject::Pool(_) | Subject::Template(_) | Subject::NetworkPolicy(_)) => {
                 self.pools.push_back(task);
             }
         }
