@@ -70,8 +70,12 @@ impl Index {
         keys.iter().for_each(|key| self.mark_claim(key));
     }
 
-    /// There is no list of them, because such changes are rare.
+    /// There is no list of them, because such changes are rare. But for who begins to lead: while it lists, all of them
+    /// come at once, and afterwards it looks at every claim anyway.
     fn mark_answered(&mut self, depends: impl Fn(&Self, &ClaimRecord) -> bool) {
+        if !self.is_leading() {
+            return;
+        }
         let claims = self.claims.values().filter(|claim| claim.is_answered());
         let claims = claims.filter(|claim| depends(self, claim));
         let keys: Vec<_> = claims.map(|claim| claim.key.clone()).collect();
