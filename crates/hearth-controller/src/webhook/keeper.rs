@@ -1,8 +1,10 @@
 //! What the leader does for the webhook: it makes certificates, and has the CRDs trust them.
 //!
 //! The order is what matters. What is trusted is written first, the old authority and the new one; only then does the
-//! Secret change, and with it what is served. So at no time an API server meets a certificate that it does not trust,
-//! whatever ends in between.
+//! Secret change, and with it what is served. API servers learn of a CRD's change by a watch each, and nobody tells when all
+//! have: so where something is served already, [`SPREAD`] is between the two. An API server that is behind by more than that
+//! refuses conversions until it has caught up; otherwise none meets a certificate that it does not trust, whatever ends in
+//! between.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,7 +22,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::authority::{Pair, Verdict, judge, names};
 use crate::election::Leadership;
@@ -39,6 +41,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const SHORTEST_WAIT: Duration = Duration::from_millis(200);
 /// Longest wait after a failure before the next try.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// How long API servers are given to learn what they trust, before it is served in place of what they know.
+const SPREAD: Duration = Duration::from_secs(10);
 /// How often the age of the certificate is looked at: clocks are set, and machines sleep.
 const LOOK: Duration = Duration::from_secs(3600);
 
@@ -93,6 +97,8 @@ pub(super) struct Keeper {
     known: BTreeMap<&'static str, Conversion>,
     /// One that is trusted already, or by some, and not yet served.
     pending: Option<Pair>,
+    /// When it was last written that it is trusted.
+    published: Option<Instant>,
     /// The resourceVersion, if any, of what our last write has taken the place of. While the watch shows that, it lags
     /// behind, and what it shows asks for nothing.
     replaced: Option<Option<String>>,
@@ -108,6 +114,7 @@ impl Keeper {
             names: names(service, namespace),
             known: BTreeMap::new(),
             pending: None,
+            published: None,
             replaced: None,
         }
     }
@@ -194,19 +201,17 @@ impl Keeper {
                 self.publish(bundle).await?;
                 Ok(renew_in.min(LOOK))
             }
-            Verdict::Due(reason) => {
-                self.renew(secret.as_ref(), reason, now).await?;
-                Ok(LOOK)
-            }
+            Verdict::Due(reason) => self.renew(secret.as_ref(), reason, now).await,
         }
     }
 
+    /// Makes a certificate, or goes on with one. Returns how long nothing is to be done if nothing changes.
     async fn renew(
         &mut self,
         secret: Option<&Secret>,
         reason: &str,
         now: Timestamp,
-    ) -> Result<(), KeepError> {
+    ) -> Result<Duration, KeepError> {
         // The same after a failure: what has been published of it is not in vain.
         let pair = match self.pending.take() {
             Some(pair) => pair,
@@ -224,6 +229,13 @@ impl Keeper {
         };
         self.pending = Some(pair.clone());
         self.publish(pair.bundle(secret)).await?;
+        // Without a Secret nothing is served that would be lost by haste.
+        if let (Some(_), Some(published)) = (secret, self.published) {
+            let left = SPREAD.saturating_sub(published.elapsed());
+            if !left.is_zero() {
+                return Ok(left);
+            }
+        }
         let stored = pair.store(secret, &self.names, now);
         let params = PostParams::default();
         // A replacement names the resourceVersion that was read, so that nobody's certificate is lost unseen.
@@ -233,8 +245,9 @@ impl Keeper {
         };
         written?.map_err(|source| KeepError::Store(Box::new(source)))?;
         self.pending = None;
+        self.published = None;
         self.replaced = Some(version(secret));
-        Ok(())
+        Ok(LOOK)
     }
 
     /// Has the CRDs that convert by a webhook trust this and nothing else.
@@ -262,6 +275,7 @@ impl Keeper {
             patched.map_err(error)?;
             tracing::info!(crd, "the CRD trusts the webhook's certificate");
             bundle.clone_from(&wanted);
+            self.published = Some(Instant::now());
         }
         Ok(())
     }
@@ -371,7 +385,7 @@ mod tests {
         api.finish().await;
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_new_certificate_takes_over_with_both_trusted_in_between() {
         let (old, new) = (pair(), pair());
         let names = names("agent-sandbox-webhook-service", "agent-sandbox-system");
@@ -390,7 +404,16 @@ mod tests {
         ]);
         let mut keeper = keeper(&api, &[(CRDS[1], old.authority.as_str())]);
         keeper.pending = Some(new);
-        keeper.turn(Some(&Some(before)), later).await.unwrap();
+        let before = Some(before);
+        // API servers are given time; a change of a CRD that comes back meanwhile does not shorten it.
+        let wait = keeper.turn(Some(&before), later).await.unwrap();
+        assert_eq!(wait, SPREAD);
+        tokio::time::advance(SPREAD / 2).await;
+        let wait = keeper.turn(Some(&before), later).await.unwrap();
+        assert_eq!(wait, SPREAD / 2);
+        tokio::time::advance(wait).await;
+        let wait = keeper.turn(Some(&before), later).await.unwrap();
+        assert_eq!(wait, LOOK);
         // The change of the Secret comes back by its watch, and asks for nothing.
         let mut after: Secret = serde_json::from_value(after).unwrap();
         after.metadata.resource_version = Some("8".into());
