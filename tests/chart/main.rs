@@ -225,6 +225,11 @@ fn values_that_make_no_sense_are_refused_by_name() -> Result<()> {
         ("--set=node.podCidr=fd00::/64", "podCidr"),
         ("--set=node.allow={everything}", "allow"),
         ("--set=node.extraArgs={max-sandboxes=9}", "extraArgs"),
+        ("--set=controller.extraArgs={--enable-webhook}", "extraArgs"),
+        (
+            "--set=controller.extraArgs={-enable-webhook=true}",
+            "extraArgs",
+        ),
         ("--set=node.updateStrategy.type=Sometimes", "updateStrategy"),
         ("--set=nodes.enabled=true", "nodes"),
     ] {

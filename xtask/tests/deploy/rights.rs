@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::manifests::{all, at, list, repository, text};
+use crate::manifests::{all, at, deploy, list, objects, repository, text};
 
 /// `role: group/resource [name]: verb`.
 type Rights = BTreeSet<String>;
@@ -18,7 +18,8 @@ fn right(role: &str, resource: &str, name: &str, verb: &str) -> String {
 
 fn granted() -> Rights {
     let mut rights = Rights::new();
-    for role in all() {
+    let webhook = objects(&deploy("v1alpha1/rbac.yaml"));
+    for role in all().into_iter().chain(webhook) {
         if !["Role", "ClusterRole"].contains(&at(&role, "/kind")) {
             continue;
         }
