@@ -115,10 +115,10 @@ const RECIPES: &[Recipe] = &[
     },
     Recipe {
         name: "gvisor",
-        version: "v0.0.0-20260224225140-573d5e7127a8",
+        version: "v0.0.0-20260905035102-160fafc42237",
         cgo: false,
         tags: "",
-        ldflags: "-s -w -X gvisor.dev/gvisor/runsc/version.version=20260224.0",
+        ldflags: "-s -w -X gvisor.dev/gvisor/runsc/version.version=20260905.0",
         programs: &[
             program("runsc", "gvisor.dev/gvisor/runsc"),
             program("containerd-shim-runsc-v1", "./containerd-shim-runsc-v1"),

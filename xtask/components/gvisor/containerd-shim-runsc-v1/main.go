@@ -14,15 +14,20 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"github.com/containerd/containerd/namespaces"
-	"github.com/containerd/containerd/runtime/v2/shim"
-	"github.com/containerd/containerd/sys"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/pkg/shim"
+	"github.com/containerd/containerd/v2/pkg/sys"
 	"google.golang.org/protobuf/encoding/protowire"
 	v1 "gvisor.dev/gvisor/pkg/shim/v1"
+
+	// Registers gVisor's task service, which shim.Run serves.
+	_ "gvisor.dev/gvisor/pkg/shim/v1/plugin"
 )
 
 const (
-	// addressFile is where the shim and containerd look for the address of the shim's socket.
+	// name is the runtime_type of containerd's configuration.
+	name = "io.containerd.runsc.v1"
+	// addressFile is where the shim looks for the address of its socket, to remove it when it ends.
 	addressFile = "address"
 	// oomScore keeps the shim alive for as long as anything else can be killed.
 	oomScore = -999
@@ -30,34 +35,42 @@ const (
 	socketDirField = 9
 	// bootstrapLimit is more than containerd ever sends, in bytes.
 	bootstrapLimit = 1 << 20
+	// protocolVersion is that of the task service that gVisor registers. At 3 containerd would expect one shim for all
+	// containers of a pod.
+	protocolVersion = 2
 )
 
 func main() {
-	shim.Run("io.containerd.runsc.v1", newService)
+	shim.Run(context.Background(), manager{v1.NewShimManager(name)})
 }
 
-// service is gVisor's but for StartShim.
-type service struct {
-	shim.Shim
+// manager is gVisor's but for Start.
+type manager struct {
+	shim.Manager
 }
 
-func newService(ctx context.Context, id string, publisher shim.Publisher, cancel func()) (shim.Shim, error) {
-	theirs, err := v1.New(ctx, id, publisher, cancel)
+// Start starts the process that serves the task of a container and says where it is found. It runs in the bundle's
+// directory.
+func (manager) Start(ctx context.Context, id string, opts shim.StartOpts) (shim.BootstrapParams, error) {
+	address, err := start(ctx, id, opts)
 	if err != nil {
-		return nil, err
+		return shim.BootstrapParams{}, err
 	}
-	return service{theirs}, nil
+	return shim.BootstrapParams{Version: protocolVersion, Address: address, Protocol: "ttrpc"}, nil
 }
 
-// StartShim starts the process that serves the task of a pod sandbox and returns the address of its socket. It runs in
-// the bundle's directory.
-func (service) StartShim(ctx context.Context, opts shim.StartOpts) (string, error) {
+// start returns the address of the shim's socket.
+func start(ctx context.Context, id string, opts shim.StartOpts) (string, error) {
 	namespace, err := namespaces.NamespaceRequired(ctx)
 	if err != nil {
 		return "", err
 	}
-	address, err := socketAddress(ctx, namespace, opts)
+	address, err := socketAddress(ctx, namespace, id, opts)
 	if err != nil {
+		return "", err
+	}
+	// The shim's process reads it when it starts.
+	if err := os.WriteFile(addressFile, []byte(address), 0o600); err != nil {
 		return "", err
 	}
 	listener, err := listen(address)
@@ -65,24 +78,24 @@ func (service) StartShim(ctx context.Context, opts shim.StartOpts) (string, erro
 		return address, err
 	}
 	defer listener.Close()
-	if err := serve(listener, namespace, opts); err != nil {
+	if err := serve(listener, namespace, id, opts); err != nil {
 		return "", errors.Join(err, shim.RemoveSocket(address))
 	}
-	return address, shim.WriteAddress(addressFile, address)
+	return address, nil
 }
 
 // socketAddress is in the directory that containerd names, and in the shared one where it names none.
-func socketAddress(ctx context.Context, namespace string, opts shim.StartOpts) (string, error) {
+func socketAddress(ctx context.Context, namespace, id string, opts shim.StartOpts) (string, error) {
 	params, err := io.ReadAll(io.LimitReader(os.Stdin, bootstrapLimit))
 	if err != nil {
 		return "", fmt.Errorf("read the bootstrap parameters: %w", err)
 	}
 	directory := socketDir(params)
 	if directory == "" {
-		return shim.SocketAddress(ctx, opts.Address, opts.ID)
+		return shim.SocketAddress(ctx, opts.Address, id, false)
 	}
-	name := sha256.Sum256([]byte(filepath.Join(opts.Address, namespace, opts.ID)))
-	return fmt.Sprintf("unix://%s/%x", directory, name), nil
+	digest := sha256.Sum256([]byte(filepath.Join(opts.Address, namespace, id)))
+	return fmt.Sprintf("unix://%s/%x", directory, digest), nil
 }
 
 // socketDir finds the directory in encoded bootstrap parameters; empty when they name none.
@@ -112,7 +125,7 @@ func listen(address string) (*os.File, error) {
 	socket, err := shim.NewSocket(address)
 	if err != nil && shim.SocketEaddrinuse(err) {
 		if shim.CanConnect(address) {
-			return nil, shim.WriteAddress(addressFile, address)
+			return nil, nil
 		}
 		// Of a shim that has ended.
 		if err := shim.RemoveSocket(address); err != nil {
@@ -130,12 +143,12 @@ func listen(address string) (*os.File, error) {
 }
 
 // serve starts this program as the shim's process, which finds its socket as the first file after the standard ones.
-func serve(listener *os.File, namespace string, opts shim.StartOpts) error {
+func serve(listener *os.File, namespace, id string, opts shim.StartOpts) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	args := []string{"-namespace", namespace, "-address", opts.Address, "-publish-binary", opts.ContainerdBinary}
+	args := []string{"-namespace", namespace, "-address", opts.Address, "-id", id}
 	if opts.Debug {
 		args = append(args, "-debug")
 	}
