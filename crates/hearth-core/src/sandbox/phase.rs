@@ -1,6 +1,7 @@
 //! Where a sandbox is in its life.
 
-use super::state::{Ended, Failure, Residency, Unsettled};
+use super::failures::Failure;
+use super::state::{Ended, Residency, Unsettled};
 
 /// Where a sandbox is in its life.
 #[derive(Clone, Debug, Default, PartialEq)]
