@@ -75,8 +75,7 @@ pub(super) async fn serve(
     let mut connections = JoinSet::new();
     let mut running = VecDeque::<Running>::new();
     loop {
-        let idle = running.iter().position(Running::is_idle);
-        let room = running.len() < CONNECTIONS || idle.is_some();
+        let room = running.len() < CONNECTIONS || running.iter().any(Running::is_idle);
         // Cancel-safe: a connection that was accepted is handed on without another wait.
         tokio::select! {
             () = token.cancelled() => break,
