@@ -125,13 +125,16 @@ pub struct LeaderGate {
     inner: Arc<Inner>,
 }
 
+/// What remembers the leader for the next daemon.
+type Keep = Box<dyn Fn(Option<&LeaderRecord>) + Send + Sync>;
+
 struct Inner {
     reader: Box<dyn LeaseReader>,
     known: Mutex<Option<LeaderRecord>>,
     /// When the Lease was last read; held while it is being read, so that one read answers all who wait.
     last_read: tokio::sync::Mutex<Option<Instant>>,
     /// Told of each new leader, and when there is none any more who may be let in.
-    keep: Box<dyn Fn(Option<&LeaderRecord>) + Send + Sync>,
+    keep: Keep,
 }
 
 impl fmt::Debug for LeaderGate {
@@ -145,11 +148,7 @@ impl fmt::Debug for LeaderGate {
 impl LeaderGate {
     /// Starts from the leader that was `known` last; `keep` is told of each new one, and when none is to be let in.
     #[must_use]
-    pub fn new(
-        reader: Box<dyn LeaseReader>,
-        known: Option<LeaderRecord>,
-        keep: Box<dyn Fn(Option<&LeaderRecord>) + Send + Sync>,
-    ) -> Self {
+    pub fn new(reader: Box<dyn LeaseReader>, known: Option<LeaderRecord>, keep: Keep) -> Self {
         let inner = Inner {
             reader,
             known: Mutex::new(known),
