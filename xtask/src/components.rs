@@ -123,7 +123,7 @@ const RECIPES: &[Recipe] = &[
             program("runsc", "gvisor.dev/gvisor/runsc"),
             program("containerd-shim-runsc-v1", "./containerd-shim-runsc-v1"),
         ],
-        takes: "two minutes",
+        takes: "four minutes",
     },
     Recipe {
         name: "kubernetes",
