@@ -559,7 +559,7 @@ fn a_review_says_its_fields_in_any_order_and_perhaps_no_objects() {
 fn an_object_that_no_api_server_takes_is_not_parsed() {
     let sandbox = object(Kind::Sandbox, "v1alpha1", json!({"replicas": 0}));
     // Small in bytes and large once parsed. Not even JSON of an object is looked at.
-    let large = format!("[{}{{}}]", r#"{"":0},"#.repeat(LARGEST_OBJECT / 7));
+    let large = format!("[{}{{}}]", r#"{"":0},"#.repeat(LARGEST_OBJECT / 7 + 1));
     let body = format!(
         r#"{{"apiVersion": "apiextensions.k8s.io/v1", "kind": "ConversionReview", "request":
             {{"uid": "r", "desiredAPIVersion": "agents.x-k8s.io/v1beta1", "objects": [{sandbox}, {large}, {{}}]}}}}"#
