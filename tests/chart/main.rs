@@ -78,8 +78,9 @@ fn objects(text: &str) -> Result<Objects> {
         if !document.lines().any(is_text) {
             continue;
         }
-        let object: Value = serde_saphyr::from_str(document)
+        let mut object: Value = serde_saphyr::from_str(document)
             .map_err(|error| anyhow::anyhow!("{error}: in {document}"))?;
+        make_whole(&mut object);
         let text = |pointer: &str| {
             let text = object.pointer(pointer).and_then(Value::as_str);
             text.unwrap_or_default().to_owned()
@@ -96,6 +97,22 @@ fn objects(text: &str) -> Result<Objects> {
         );
     }
     Ok(objects)
+}
+
+/// kustomize writes 0 for 0.0, which JSON takes for another number.
+fn make_whole(value: &mut Value) {
+    match value {
+        Value::Object(fields) => fields.values_mut().for_each(make_whole),
+        Value::Array(items) => items.iter_mut().for_each(make_whole),
+        Value::Number(number) => {
+            let float = number.as_f64().filter(|_| number.is_f64());
+            let whole = float.and_then(|float| float.to_string().parse::<i64>().ok());
+            if let Some(whole) = whole {
+                *value = whole.into();
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::String(_) => {}
+    }
 }
 
 fn same(found: &Objects, expected: &Objects) -> Result<()> {
