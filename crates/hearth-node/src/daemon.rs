@@ -4,6 +4,7 @@
 //! containerd and every sandbox as they are. What survives a daemon is found again in this order: the journal says what
 //! there should be, the runtime and the cgroups what there is, the API what is wanted.
 
+pub(crate) mod door;
 mod error;
 mod kept;
 mod ladder;
@@ -14,10 +15,8 @@ use std::sync::Arc;
 use hearth_api::{HandlerStatus, NodeCapacity};
 use hearth_cri::{CriClient, Deadlines, ImageStore, PodRuntime};
 use hearth_telemetry::{AdminServer, Blocker, ErrorChain, Readiness};
-use hearth_tls::Identity;
 use kube::Client;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -384,21 +383,9 @@ impl Parts {
         leader: Option<LeaderRecord>,
         journal: Journal,
     ) -> Result<(String, String), DaemonError> {
-        let (tls, name) = (self.host.paths().tls(), self.config.node_name.clone());
-        let identity = tokio::task::spawn_blocking(move || Identity::load_or_generate(&tls, &name))
-            .await
-            .map_err(|source| DaemonError::Abandoned {
-                what: "loading the certificate",
-                source,
-            })?
-            .map_err(DaemonError::Identity)?;
-        let listen = self.config.listen;
-        let failed = |source| DaemonError::Listen {
-            address: listen,
-            source,
-        };
-        let listener = TcpListener::bind(listen).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+        let identity =
+            door::identity(self.host.paths().tls(), self.config.node_name.clone()).await?;
+        let (listener, address) = door::listen_on(self.config.listen).await?;
         let endpoint = self
             .config
             .advertise_address

@@ -32,20 +32,20 @@ fn suspension() -> Value {
     ])
 }
 
-/// What becomes of the Sandbox when the API server answers like this.
-async fn moved(dry_run: bool, calls: impl IntoIterator<Item = Call>) -> Verdict {
-    let api = ScriptedApi::new(calls);
+/// Moves the Sandboxes of all namespaces to Hearth.
+fn mover(api: &ScriptedApi, dry_run: bool) -> Mover<'static, Sandbox> {
     let manner = Manner {
         dry_run,
         timeout: Duration::from_secs(60),
     };
-    let mover = Mover::<Sandbox>::namespaced(
-        &api.client(),
-        None,
-        manner,
-        Phase::ToHearth,
-        migrate::sandbox,
-    );
+    let (client, plan) = (api.client(), migrate::sandbox);
+    Mover::namespaced(&client, None, manner, Phase::ToHearth, plan)
+}
+
+/// What becomes of the Sandbox when the API server answers like this.
+async fn moved(dry_run: bool, calls: impl IntoIterator<Item = Call>) -> Verdict {
+    let api = ScriptedApi::new(calls);
+    let mover = mover(&api, dry_run);
     assert_eq!(mover.kind, "sandbox.agents.x-k8s.io");
     let verdict = mover.move_one(&Key::new("n", "a")).await;
     api.finish().await;
@@ -113,17 +113,7 @@ async fn an_object_that_cannot_be_read_spoils_no_list() {
         Call::get(ALL).reply(&list),
         Call::get("/apis/agents.x-k8s.io/v1beta1/namespaces/n/sandboxes/odd").reply(&odd),
     ]);
-    let manner = Manner {
-        dry_run: false,
-        timeout: Duration::from_secs(60),
-    };
-    let mover = Mover::<Sandbox>::namespaced(
-        &api.client(),
-        None,
-        manner,
-        Phase::ToHearth,
-        migrate::sandbox,
-    );
+    let mover = mover(&api, false);
     let found = mover.find().await.unwrap();
     let names: Vec<_> = found.iter().map(|(key, _)| key.name.as_str()).collect();
     assert_eq!(names, ["odd", "a"]);

@@ -12,7 +12,6 @@ use hearth_api::{PodSpecJson, Sandbox, SandboxSpec, Tier};
 use hearth_core::ids::{Fence, SandboxUid};
 use hearth_telemetry::Readiness;
 use hearth_tls::{Fingerprint, Identity};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,7 +20,7 @@ use super::{Delays, FakeConfig};
 use crate::binder::Binder;
 use crate::config::{Config, StorageConfig, first_user_id};
 use crate::configs::open_namespace;
-use crate::daemon::{DaemonError, Tasks, open_journal};
+use crate::daemon::{DaemonError, Tasks, door, open_journal};
 use crate::metered::Metered;
 use crate::metrics::Metrics;
 use crate::pod::{ClaimActivity, PodManager, PodPhase, PodView};
@@ -178,12 +177,7 @@ impl Alone {
             metrics.server.clone(),
         );
         let identity = Identity::generate(&name).map_err(DaemonError::Identity)?;
-        let failed = |source| DaemonError::Listen {
-            address: listen,
-            source,
-        };
-        let listener = TcpListener::bind(listen).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+        let (listener, address) = door::listen_on(listen).await?;
         let fingerprint = identity.fingerprint();
         tasks.never_ends("node API", async move {
             api.serve(listener, &identity)

@@ -13,9 +13,7 @@ use hearth_cri::fake::{FakeOptions, FakeRuntime};
 use hearth_cri::{Deadlines, ImageStore};
 use hearth_sys::ProcessId;
 use hearth_telemetry::Readiness;
-use hearth_tls::Identity;
 use kube::Client;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,7 +24,7 @@ use super::network::Blocks;
 use crate::adapters::PodStatus;
 use crate::assignment::{Assignment, AssignmentStatus, Board};
 use crate::binder::Binder;
-use crate::daemon::{DaemonError, Tasks, adopted, keep_leader, known_leader, open_journal};
+use crate::daemon::{DaemonError, Tasks, adopted, door, keep_leader, known_leader, open_journal};
 use crate::heartbeat;
 use crate::host::ContainerdState;
 use crate::images::{ImageConfig, Images};
@@ -276,21 +274,9 @@ impl Parts<'_> {
         pods: &PodManager,
         gate: LeaderGate,
     ) -> Result<Facts, DaemonError> {
-        let (tls, name) = (self.dir.join("tls"), self.name.clone());
-        let identity = tokio::task::spawn_blocking(move || Identity::load_or_generate(&tls, &name))
-            .await
-            .map_err(|source| DaemonError::Abandoned {
-                what: "loading the certificate",
-                source,
-            })?
-            .map_err(DaemonError::Identity)?;
+        let identity = door::identity(self.dir.join("tls"), self.name.clone()).await?;
         let listen = port_of(self.common.config.base.listen, self.number);
-        let failed = |source| DaemonError::Listen {
-            address: listen,
-            source,
-        };
-        let listener = TcpListener::bind(listen).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+        let (listener, address) = door::listen_on(listen).await?;
         let fingerprint = identity.fingerprint().to_string();
         let api = NodeApi::new(
             binder.clone(),
