@@ -143,11 +143,6 @@ impl Cell {
         self.replaced.lock().get(container) == Some(&true)
     }
 
-    /// It was removed.
-    pub(super) fn forget_killed(&self, container: &str) {
-        self.replaced.lock().remove(container);
-    }
-
     /// A new incarnation of the pod: nothing is left of what was replaced in an earlier one.
     pub(super) fn forget_all_killed(&self) {
         self.replaced.lock().clear();

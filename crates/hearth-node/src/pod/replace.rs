@@ -99,7 +99,7 @@ impl Subject {
         }
         let removed = runtime.remove_container(id).await;
         removed.map_err(|error| Problem::of(&error))?;
-        self.cell.forget_killed(id);
+        // That it ended stays known for as long as there is the pod: the event may come later than this.
         NOTHING
     }
 }
